@@ -1,0 +1,32 @@
+"""campaign.yaml: what a campaign pins when it starts, and every job checks before it acts."""
+
+from typing import Any
+
+from aevo.records.io import Part, Record
+
+
+class Pins(Part):
+    """Digests (sha256, hex) of everything that must never change during a campaign."""
+
+    substrate: str
+    constitution: str
+    base: str
+    dev_items: str
+    hidden_items: str | None = None
+
+
+class Campaign(Record):
+    """Written once by the first command that names the campaign.
+
+    `config` is the resolved configuration of that command; `keys that are pinned` in it may not be
+    changed by later commands (see `aevo.config.PINNED`).
+    """
+
+    name: str
+    created: str
+    pins: Pins
+    substrate_path: str
+    constitution_path: str
+    base_path: str
+    config: dict[str, Any]
+    versions: dict[str, str]

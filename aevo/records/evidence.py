@@ -1,0 +1,134 @@
+"""evidence.json: the collector's record of a round. Its five sections never change (paper section 3)."""
+
+from typing import Literal
+
+from aevo.records.change import Change
+from aevo.records.io import Part, Record
+from aevo.records.leaderboard import Submission
+
+SECTIONS = {
+    "candidates": "Per-candidate summaries",
+    "patterns": "Cross-candidate patterns",
+    "calibration": "Dev/leaderboard calibration",
+    "surprises": "Surprises",
+    "audit": "Design-rationale audit",
+}
+
+
+class Comparison(Part):
+    """An explorer against the anchor on the same items (accuracy differences, 0..1).
+
+    `low`, `high` is the 95 % paired-bootstrap interval; `p` McNemar's exact p, `p_adjusted` its
+    Holm adjustment over the round's axes; `beyond_band` whether |gain| exceeds the seed band.
+    """
+
+    gain: float
+    low: float
+    high: float
+    p: float
+    p_adjusted: float
+    beyond_band: bool
+    domains: dict[str, float]
+
+
+class CandidateSummary(Part):
+    """What one candidate did and got. `lb` is None if it was not submitted."""
+
+    candidate: str
+    role: Literal["anchor", "explorer"]
+    axis: str | None
+    category: str | None
+    move: str | None
+    change: Change
+    status: Literal["ok", "failed", "missing"]
+    failure: str | None = None
+    dev: float | None = None
+    lb: float | None = None
+    domains: dict[str, float] = {}
+    checkpoint: str | None = None
+    comparison: Comparison | None = None
+    failure_modes: list[str] = []
+    findings: list[str] = []
+    text: str
+
+
+class Patterns(Part):
+    """What holds across candidates: mean gain per category and per domain, and prose."""
+
+    gain_by_category: dict[str, float]
+    domain_movers: dict[str, str]
+    text: str
+
+
+class Pair(Part):
+    """One dev/LB pair; `weight` is 1 for a real submission."""
+
+    round: int
+    candidate: str
+    dev: float
+    lb: float
+
+
+class Calibration(Part):
+    """Whether dev still predicts the leaderboard.
+
+    `slope` is LB per dev over `pairs` gains (all rounds); `rank_correlation` Spearman's rho;
+    `leverage` is, per domain, the dev gain that candidates of this round won there beyond what LB
+    confirmed. `verdict` follows `reason`.
+    """
+
+    pairs: list[Pair]
+    seed_sd: float | None
+    seed_runs: int
+    slope: float | None
+    slope_low: float | None
+    slope_high: float | None
+    rank_correlation: float | None
+    best_dev: float | None
+    best_lb: float | None
+    dev_gain_of_round: float | None
+    lb_gain_of_round: float | None
+    leverage: dict[str, float]
+    plateau_rounds: int
+    verdict: Literal["evidence", "suspect", "not_evidence"]
+    reason: str
+    text: str
+
+
+class Surprise(Part):
+    """A result against expectation, with the candidate and figure it rests on."""
+
+    candidate: str
+    figure: str
+    text: str
+
+
+class Audit(Part):
+    """Did the round test what its plan said? One line per check, with its outcome."""
+
+    check: str
+    passed: bool
+    text: str
+
+
+class Evidence(Record):
+    """The five sections of a round, always these five, plus what identifies the round."""
+
+    campaign: str
+    round: int
+    mode: str
+    policy_sha256: str
+    manifests: dict[str, str]
+    submissions: list[Submission]
+    candidates: list[CandidateSummary]
+    patterns: Patterns
+    calibration: Calibration
+    surprises: list[Surprise]
+    audit: list[Audit]
+
+    def anchor(self) -> CandidateSummary | None:
+        """The anchor's summary if it was scored."""
+        for summary in self.candidates:
+            if summary.role == "anchor" and summary.dev is not None:
+                return summary
+        return None

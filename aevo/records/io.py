@@ -1,0 +1,201 @@
+"""Reading and writing records: atomic, fsynced, validated where they enter.
+
+Guarantees: a reader sees the old document or the new one, never a part; an appended line is on disk
+when `append_line` returns; a last line torn by a crash is skipped by readers and cut off by the next
+append. Not guaranteed: order between different files, or mutual exclusion (use a lock for that).
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aevo.errors import RecordError
+
+
+class Part(BaseModel):
+    """A piece of a record: immutable, and refusing keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Record(Part):
+    """A document of its own on disk; `schema_version` says which reader understands it."""
+
+    schema_version: int = 1
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def write_text(path: Path, text: str, mode: int | None = None) -> None:
+    """Replaces `path` with `text` atomically (temporary file in the same folder, fsync, rename).
+
+    Raises:
+        RecordError: the disk refused (full, read-only, no permission); `path` is as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644 if mode is None else mode)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+
+
+def write_json(path: Path, record: BaseModel) -> None:
+    """Writes a record as indented JSON, atomically."""
+    write_text(path, record.model_dump_json(indent=2) + "\n")
+
+
+def write_yaml(path: Path, record: BaseModel, comment: str = "") -> None:
+    """Writes a record as YAML (for documents people read and diff), atomically."""
+    body = yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, width=100)
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    write_text(path, head + body)
+
+
+def read(kind: type[R], path: Path) -> R:
+    """Reads and validates a JSON or YAML record.
+
+    Raises:
+        RecordError: the file is missing, unreadable or does not validate; names field and cause.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecordError(f"{path} is missing", f"it should hold a {kind.__name__}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} cannot be read ({error})") from error
+    try:
+        data = yaml.safe_load(text) if path.suffix in {".yaml", ".yml"} else json.loads(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        line = " ".join(str(error).split())
+        raise RecordError(f"{path} is not valid {path.suffix[1:]} ({line})", _RESTORE) from error
+    return validate(kind, data, str(path))
+
+
+def validate(kind: type[R], data: Any, where: str) -> R:
+    """Turns outside data into a record; all problems in one line.
+
+    Raises:
+        RecordError: with each offending field and what was expected.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise RecordError(
+            f"{where} is not a valid {kind.__name__} ({problems(error)})", _RESTORE
+        ) from error
+
+
+def problems(error: ValidationError) -> str:
+    """All problems of a validation as one line: `field: message; field: message`."""
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'document'}: {item['msg']}" for item in error.errors()
+    )
+
+
+def finished(kind: type[BaseModel], path: Path) -> bool:
+    """True if the record exists and validates: what 'finished' means everywhere in aevo.
+
+    Raises:
+        RecordError: the file exists but is corrupt; that is never taken for unfinished work.
+    """
+    if not path.exists():
+        return False
+    read(kind, path)
+    return True
+
+
+def append_line(path: Path, record: BaseModel) -> None:
+    """Appends one JSON line and fsyncs; first cuts off a line torn by an earlier crash."""
+    line = record.model_dump_json().encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            _cut_torn_line(file)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _disk_error(path, error) from error
+
+
+def read_lines(kind: type[R], path: Path) -> list[R]:
+    """Reads a JSON-lines log; a torn last line is skipped, any other bad line is an error."""
+    return list(iterate_lines(kind, path))
+
+
+def iterate_lines(kind: type[R], path: Path) -> Iterator[R]:
+    """Like `read_lines`, one at a time."""
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            data = json.loads(line)
+        except ValueError as error:
+            raise RecordError(f"{path}:{number} is not JSON ({error})", _RESTORE) from error
+        yield validate(kind, data, f"{path}:{number}")
+
+
+def wait_for(path: Path, deadline_s: float, poll_s: float = 0.1) -> bool:
+    """Waits for a named record to become visible (network filesystems lag); False at the deadline.
+
+    The parent folder is listed on each try, which makes NFS clients refresh their cache.
+    """
+    end = time.monotonic() + deadline_s
+    while True:
+        if path.parent.is_dir():
+            os.listdir(path.parent)
+        if path.exists():
+            return True
+        if time.monotonic() >= end:
+            return False
+        time.sleep(poll_s)
+
+
+_RESTORE = "restore the file from a backup, or remove what it belongs to and run again"
+
+
+def _cut_torn_line(file: Any) -> None:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_error(path: Path, error: OSError) -> RecordError:
+    return RecordError(
+        f"cannot write {path} ({error.strerror or error})",
+        "free space or mend permissions and run the same command again",
+    )

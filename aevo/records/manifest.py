@@ -1,0 +1,92 @@
+"""manifest.json: the typed result of one candidate, written once, last, by the trusted worker job.
+
+Scores are copied by trusted code from evaluation records; what the agent says stands apart, as
+claims and findings (DESIGN section 3).
+"""
+
+from typing import Literal
+
+from aevo.records.change import Change
+from aevo.records.io import Part, Record
+from aevo.records.policy import AxisBrief
+from aevo.records.scores import DomainScore
+
+
+class CheckpointScore(Part):
+    """Dev score of one evaluated checkpoint. `selection_score` is by the selection criterion."""
+
+    name: str
+    step: int
+    dev: float
+    selection_score: float
+    domains: dict[str, DomainScore]
+    adapter_sha256: str
+
+
+class TrainingRun(Part):
+    """One training run of the candidate, as measured."""
+
+    number: int
+    seed: int
+    status: str
+    steps: int
+    final_loss: float | None
+    tokens: int
+    seconds: float
+    recipe_sha256: str
+    data_sha256: str | None
+    change: Change
+    checkpoints: list[CheckpointScore]
+    failure: str | None = None
+
+
+class Selected(Part):
+    """The checkpoint the candidate stands by."""
+
+    run: int
+    checkpoint: str
+    criterion: str
+    dev: float
+    domains: dict[str, DomainScore]
+    adapter_sha256: str
+
+
+class Claims(Part):
+    """What the agent says. Never used as a score."""
+
+    summary: str = ""
+    claimed_dev: float | None = None
+    findings: list[str] = []
+    failure_modes: list[str] = []
+
+
+class Cost(Part):
+    """What the candidate spent; `training_s` is the sum over its runs."""
+
+    turns: int
+    tokens_in: int = 0
+    tokens_out: int = 0
+    dollars: float = 0.0
+    training_s: float = 0.0
+    wall_s: float = 0.0
+
+
+class Manifest(Record):
+    """One candidate's result. `status` is `failed` if no checkpoint was scored; `failure` says why."""
+
+    campaign: str
+    round: int
+    candidate: str
+    role: Literal["anchor", "explorer"]
+    axis: AxisBrief | None
+    status: Literal["ok", "failed"]
+    failure: str | None = None
+    move: str | None = None
+    change: Change
+    recipe_sha256: str
+    substrate_sha256: str
+    runs: list[TrainingRun]
+    selected: Selected | None
+    claims: Claims
+    cost: Cost
+    agent: str

@@ -1,0 +1,43 @@
+"""plan.yaml: one round's candidates, axes and seeds, derived from the policy; written once."""
+
+from typing import Literal
+
+from aevo.records.io import Part, Record
+from aevo.records.policy import AxisBrief
+
+
+class Budget(Part):
+    """What one candidate may spend."""
+
+    trainings: int
+    turns: int
+    wall_s: int
+
+
+class CandidatePlan(Part):
+    """One candidate: `seeds[i]` is the seed of its training run i+1, out of the worker's reach."""
+
+    id: str
+    role: Literal["anchor", "explorer"]
+    axis: AxisBrief | None
+    seeds: list[int]
+    agent_seed: int
+
+
+class Plan(Record):
+    """The plan of a round."""
+
+    round: int
+    campaign: str
+    policy_sha256: str
+    substrate_sha256: str
+    standing_recipe_sha256: str
+    budget: Budget
+    candidates: list[CandidatePlan]
+
+    def candidate(self, name: str) -> CandidatePlan:
+        """The candidate of that id; KeyError if the plan has none."""
+        for candidate in self.candidates:
+            if candidate.id == name:
+                return candidate
+        raise KeyError(name)

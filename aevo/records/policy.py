@@ -1,0 +1,113 @@
+"""The rolling search policy: the only document that changes from round to round (paper section 3).
+
+`policy/round-KK.yaml` is written once per round; round 1 is the operator's, every later one comes
+from the meta step. Markdown beside it is rendered from it, with the paper's section titles.
+"""
+
+from typing import Literal
+
+from aevo.records.change import Change
+from aevo.records.io import Part, Record
+
+SearchMode = Literal[
+    "recipe_stabilisation", "stack_and_calibrate", "proxy_exploitation", "transfer"
+]
+Objective = Literal["maximise_dev", "maximise_transfer"]
+MODE_TITLES: dict[str, str] = {
+    "recipe_stabilisation": "Recipe stabilisation",
+    "stack_and_calibrate": "Stack-and-calibrate",
+    "proxy_exploitation": "Proxy exploitation",
+    "transfer": "Proxy-aware search",
+}
+
+
+class Provenance(Part):
+    """Where a statement comes from: the round, the candidate and the figure it rests on."""
+
+    round: int
+    candidate: str | None = None
+    figure: str
+
+
+class StandingChange(Part):
+    """One promoted change; every later fork starts with it."""
+
+    id: str
+    axis: str
+    change: Change
+    provenance: Provenance
+
+
+class AxisBrief(Part):
+    """An axis as assigned for one round. `moves` names the catalogue moves still worth trying."""
+
+    axis: str
+    category: str
+    brief: str
+    knobs: list[str] = []
+    moves: list[str] = []
+    reason: str
+
+
+class NoiseRule(Part):
+    """The empirical promotion rule of this round; itself revisable (paper section 3).
+
+    A candidate is promoted when its gain on `dev` over the anchor exceeds `promotion_threshold`
+    (accuracy, 0..1) and its LB gain exceeds `lb_threshold`. `seed_sd` is the measured standard
+    deviation of dev between seeds of one recipe, None before there are two such runs.
+    """
+
+    promotion_threshold: float
+    lb_threshold: float
+    alpha: float = 0.05
+    seed_sd: float | None = None
+    seed_runs: int = 0
+    provenance: Provenance
+
+
+class DeadEnd(Part):
+    """An entry of "Don't waste budget on": never removed, always with its provenance."""
+
+    id: str
+    axis: str
+    move: str
+    what: str
+    provenance: Provenance
+
+
+class Selection(Part):
+    """How a checkpoint is chosen among those a run evaluated; weights over dev's domains."""
+
+    criterion: Literal["dev", "reweighted", "last"] = "dev"
+    weights: dict[str, float] = {}
+    provenance: Provenance
+
+
+class RetiredAxis(Part):
+    """An axis or a whole category that is no longer assigned, and why."""
+
+    axis: str | None = None
+    category: str | None = None
+    until_round: int | None = None
+    provenance: Provenance
+
+
+class Policy(Record):
+    """The complete search policy of one round."""
+
+    round: int
+    mode: SearchMode
+    mode_reason: str
+    objective: Objective
+    standing: list[StandingChange] = []
+    axes: list[AxisBrief]
+    noise: NoiseRule
+    selection: Selection
+    retired: list[RetiredAxis] = []
+    dont_waste_budget_on: list[DeadEnd] = []
+    provenance: list[Provenance]
+
+    @property
+    def divergence_known(self) -> bool:
+        """True once the campaign has found that dev is no longer evidence."""
+        return self.objective == "maximise_transfer"

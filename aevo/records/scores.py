@@ -1,0 +1,62 @@
+"""Scores as the trusted evaluation wrote them: `eval/<k>/scores.json` (substrate's evaluate command)."""
+
+from aevo.records.io import Part, Record
+
+
+class DomainScore(Part):
+    """Accuracy (0..1) on the n items of one domain."""
+
+    accuracy: float
+    n: int
+
+
+class Score(Part):
+    """One adapter on one item set. `dev` is the mean over items, whatever the set is called."""
+
+    dev: float | None = None
+    n: int = 0
+    domains: dict[str, DomainScore] = {}
+    boxed: float | None = None
+    adapter_sha256: str | None = None
+    error: str | None = None
+
+
+class Scores(Record):
+    """Scores of several adapters on the same items."""
+
+    items_sha256: str
+    base_sha256: str
+    scores: dict[str, Score]
+
+
+class Checkpoint(Part):
+    """A checkpoint left by a training run; `path` is relative to the run's folder."""
+
+    step: int
+    path: str
+
+
+class TrainingResult(Record):
+    """`train/<k>/result.json`, written last by the substrate's train command."""
+
+    status: str
+    steps: int
+    checkpoints: list[Checkpoint]
+    final_loss: float | None = None
+    trainable_parameters: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    resumed_from: list[int] = []
+    seed: int
+    base_sha256: str
+    data_sha256: str
+
+
+class Prediction(Part):
+    """One line of `<name>.predictions.jsonl`."""
+
+    id: str
+    domain: str
+    output: str
+    answer_given: str
+    correct: bool
