@@ -1,0 +1,177 @@
+"""Where everything lies in a campaign folder (DESIGN section 4): paths only, no reading."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """One training run of a candidate: the fork it ran, its output, its evaluation."""
+
+    candidate: Path
+    number: int
+
+    @property
+    def train(self) -> Path:
+        """Snapshot of the fork, data, metrics and checkpoints of the run."""
+        return self.candidate / "train" / str(self.number)
+
+    @property
+    def fork(self) -> Path:
+        """The mutable files as they were when the run was launched."""
+        return self.train / "fork"
+
+    @property
+    def data(self) -> Path:
+        return self.train / "data"
+
+    @property
+    def output(self) -> Path:
+        return self.train / "out"
+
+    @property
+    def result(self) -> Path:
+        return self.output / "result.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.output / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.candidate / "eval" / str(self.number)
+
+    @property
+    def scores(self) -> Path:
+        return self.evaluation / "scores.json"
+
+    def predictions(self, checkpoint: str) -> Path:
+        """Per-item predictions of one checkpoint on dev."""
+        return self.evaluation / f"{checkpoint}.predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class CandidateLayout:
+    """One candidate's folder, `round-KK/cNN`."""
+
+    root: Path
+
+    @property
+    def fork(self) -> Path:
+        return self.root / "fork"
+
+    @property
+    def trace(self) -> Path:
+        return self.root / "trace.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    def run(self, number: int) -> RunLayout:
+        """The candidate's training run of that number, counted from 1."""
+        return RunLayout(self.root, number)
+
+
+@dataclass(frozen=True)
+class RoundLayout:
+    """One round's folder, `round-KK`."""
+
+    root: Path
+    number: int
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.yaml"
+
+    @property
+    def leaderboard(self) -> Path:
+        return self.root / "leaderboard.json"
+
+    @property
+    def evidence(self) -> Path:
+        return self.root / "evidence.json"
+
+    @property
+    def evidence_text(self) -> Path:
+        return self.root / "evidence.md"
+
+    @property
+    def meta(self) -> Path:
+        return self.root / "meta"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "round.log"
+
+    @property
+    def jobs(self) -> Path:
+        """One folder per job, and the ledger of the round's submissions."""
+        return self.root / "jobs"
+
+    @property
+    def ledger(self) -> Path:
+        return self.jobs / "ledger.jsonl"
+
+    def candidate(self, name: str) -> CandidateLayout:
+        """The folder of candidate `name` (c00, c01, …)."""
+        return CandidateLayout(self.root / name)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A campaign folder, `runs/<campaign>`."""
+
+    root: Path
+
+    @property
+    def campaign(self) -> Path:
+        return self.root / "campaign.yaml"
+
+    @property
+    def vault(self) -> Path:
+        """Dev and hidden items with their answers: trusted jobs only, never shown to a worker."""
+        return self.root / "vault"
+
+    @property
+    def dev_items(self) -> Path:
+        return self.vault / "dev.jsonl"
+
+    @property
+    def hidden_items(self) -> Path:
+        return self.vault / "hidden.jsonl"
+
+    @property
+    def baseline(self) -> Path:
+        """Scores of the base checkpoint without any adapter: round 0 of the report."""
+        return self.root / "baseline"
+
+    @property
+    def discoveries(self) -> Path:
+        return self.root / "discoveries.jsonl"
+
+    @property
+    def discoveries_text(self) -> Path:
+        return self.root / "discoveries.md"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a driver plans and submits, so that two drivers never double a job."""
+        return self.root / ".driver.lock"
+
+    def policy(self, number: int) -> Path:
+        """The policy of round `number`, YAML; its Markdown lies beside it."""
+        return self.root / "policy" / f"round-{number:02d}.yaml"
+
+    def round(self, number: int) -> RoundLayout:
+        """The folder of round `number`, counted from 1."""
+        return RoundLayout(self.root / f"round-{number:02d}", number)
+
+    def rounds(self) -> list[RoundLayout]:
+        """The rounds that have a plan, in order."""
+        found = sorted(self.root.glob("round-*/plan.yaml"))
+        return [self.round(int(path.parent.name.removeprefix("round-"))) for path in found]
