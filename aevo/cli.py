@@ -1,0 +1,26 @@
+"""How every entry point ends: a user's mistake is one line on stderr and a non-zero exit code."""
+
+import sys
+from collections.abc import Callable
+
+from aevo.errors import AevoError
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Calls `main` with the command line's arguments; turns an `AevoError` into its line."""
+    with errors_as_one_line():
+        main(sys.argv[1:])
+
+
+class errors_as_one_line:  # noqa: N801 -- used as a context manager, reads as a phrase
+    """Within it, an `AevoError` prints `error: …` and exits with its code."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, AevoError):
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(error.code)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)

@@ -1,0 +1,235 @@
+"""The immutable reference substrate: freeze, verify, fork, diff (paper section 3, pillar 1).
+
+    python -m aevo.substrate verify|freeze [PATH]
+    python -m aevo.substrate fork DEST [PATH]
+    python -m aevo.substrate diff FORK [PATH]
+
+A substrate is any folder with a `substrate.yaml`; aevo knows nothing else of it and never imports
+it. `substrate.lock` holds the digest of every file; an edited substrate is refused, by name.
+"""
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from aevo import change, digest
+from aevo.cli import run
+from aevo.errors import SubstrateError
+from aevo.records.change import Change
+from aevo.records.io import Part, Record, read, write_yaml
+from aevo.records.job import Step
+
+DEFAULT = Path(__file__).parents[1] / "substrate" / "default"
+LOCK = "substrate.lock"
+
+
+class Command(Part):
+    """A command of the substrate: where it runs and its argument vector with {placeholders}."""
+
+    cwd: Literal["fork", "substrate"]
+    argv: list[str]
+
+
+class SubstrateFile(Record):
+    """substrate.yaml."""
+
+    name: str
+    recipe: str
+    catalogue: str
+    mutable: list[str]
+    frozen: list[str]
+    commands: dict[str, Command]
+
+
+class Lock(Record):
+    """substrate.lock: the Merkle digest, and its leaves so that a change can be named."""
+
+    digest: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Substrate:
+    """An opened substrate; `open_substrate` is how to get one."""
+
+    root: Path
+    file: SubstrateFile
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that the digest covers."""
+        return [*self.file.mutable, *self.file.frozen]
+
+    @property
+    def lock(self) -> Path:
+        return self.root / LOCK
+
+    @property
+    def catalogue(self) -> Path:
+        return self.root / self.file.catalogue
+
+    def digest(self) -> str:
+        """The Merkle digest of the files as they are now."""
+        return digest.of_tree(self.root, self.names)
+
+    def freeze(self) -> str:
+        """Writes the lock for the files as they are; the operator's act after an audit."""
+        files = digest.entries(self.root, self.names)
+        lock = Lock(digest=digest.of_value(files), files=files)
+        write_yaml(self.lock, lock, "Written by `python -m aevo.substrate freeze`; do not edit.")
+        return lock.digest
+
+    def verify(self, pinned: str | None = None) -> str:
+        """Checks the files against the lock, and against `pinned` where given; returns the digest.
+
+        Raises:
+            SubstrateError: naming the files that were added, removed or changed.
+        """
+        lock = read(Lock, self.lock)
+        files = digest.entries(self.root, self.names)
+        changed = sorted(
+            name for name in {*files, *lock.files} if files.get(name) != lock.files.get(name)
+        )
+        if changed:
+            shown = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
+            raise SubstrateError(
+                f"{len(changed)} file(s) of the frozen substrate {self.root} were edited: {shown}",
+                "restore them, or, if the edit is meant, run `python -m aevo.substrate freeze` "
+                "and start a new campaign",
+            )
+        if pinned is not None and lock.digest != pinned:
+            raise SubstrateError(
+                f"{self.root} is not the substrate this campaign started with "
+                f"({lock.digest[:12]} now, {pinned[:12]} pinned)",
+                "restore it, or start a new campaign with campaign=NAME",
+            )
+        return lock.digest
+
+    def fork(self, destination: Path, standing: list[Change]) -> None:
+        """Copies the mutable files to `destination` and applies the standing recipe, at once.
+
+        Frozen files are not copied: commands find them in the substrate. An existing destination
+        is left as it is (a restarted worker goes on in its fork).
+        """
+        if destination.exists():
+            return
+        staging = destination.with_name(destination.name + ".partial")
+        shutil.rmtree(staging, ignore_errors=True)
+        self.copy(self.root, staging)
+        for item in standing:
+            change.apply(item, staging, self.file.recipe)
+        staging.rename(destination)
+
+    def copy(self, source: Path, destination: Path) -> None:
+        """Copies the mutable files of a fork (or of the substrate) to a new folder.
+
+        Raises:
+            SubstrateError: the source holds something that is not a regular file.
+        """
+        destination.mkdir(parents=True)
+        for path in digest.files_below(source, self.file.mutable):
+            if path.is_symlink() or not path.is_file():
+                raise SubstrateError(
+                    f"{path.relative_to(source)} is not a regular file", "remove it from the fork"
+                )
+            target = destination / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+            shutil.copymode(path, target)
+
+    def recipe_sha256(self, fork: Path) -> str:
+        """Identifies what a run trains with: all mutable files, the recipe by value."""
+        others = digest.entries(fork, self.file.mutable)
+        others.pop(self.file.recipe, None)
+        recipe = change.load_recipe(fork / self.file.recipe)
+        return digest.of_value({"recipe": recipe, "files": others})
+
+    def diff(self, fork: Path, base: Path | None = None) -> Change:
+        """The change from the substrate (or from `base`, another fork) to `fork`."""
+        return change.between(base or self.root, fork, self.file.mutable, self.file.recipe)
+
+    def command(
+        self, name: str, fork: Path | None = None, adapters: dict[str, Path] | None = None,
+        **values: Any,
+    ) -> Step:
+        """Fills in a command of substrate.yaml; a pure function of its arguments.
+
+        Raises:
+            SubstrateError: substrate.yaml has no such command, or uses an unknown placeholder.
+        """
+        if name not in self.file.commands:
+            raise SubstrateError(f"{self.root}/substrate.yaml has no command `{name}`")
+        template = self.file.commands[name]
+        words = {"python": sys.executable, **{key: str(value) for key, value in values.items()}}
+        argv: list[str] = []
+        for word in template.argv:
+            if word == "{adapters}":
+                for label, path in (adapters or {}).items():
+                    argv += ["--adapter", f"{label}={path}"]
+                continue
+            try:
+                argv.append(word.format(**words))
+            except KeyError as error:
+                raise SubstrateError(
+                    f"{self.root}/substrate.yaml: command `{name}` uses unknown {error.args[0]!r}",
+                    f"known: {', '.join(sorted(words))}",
+                ) from error
+        if template.cwd == "fork" and fork is None:
+            raise SubstrateError(f"command `{name}` needs a fork to run in")
+        cwd = fork if template.cwd == "fork" and fork is not None else self.root
+        return Step(argv=argv, cwd=str(cwd), env={"PYTHONPATH": str(self.root)})
+
+
+def open_substrate(root: Path) -> Substrate:
+    """Opens the substrate at `root`.
+
+    Raises:
+        SubstrateError: there is no substrate.yaml; RecordError: it does not validate.
+    """
+    path = root / "substrate.yaml"
+    if not path.is_file():
+        raise SubstrateError(f"{root} has no substrate.yaml", "give the path of a substrate")
+    return Substrate(root.resolve(), read(SubstrateFile, path))
+
+
+def main(arguments: list[str]) -> None:
+    """The command line; prints what it found."""
+    parser = argparse.ArgumentParser(prog="python -m aevo.substrate", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    for name in ("verify", "freeze", "fork", "diff"):
+        action = actions.add_parser(name)
+        if name == "fork":
+            action.add_argument("destination", type=Path)
+        if name == "diff":
+            action.add_argument("fork", type=Path)
+        action.add_argument("path", type=Path, nargs="?", default=DEFAULT)
+    given = parser.parse_args(arguments)
+    substrate = open_substrate(given.path)
+    if given.action == "verify":
+        print(f"{substrate.verify()} {substrate.root} is as it was frozen")
+    elif given.action == "freeze":
+        print(f"{substrate.freeze()} {substrate.lock} written")
+    elif given.action == "fork":
+        substrate.verify()
+        if given.destination.exists():
+            raise SubstrateError(f"{given.destination} exists already", "name a new folder")
+        substrate.fork(given.destination, [])
+        print(f"{given.destination} forked from {substrate.root}")
+    else:
+        if not given.fork.is_dir():
+            raise SubstrateError(f"{given.fork} is not a folder", "give the path of a fork")
+        found = substrate.diff(given.fork)
+        for key, value in found.set.items():
+            print(f"set  {key} = {value}")
+        for edit in found.edits:
+            print(f"edit {edit.file}\n--- old\n{edit.find}+++ new\n{edit.replace}")
+        if found.empty:
+            print("no difference")
+
+
+if __name__ == "__main__":
+    run(main)
