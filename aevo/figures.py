@@ -12,7 +12,8 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from aevo.records.evidence import CandidateSummary
 from aevo.trajectory import RoundStory, Trajectory
@@ -87,7 +88,8 @@ def lb_by_round(trajectory: Trajectory, theme: Theme) -> Figure | None:
                      linewidth=1.3, label="anchor (standing recipe)", zorder=3)
     axes.plot(*_columns(best), color=theme.lb, marker="o", markersize=7, linewidth=2,
               label="best of the round", zorder=4)
-    _label_points(axes, best, trajectory.decimals, theme.lb, above=True)
+    for x, y in best:
+        _label(axes, (x, y), f"{y:.{trajectory.decimals}f}", theme.lb, theme)
     axes.set_ylabel("leaderboard score")
     axes.set_title("Best leaderboard score by round")
     _round_axis(axes, trajectory)
@@ -151,9 +153,14 @@ def _draw_gap(axes: Any, trajectory: Trajectory, theme: Theme) -> None:
               label="dev of the best candidate by LB")
     axes.plot(*_columns(lb), color=theme.lb, marker="o", markersize=6.5, linewidth=2,
               label="its LB")
-    tops = [(s.number, s.best_dev.dev) for s in trajectory.rounds if s.best_dev]
-    axes.scatter(*_columns(tops), marker="^", s=44, facecolor="none",
-                 edgecolor=theme.dev, linewidth=1.2, label="highest dev of the round", zorder=4)
+    tops = [
+        (s.number, s.best_dev.dev)
+        for s in trajectory.rounds
+        if s.best_dev and s.best_dev is not s.best
+    ]
+    if tops:
+        axes.scatter(*_columns(tops), marker="^", s=44, facecolor=theme.page, edgecolor=theme.dev,
+                     linewidth=1.2, label="highest dev of the round, where another's", zorder=4)
     axes.set_ylabel("score")
     axes.set_title("The proxy and the target by round")
     _round_axis(axes, trajectory)
@@ -168,9 +175,12 @@ def _draw_scatter(axes: Any, trajectory: Trajectory, theme: Theme) -> None:
         points = [(c.dev, c.lb) for c in story.scored if c.lb is not None]
         if points:
             axes.scatter(*_columns(points), s=34, alpha=0.85, linewidth=0.7,
-                         edgecolor=theme.page, color=colours(0.12 + 0.76 * index / last),
+                         edgecolor=theme.page, color=colours(0.22 + 0.7 * index / last),
                          label=f"round {story.number}", zorder=3)
     path = [(c.dev, c.lb) for c in _bests(trajectory) if c.lb is not None]
+    for story in trajectory.rounds:
+        if story.best and story.best.lb is not None:
+            _label(axes, (story.best.dev, story.best.lb), str(story.number), theme.ink, theme)
     for start, end in pairwise(path):
         axes.annotate("", xy=end, xytext=start, zorder=2,
                       arrowprops={"arrowstyle": "->", "color": theme.muted, "linewidth": 1.3,
@@ -179,9 +189,9 @@ def _draw_scatter(axes: Any, trajectory: Trajectory, theme: Theme) -> None:
     axes.set_ylabel("leaderboard (target)")
     axes.set_title("Every submission; arrows follow the rounds' best")
     axes.legend(loc="best")
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.margins(0.08)
+    _even_ticks(axes.xaxis)
+    _even_ticks(axes.yaxis)
+    axes.margins(0.1)
 
 
 def _bests(trajectory: Trajectory) -> list[CandidateSummary]:
@@ -222,20 +232,25 @@ def _round_axis(axes: Any, trajectory: Trajectory) -> None:
     axes.set_xlim(-0.35, numbers[-1] + 0.35)
     axes.grid(False, axis="x")
     axes.margins(y=0.16)
-    axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%.2f"))
+    _even_ticks(axes.yaxis)
 
 
 def _round_label(story: RoundStory) -> str:
     return f"round {story.number}" + ("\n(unfinished)" if story.evidence is None else "")
 
 
-def _label_points(
-    axes: Any, points: list[tuple[int, float]], decimals: int, colour: str, above: bool
+def _label(
+    axes: Any, point: tuple[float | None, float], text: str, colour: str, theme: Theme
 ) -> None:
-    for x, y in points:
-        axes.annotate(f"{y:.{decimals}f}", (x, y), xytext=(0, 9 if above else -15),
-                      textcoords="offset points", ha="center", color=colour, fontweight="bold")
+    """Text above a point, with a halo so that a line behind it does not cross it out."""
+    axes.annotate(text, point, xytext=(0, 8), textcoords="offset points", ha="center",
+                  color=colour, fontweight="bold", zorder=6,
+                  path_effects=[withStroke(linewidth=3.5, foreground=theme.page)])
+
+
+def _even_ticks(axis: Any) -> None:
+    axis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+    axis.get_major_formatter().set_useOffset(False)
 
 
 def _readable(rgba: tuple[float, float, float, float]) -> str:

@@ -103,7 +103,7 @@ class RoundStory:
         summaries = [d.text for d in self.discoveries if d.kind == "summary"]
         if summaries:
             return summaries[-1]
-        return " ".join(_sentence(d.text) for d in self.discoveries) or self.state
+        return " ".join(_sentence(d.text) for d in self.discoveries)
 
     @property
     def new_standing(self) -> list[StandingChange]:

@@ -18,6 +18,7 @@ from aevo.records.discovery import Discovery
 from aevo.records.evidence import Calibration, CandidateSummary, Comparison, Evidence, Patterns
 from aevo.records.io import append_line, write_json, write_text, write_yaml
 from aevo.records.leaderboard import Leaderboard, Submission
+from aevo.records.manifest import Claims, Cost, Manifest, TrainingRun
 from aevo.records.plan import Budget, CandidatePlan, Plan
 from aevo.records.policy import (
     AxisBrief,
@@ -114,6 +115,7 @@ def _write_plan(layout: Layout, number: int) -> None:
 
 def _write_round(layout: Layout, number: int) -> None:
     _write_plan(layout, number)
+    write_json(layout.round(number).candidate("c00").manifest, _manifest(layout, number))
     evidence, board = _evidence(layout.root.name, number)
     write_json(layout.round(number).evidence, evidence)
     write_json(layout.round(number).leaderboard, board)
@@ -131,6 +133,18 @@ def _write_round(layout: Layout, number: int) -> None:
     for entry in entries:
         append_line(layout.discoveries, entry)
     _write_policy(layout, number + 1)
+
+
+def _manifest(layout: Layout, number: int) -> Manifest:
+    run = TrainingRun(number=1, seed=7, status="ok", steps=200, final_loss=0.4, tokens=90_000,
+                      seconds=61.0, recipe_sha256="r" * 64, data_sha256=None, change=Change(),
+                      checkpoints=[])
+    return Manifest(
+        campaign=layout.root.name, round=number, candidate="c00", role="anchor", axis=None,
+        status="ok", change=Change(), recipe_sha256="r" * 64, substrate_sha256="a" * 64,
+        runs=[run], selected=None, claims=Claims(), agent="scripted",
+        cost=Cost(turns=3, training_s=61.0),
+    )
 
 
 def _evidence(name: str, number: int) -> tuple[Evidence, Leaderboard]:
@@ -302,6 +316,12 @@ def test_best_is_by_leaderboard_and_promotion_by_policy(finished: Path) -> None:
     assert third.best is not None and third.best.candidate == "c03"
     assert third.best_dev is not None and third.best_dev.candidate == "c04"
     assert third.fate("c03") == "promoted" and third.fate("c05") == "dead end"
+
+
+def test_costs_are_summed_over_manifests(finished: Path) -> None:
+    spent = read_trajectory(finished).spent
+    assert (spent.candidates, spent.trainings, spent.turns) == (4, 4, 12)
+    assert spent.training_s == pytest.approx(244.0)
 
 
 def test_same_records_same_report(finished: Path, tmp_path: Path) -> None:
