@@ -18,10 +18,13 @@ SECTIONS = {
 class Comparison(Part):
     """An explorer against the anchor on the same items (accuracy differences, 0..1).
 
-    `low`, `high` is the 95 % paired-bootstrap interval; `p` McNemar's exact p, `p_adjusted` its
+    `won` and `lost` of the `n` common items changed sides; `low`, `high` is the 95 % paired-bootstrap interval; `p` McNemar's exact p, `p_adjusted` its
     Holm adjustment over the round's axes; `beyond_band` whether |gain| exceeds the seed band.
     """
 
+    n: int
+    won: int
+    lost: int
     gain: float
     low: float
     high: float
@@ -31,8 +34,22 @@ class Comparison(Part):
     domains: dict[str, float]
 
 
+class RunSummary(Part):
+    """One training run of a candidate; `gain` is its dev over the anchor's."""
+
+    run: int
+    change: Change
+    checkpoint: str | None
+    dev: float | None
+    gain: float | None
+    failure: str | None = None
+
+
 class CandidateSummary(Part):
-    """What one candidate did and got. `lb` is None if it was not submitted."""
+    """What one candidate did and got. `lb` is None if it was not submitted.
+
+    `lb_gain` is against the anchor of the same round, None unless both were scored.
+    """
 
     candidate: str
     role: Literal["anchor", "explorer"]
@@ -44,27 +61,34 @@ class CandidateSummary(Part):
     failure: str | None = None
     dev: float | None = None
     lb: float | None = None
+    lb_gain: float | None = None
     domains: dict[str, float] = {}
     checkpoint: str | None = None
     comparison: Comparison | None = None
+    runs: list[RunSummary] = []
     failure_modes: list[str] = []
     findings: list[str] = []
     text: str
 
 
 class Patterns(Part):
-    """What holds across candidates: mean gain per category and per domain, and prose."""
+    """What holds across candidates: mean gain per category and per domain, and prose.
+
+    `weak_domain` is the anchor's worst domain if it lies visibly below the anchor's dev.
+    """
 
     gain_by_category: dict[str, float]
     domain_movers: dict[str, str]
+    weak_domain: str | None = None
     text: str
 
 
 class Pair(Part):
-    """One dev/LB pair; `weight` is 1 for a real submission."""
+    """One dev/LB pair of a real submission; gains are taken against its round's anchor."""
 
     round: int
     candidate: str
+    role: Literal["anchor", "explorer"]
     dev: float
     lb: float
 
@@ -74,12 +98,16 @@ class Calibration(Part):
 
     `slope` is LB per dev over `pairs` gains (all rounds); `rank_correlation` Spearman's rho;
     `leverage` is, per domain, the dev gain that candidates of this round won there beyond what LB
-    confirmed. `verdict` follows `reason`.
+    confirmed. `dev_band` and `lb_noise` are the differences that chance alone explains.
+    `verdict` follows `reason`.
     """
 
     pairs: list[Pair]
     seed_sd: float | None
     seed_runs: int
+    seed_dof: int
+    dev_band: float
+    lb_noise: float
     slope: float | None
     slope_low: float | None
     slope_high: float | None

@@ -39,13 +39,17 @@ class StandingChange(Part):
 
 
 class AxisBrief(Part):
-    """An axis as assigned for one round. `moves` names the catalogue moves still worth trying."""
+    """An axis as assigned for one round. `moves` names the catalogue moves still worth trying.
+
+    `transfer` marks an axis that is expected to help the leaderboard even where dev falls.
+    """
 
     axis: str
     category: str
     brief: str
     knobs: list[str] = []
     moves: list[str] = []
+    transfer: bool = False
     reason: str
 
 
@@ -54,11 +58,13 @@ class NoiseRule(Part):
 
     A candidate is promoted when its gain on `dev` over the anchor exceeds `promotion_threshold`
     (accuracy, 0..1) and its LB gain exceeds `lb_threshold`. `seed_sd` is the measured standard
-    deviation of dev between seeds of one recipe, None before there are two such runs.
+    deviation of dev between seeds of one recipe, None before there are two such runs. `prior` is
+    the operator's threshold of round 1, below which no revision goes.
     """
 
     promotion_threshold: float
     lb_threshold: float
+    prior: float = 0.02
     alpha: float = 0.05
     seed_sd: float | None = None
     seed_runs: int = 0
@@ -73,6 +79,22 @@ class DeadEnd(Part):
     move: str
     what: str
     provenance: Provenance
+
+
+class Trial(Part):
+    """One move as it was tried: what it gained over its round's anchor, and what became of it.
+
+    The ledger of trials tells a later round which moves are fresh and which only stayed undecided.
+    """
+
+    axis: str
+    move: str
+    round: int
+    candidate: str
+    gain: float | None
+    lb_gain: float | None = None
+    outcome: Literal["promoted", "dead_end", "undecided", "failed"]
+    reason: str
 
 
 class Selection(Part):
@@ -105,6 +127,7 @@ class Policy(Record):
     selection: Selection
     retired: list[RetiredAxis] = []
     dont_waste_budget_on: list[DeadEnd] = []
+    tried: list[Trial] = []
     provenance: list[Provenance]
 
     @property

@@ -1,0 +1,159 @@
+"""The substrate's catalogue of axes, `axes.yaml`: what may be varied, and concrete moves for it.
+
+Read as data only; the orchestrator never imports the substrate.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from aevo.errors import RecordError
+from aevo.records.change import Change, Edit
+from aevo.records.io import Part, read
+from aevo.records.policy import AxisBrief, StandingChange
+
+MIN_CATEGORIES = 5  # of seven axes (constitution R8)
+FULL_AXES = 7
+
+
+class Move(Part):
+    """One concrete change along an axis: recipe keys to set, files to patch."""
+
+    id: str
+    set: dict[str, Any] = {}
+    patch: list[Edit] = []
+    why: str = ""
+
+    @property
+    def change(self) -> Change:
+        """The move as a composable change."""
+        return Change(set=self.set, edits=self.patch)
+
+
+class Axis(Part):
+    """One direction of search. `knobs` are the recipe keys (or files) that belong to it alone."""
+
+    id: str
+    category: str
+    brief: str
+    knobs: list[str] = []
+    moves: list[Move] = []
+    transfer: bool = False
+
+    def move(self, name: str) -> Move | None:
+        """The move of that id, if the axis has it."""
+        return next((move for move in self.moves if move.id == name), None)
+
+    def brief_for(self, moves: Sequence[str], reason: str) -> AxisBrief:
+        """The axis as a policy assigns it."""
+        return AxisBrief(
+            axis=self.id,
+            category=self.category,
+            brief=self.brief.strip(),
+            knobs=list(self.knobs),
+            moves=list(moves),
+            transfer=self.transfer,
+            reason=reason,
+        )
+
+
+class Catalogue(Part):
+    """All axes of a substrate, in its author's order."""
+
+    axes: list[Axis]
+
+    def axis(self, name: str) -> Axis | None:
+        """The axis of that id, if there is one."""
+        return next((axis for axis in self.axes if axis.id == name), None)
+
+    @property
+    def categories(self) -> list[str]:
+        """The categories that occur, sorted."""
+        return sorted({axis.category for axis in self.axes})
+
+
+def load(path: Path) -> Catalogue:
+    """Reads a catalogue.
+
+    Raises:
+        RecordError: missing, not valid, or an id that occurs twice; names what and where.
+    """
+    catalogue = read(Catalogue, path)
+    repeated = _repeated(axis.id for axis in catalogue.axes)
+    for axis in catalogue.axes:
+        repeated += [f"{axis.id}/{name}" for name in _repeated(move.id for move in axis.moves)]
+    if repeated:
+        raise RecordError(f"{path} names twice: {', '.join(repeated)}", "give each its own id")
+    return catalogue
+
+
+def categories_needed(n_axes: int, catalogue: Catalogue) -> int:
+    """How many categories `n_axes` must span: five of seven, in proportion for fewer axes."""
+    scaled = math.ceil(n_axes * MIN_CATEGORIES / FULL_AXES)
+    return min(scaled, MIN_CATEGORIES, len(catalogue.categories))
+
+
+def overlap(first: str, second: str) -> bool:
+    """True if two dotted keys (or files) are one, or one lies inside the other."""
+    return first == second or first.startswith(second + ".") or second.startswith(first + ".")
+
+
+def shared_knobs(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """The knobs of `first` that overlap one of `second`."""
+    return [knob for knob in first if any(overlap(knob, other) for other in second)]
+
+
+def touches(change: Change) -> list[str]:
+    """The recipe keys and files that a change touches."""
+    return sorted({*change.set, *(edit.file for edit in change.edits)})
+
+
+def conflict(first: Change, second: Change) -> list[str]:
+    """What two changes both touch; empty if they can stand together."""
+    return shared_knobs(touches(first), touches(second))
+
+
+def stands(move: Move, standing: Sequence[StandingChange]) -> bool:
+    """True if the standing recipe already has the move, or has replaced the text it would patch."""
+    values: dict[str, Any] = {}
+    edits: list[Edit] = []
+    for promoted in standing:
+        values.update(promoted.change.set)
+        edits += promoted.change.edits
+    if any((edit.file, edit.find) == (e.file, e.find) for edit in move.patch for e in edits):
+        return True
+    same = all(key in values and values[key] == value for key, value in move.set.items())
+    return same and not move.patch
+
+
+def select(ordered: Sequence[Axis], count: int, categories: int) -> list[Axis] | None:
+    """The first `count` axes, in the given order of preference, that share no knob and span
+    `categories` categories; None if no choice does. Depth first, so earlier axes win."""
+
+    def extend(start: int, chosen: list[Axis]) -> list[Axis] | None:
+        missing = categories - len({axis.category for axis in chosen})
+        if len(chosen) == count:
+            return chosen if missing <= 0 else None
+        if missing > count - len(chosen) or count - len(chosen) > len(ordered) - start:
+            return None
+        for index in range(start, len(ordered)):
+            axis = ordered[index]
+            if any(shared_knobs(axis.knobs, other.knobs) for other in chosen):
+                continue
+            found = extend(index + 1, [*chosen, axis])
+            if found is not None:
+                return found
+        return None
+
+    return extend(0, [])
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    twice = []
+    for name in names:
+        if name in seen and name not in twice:
+            twice.append(name)
+        seen.add(name)
+    return twice

@@ -1,0 +1,134 @@
+"""The collector job: submits to the leaderboard and writes the round's evidence, in one shot.
+
+    aevo.collector:main CAMPAIGN_FOLDER ROUND
+
+Runs after all workers have ended, however they ended. It waits for nothing, never fails over a
+candidate, and does nothing if the evidence exists. Killed and run again, it gives the same files.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from aevo import cli, narrative
+from aevo.errors import ConfigError, RecordError
+from aevo.evidence import build
+from aevo.facts import CandidateFacts, RoundFacts, read_round, read_rounds
+from aevo.layout import Layout, RoundLayout
+from aevo.leaderboard import Board, Entry, open_board
+from aevo.records import io
+from aevo.records.campaign import Campaign
+from aevo.records.evidence import Evidence
+from aevo.records.manifest import Manifest, Selected
+from aevo.records.policy import Policy
+from aevo.records.scores import DomainScore, TrainingResult
+
+
+def main(arguments: list[str]) -> None:
+    """Job entry: campaign folder, round number.
+
+    Raises:
+        RecordError: the plan, policy or campaign record is missing or corrupt.
+    """
+    if len(arguments) != 2:
+        raise ConfigError("wrong arguments", "python -m aevo.collector CAMPAIGN_FOLDER ROUND")
+    layout, number = Layout(Path(arguments[0])), int(arguments[1])
+    if io.finished(Evidence, layout.round(number).evidence):
+        return
+    board = open_board(io.read(Campaign, layout.campaign), layout)
+    evidence = collect(layout, number, board)
+    print(evidence.calibration.text)
+
+
+def collect(layout: Layout, number: int, board: Board) -> Evidence:
+    """Submits, builds the evidence, writes it (the record last), and returns it.
+
+    Raises:
+        RecordError: the plan, policy or leaderboard is missing or corrupt.
+    """
+    folder = layout.round(number)
+    if io.finished(Evidence, folder.evidence):
+        return io.read(Evidence, folder.evidence)
+    chosen = choose(read_round(layout, number, predictions=False), board.quota)
+    entries = [entry for manifest in chosen if (entry := _entry(folder, manifest)) is not None]
+    board.submit(number, entries)
+    evidence = build(read_rounds(layout, number))
+    io.write_text(folder.evidence_text, narrative.render(evidence))
+    io.write_json(folder.evidence, evidence)
+    return evidence
+
+
+def choose(facts: RoundFacts, quota: int) -> list[Manifest]:
+    """What to submit: the anchor, then explorers by the policy's selection score.
+
+    When the objective is transfer, explorers on transfer axes go before all others.
+    """
+    scored = [item for item in facts.candidates if item.usable is not None]
+
+    def order(item: CandidateFacts) -> tuple[bool, bool, float, str]:
+        axis, selected = item.plan.axis, item.usable.selected if item.usable else None
+        transfer = facts.policy.divergence_known and axis is not None and axis.transfer
+        score = selection_score(facts.policy, selected) if selected else 0.0
+        return item.plan.role != "anchor", not transfer, -score, item.plan.id
+
+    ordered = [item.usable for item in sorted(scored, key=order)]
+    return [manifest for manifest in ordered if manifest is not None][:quota]
+
+
+def selection_score(policy: Policy, selected: Selected) -> float:
+    """dev, or the policy's weighted mean of domain accuracies (weight 1 if none is named)."""
+    if policy.selection.criterion != "reweighted":
+        return selected.dev
+    return weighted(selected.domains, policy.selection.weights)
+
+
+def weighted(domains: dict[str, DomainScore], weights: dict[str, float]) -> float:
+    """Weighted mean of domain accuracies; 0 if no domain has weight."""
+    total = sum(weights.get(name, 1.0) for name in domains)
+    score = sum(weights.get(name, 1.0) * item.accuracy for name, item in domains.items())
+    return score / total if total else 0.0
+
+
+def _entry(folder: RoundLayout, manifest: Manifest) -> Entry | None:
+    """The selected checkpoint as a submission; None, with a line in the log, if it is gone."""
+    selected = manifest.selected
+    run = folder.candidate(manifest.candidate).run(selected.run) if selected else None
+    if selected is None or run is None:
+        return None
+    try:
+        adapter = _adapter(manifest, selected, run.result)
+    except RecordError as error:
+        print(f"{manifest.candidate} is not submitted: {error}", file=sys.stderr)
+        return None
+    return Entry(
+        candidate=manifest.candidate,
+        run=selected.run,
+        checkpoint=selected.checkpoint,
+        adapter=adapter,
+        adapter_sha256=selected.adapter_sha256,
+        dev=selected.dev,
+    )
+
+
+def _adapter(manifest: Manifest, selected: Selected, result: Path) -> Path:
+    """Folder of the selected adapter, found through the training result by its step."""
+    steps = _steps(manifest, selected)
+    for checkpoint in io.read(TrainingResult, result).checkpoints:
+        folder = result.parent / checkpoint.path
+        if checkpoint.step in steps and folder.is_dir():
+            return folder
+    raise RecordError(f"the adapter of {selected.checkpoint} is missing beside {result}")
+
+
+def _steps(manifest: Manifest, selected: Selected) -> Sequence[int]:
+    return [
+        checkpoint.step
+        for run in manifest.runs
+        if run.number == selected.run
+        for checkpoint in run.checkpoints
+        if checkpoint.name == selected.checkpoint
+    ]
+
+
+if __name__ == "__main__":
+    cli.run(main)

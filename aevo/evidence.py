@@ -1,0 +1,265 @@
+"""A round's evidence, computed from manifests, predictions and leaderboard, and nothing else.
+
+    python -m aevo.evidence verify runs/<campaign>    # recomputes all figures; exit 3 on a difference
+
+`build` is pure: the same records give the same document, byte for byte.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aevo import cli, narrative, statistics
+from aevo.audit import audit
+from aevo.calibration import build as build_calibration
+from aevo.calibration import figure
+from aevo.errors import ConfigError, RecordError
+from aevo.facts import CandidateFacts, RoundFacts, anchor_groups, best_checkpoint, read_rounds
+from aevo.layout import Layout
+from aevo.records import io
+from aevo.records.evidence import (
+    CandidateSummary,
+    Comparison,
+    Evidence,
+    Patterns,
+    RunSummary,
+)
+from aevo.records.leaderboard import Leaderboard
+
+VISIBLY_WEAK = 0.10  # how far below the anchor's dev a domain must lie to attract axes
+
+
+def build(rounds: Sequence[RoundFacts]) -> Evidence:
+    """The evidence of the last of `rounds`; the earlier ones give seeds and dev/LB pairs."""
+    facts = rounds[-1]
+    seeds = statistics.seed_band(anchor_groups(rounds))
+    band = statistics.difference_band(facts.policy.noise.prior, seeds)
+    summaries = _summaries(facts, _comparisons(facts, band))
+    patterns = _patterns(summaries)
+    calibration = build_calibration(rounds, seeds, band, summaries)
+    return Evidence(
+        campaign=facts.plan.campaign,
+        round=facts.number,
+        mode=facts.policy.mode,
+        policy_sha256=facts.plan.policy_sha256,
+        manifests={c.plan.id: c.sha256 for c in facts.candidates if c.sha256 is not None},
+        submissions=list(facts.leaderboard.submissions) if facts.leaderboard else [],
+        candidates=summaries,
+        patterns=patterns,
+        calibration=calibration,
+        surprises=narrative.surprises(facts, summaries, calibration),
+        audit=audit(facts, summaries),
+    )
+
+
+def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
+    """Explorers against the anchor on common items, adjusted together for their number."""
+    anchor = facts.anchor
+    if anchor is None or anchor.usable is None or not anchor.correct:
+        return {}
+    explorers = [
+        item
+        for item in facts.candidates
+        if item.plan.role == "explorer" and item.correct.keys() & anchor.correct.keys()
+    ]
+    pairs = [statistics.paired(anchor.correct, item.correct) for item in explorers]
+    adjusted = statistics.holm([pair.p for pair in pairs])
+    return {
+        item.plan.id: Comparison(
+            n=pair.n,
+            won=pair.won,
+            lost=pair.lost,
+            gain=figure(pair.gain),
+            low=figure(pair.low),
+            high=figure(pair.high),
+            p=figure(pair.p),
+            p_adjusted=figure(p_adjusted),
+            beyond_band=abs(pair.gain) > band + statistics.EPSILON,
+            domains=_domain_gains(anchor, item),
+        )
+        for item, pair, p_adjusted in zip(explorers, pairs, adjusted, strict=True)
+    }
+
+
+def _domain_gains(anchor: CandidateFacts, explorer: CandidateFacts) -> dict[str, float]:
+    """Per domain, the accuracy gain on that domain's common items."""
+    sums: dict[str, list[int]] = {}
+    for item in sorted(anchor.correct.keys() & explorer.correct.keys()):
+        change = int(explorer.correct[item]) - int(anchor.correct[item])
+        sums.setdefault(anchor.domain_of[item], []).append(change)
+    return {name: figure(sum(values) / len(values)) for name, values in sorted(sums.items())}
+
+
+def _summaries(facts: RoundFacts, compared: dict[str, Comparison]) -> list[CandidateSummary]:
+    board = facts.leaderboard
+    anchor = facts.anchor
+    anchor_dev = _dev(anchor)
+    anchor_lb = board.score_of(anchor.plan.id) if board and anchor else None
+    return [
+        _summary(item, compared.get(item.plan.id), board, anchor_dev, anchor_lb)
+        for item in facts.candidates
+    ]
+
+
+def _summary(
+    item: CandidateFacts,
+    comparison: Comparison | None,
+    board: Leaderboard | None,
+    anchor_dev: float | None,
+    anchor_lb: float | None,
+) -> CandidateSummary:
+    manifest, plan = item.manifest, item.plan
+    selected = manifest.selected if manifest else None
+    lb = board.score_of(plan.id) if board else None
+    lb_gain = None
+    if plan.role == "explorer" and lb is not None and anchor_lb is not None:
+        lb_gain = figure(lb - anchor_lb)
+    summary = CandidateSummary(
+        candidate=plan.id,
+        role=plan.role,
+        axis=plan.axis.axis if plan.axis else None,
+        category=plan.axis.category if plan.axis else None,
+        move=manifest.move if manifest else None,
+        change=manifest.change if manifest else narrative.NO_CHANGE,
+        status=item.status,
+        failure=item.problem if item.status != "ok" else None,
+        dev=figure(selected.dev) if selected else None,
+        lb=lb,
+        lb_gain=lb_gain,
+        domains={k: figure(v.accuracy) for k, v in selected.domains.items()} if selected else {},
+        checkpoint=f"run {selected.run}, {selected.checkpoint}" if selected else None,
+        comparison=comparison,
+        runs=_runs(item, anchor_dev),
+        failure_modes=_failure_modes(item),
+        findings=list(manifest.claims.findings) if manifest else [],
+        text="",
+    )
+    return summary.model_copy(update={"text": narrative.candidate(summary)})
+
+
+def _runs(item: CandidateFacts, anchor_dev: float | None) -> list[RunSummary]:
+    runs = []
+    for run in item.manifest.runs if item.manifest else []:
+        best = best_checkpoint(run) if run.checkpoints else None
+        dev = best.dev if best else None
+        runs.append(
+            RunSummary(
+                run=run.number,
+                change=run.change,
+                checkpoint=best.name if best else None,
+                dev=None if dev is None else figure(dev),
+                gain=None if dev is None or anchor_dev is None else figure(dev - anchor_dev),
+                failure=run.failure,
+            )
+        )
+    return runs
+
+
+def _failure_modes(item: CandidateFacts) -> list[str]:
+    """What was measured to fail, then what the agent reports."""
+    modes = [item.problem] if item.status == "ok" and item.problem else []
+    for run in item.manifest.runs if item.manifest else []:
+        if run.failure:
+            modes.append(f"run {run.number}: {run.failure}")
+    return modes + (list(item.manifest.claims.failure_modes) if item.manifest else [])
+
+
+def _patterns(summaries: Sequence[CandidateSummary]) -> Patterns:
+    by_category: dict[str, list[float]] = {}
+    movers: dict[str, tuple[float, str]] = {}
+    for summary in summaries:
+        if summary.comparison is None or summary.category is None:
+            continue
+        by_category.setdefault(summary.category, []).append(summary.comparison.gain)
+        for name, value in summary.comparison.domains.items():
+            if value and abs(value) > abs(movers.get(name, (0.0, ""))[0]):
+                movers[name] = (value, summary.candidate)
+    anchor = next((s for s in summaries if s.role == "anchor" and s.dev is not None), None)
+    gain_by_category = {k: figure(sum(v) / len(v)) for k, v in sorted(by_category.items())}
+    domain_movers = {k: f"{who} {value:+.3f}" for k, (value, who) in sorted(movers.items())}
+    weak = _weak_domain(anchor)
+    text = narrative.patterns(gain_by_category, domain_movers, weak, anchor)
+    return Patterns(
+        gain_by_category=gain_by_category, domain_movers=domain_movers, weak_domain=weak, text=text
+    )
+
+
+def _weak_domain(anchor: CandidateSummary | None) -> str | None:
+    if anchor is None or anchor.dev is None or not anchor.domains:
+        return None
+    name = min(sorted(anchor.domains), key=lambda domain: anchor.domains[domain])
+    return name if anchor.dev - anchor.domains[name] >= VISIBLY_WEAK else None
+
+
+def _dev(item: CandidateFacts | None) -> float | None:
+    manifest = item.usable if item else None
+    return manifest.selected.dev if manifest and manifest.selected else None
+
+
+def differences(recorded: Any, computed: Any, where: str = "") -> list[str]:
+    """Where two dumped documents differ, one line a place; figures may differ by rounding."""
+    if isinstance(recorded, dict) and isinstance(computed, dict):
+        found = []
+        for key in sorted(recorded.keys() | computed.keys()):
+            path = f"{where}.{key}" if where else str(key)
+            found += differences(recorded.get(key), computed.get(key), path)
+        return found
+    if isinstance(recorded, list) and isinstance(computed, list) and len(recorded) == len(computed):
+        pairs = zip(recorded, computed, strict=True)
+        return [
+            line
+            for index, (one, other) in enumerate(pairs)
+            for line in differences(one, other, f"{where}[{index}]")
+        ]
+    if isinstance(recorded, float) and isinstance(computed, float):
+        if abs(recorded - computed) <= 1e-6:
+            return []
+    elif recorded == computed:
+        return []
+    return [f"{where}: recorded {recorded!r}, recomputed {computed!r}"]
+
+
+def verify(layout: Layout) -> list[str]:
+    """Recomputes the evidence of every finished round; one line for each difference.
+
+    Raises:
+        RecordError: there is no evidence, or a record it rests on is missing or corrupt.
+    """
+    numbers = [item.number for item in layout.rounds() if item.evidence.exists()]
+    if not numbers:
+        raise RecordError(f"{layout.root} has no round with evidence", "run a round first")
+    lines = []
+    for number in numbers:
+        folder = layout.round(number)
+        recorded = io.read(Evidence, folder.evidence)
+        computed = build(read_rounds(layout, number))
+        found = differences(recorded.model_dump(mode="json"), computed.model_dump(mode="json"))
+        if not found and _text(folder.evidence_text) != narrative.render(computed):
+            found = ["evidence.md is not the rendering of evidence.json"]
+        lines += [f"round {number}: {line}" for line in found]
+    return lines
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def main(arguments: list[str]) -> None:
+    """`verify FOLDER`: prints each difference.
+
+    Raises:
+        RecordError: a figure differs, or a record is missing or corrupt (exit code 3).
+        ConfigError: wrong arguments.
+    """
+    if len(arguments) != 2 or arguments[0] != "verify":
+        raise ConfigError("wrong arguments", "python -m aevo.evidence verify CAMPAIGN_FOLDER")
+    lines = verify(Layout(Path(arguments[1])))
+    for line in lines:
+        print(line)
+    if lines:
+        raise RecordError(f"{len(lines)} figures of the evidence do not follow from its records")
+    print("every figure of the evidence follows from its records")
+
+
+if __name__ == "__main__":
+    cli.run(main)

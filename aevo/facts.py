@@ -1,0 +1,144 @@
+"""What a round left on disk, read once and handed to pure functions.
+
+A manifest that is missing or corrupt is a fact about its candidate, never an error of the reader.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aevo import policy as policies
+from aevo.errors import RecordError
+from aevo.layout import Layout, RoundLayout
+from aevo.records import io
+from aevo.records.leaderboard import Leaderboard
+from aevo.records.manifest import CheckpointScore, Manifest, Selected, TrainingRun
+from aevo.records.plan import CandidatePlan, Plan
+from aevo.records.policy import Policy
+from aevo.records.scores import Prediction
+
+Status = Literal["ok", "failed", "missing"]
+
+
+@dataclass(frozen=True)
+class CandidateFacts:
+    """One candidate as found. `problem` says why a manifest or its predictions cannot be used."""
+
+    plan: CandidatePlan
+    status: Status
+    manifest: Manifest | None = None
+    sha256: str | None = None
+    problem: str | None = None
+    correct: dict[str, bool] = field(default_factory=dict)
+    domain_of: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> Manifest | None:
+        """The manifest if its candidate was scored."""
+        return self.manifest if self.status == "ok" else None
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """One round as found; `leaderboard` is None before anything was submitted."""
+
+    number: int
+    policy: Policy
+    plan: Plan
+    candidates: tuple[CandidateFacts, ...]
+    leaderboard: Leaderboard | None
+
+    @property
+    def anchor(self) -> CandidateFacts | None:
+        """The anchor, if the plan has one."""
+        return next((item for item in self.candidates if item.plan.role == "anchor"), None)
+
+
+def read_rounds(layout: Layout, number: int) -> list[RoundFacts]:
+    """Rounds 1 … `number` that have a plan; per-item predictions only for the last.
+
+    Raises:
+        RecordError: a policy, plan or leaderboard is missing or corrupt.
+    """
+    known = [item.number for item in layout.rounds() if item.number < number]
+    earlier = [read_round(layout, item, predictions=False) for item in known]
+    return [*earlier, read_round(layout, number)]
+
+
+def read_round(layout: Layout, number: int, predictions: bool = True) -> RoundFacts:
+    """Reads one round.
+
+    Raises:
+        RecordError: its policy, plan or leaderboard is missing or corrupt.
+    """
+    folder = layout.round(number)
+    plan = io.read(Plan, folder.plan)
+    board = io.read(Leaderboard, folder.leaderboard) if folder.leaderboard.exists() else None
+    candidates = tuple(_candidate(folder, item, predictions) for item in plan.candidates)
+    return RoundFacts(number, policies.read(layout, number), plan, candidates, board)
+
+
+def _candidate(folder: RoundLayout, plan: CandidatePlan, predictions: bool) -> CandidateFacts:
+    path = folder.candidate(plan.id).manifest
+    try:
+        manifest = io.read(Manifest, path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except RecordError as error:
+        status: Status = "failed" if path.exists() else "missing"
+        return CandidateFacts(plan, status, problem=_without_root(error.what, folder))
+    named = (manifest.round, manifest.candidate, manifest.role)
+    if named != (folder.number, plan.id, plan.role):
+        problem = f"{plan.id}/manifest.json is that of round {named[0]} {named[1]} ({named[2]})"
+        return CandidateFacts(plan, "failed", sha256=digest, problem=problem)
+    if manifest.status == "failed" or manifest.selected is None:
+        problem = manifest.failure or "no checkpoint was scored"
+        return CandidateFacts(plan, "failed", manifest, digest, problem)
+    if not predictions:
+        return CandidateFacts(plan, "ok", manifest, digest)
+    try:
+        rows = _predictions(folder, plan.id, manifest.selected)
+    except RecordError as error:
+        return CandidateFacts(plan, "ok", manifest, digest, _without_root(error.what, folder))
+    correct = {row.id: row.correct for row in rows}
+    return CandidateFacts(
+        plan, "ok", manifest, digest, None, correct, {row.id: row.domain for row in rows}
+    )
+
+
+def _predictions(folder: RoundLayout, candidate: str, selected: Selected) -> list[Prediction]:
+    path = folder.candidate(candidate).run(selected.run).predictions(selected.checkpoint)
+    rows = io.read_lines(Prediction, path)
+    if not rows:
+        raise RecordError(f"{path} has no predictions")
+    return rows
+
+
+def _without_root(text: str, folder: RoundLayout) -> str:
+    """Paths relative to the round, so that a campaign folder may be moved and still verify."""
+    return text.replace(f"{folder.root}/", "")
+
+
+def anchor_groups(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
+    """dev of every scored anchor run, grouped by recipe (standing changes and recipe digest)."""
+    groups: dict[str, list[float]] = {}
+    for facts in rounds:
+        manifest = facts.anchor.usable if facts.anchor else None
+        for run in manifest.runs if manifest else []:
+            dev = run_dev(run)
+            if dev is not None and run.change.empty:
+                key = f"{facts.plan.standing_recipe_sha256}/{run.recipe_sha256}"
+                groups.setdefault(key, []).append(dev)
+    return groups
+
+
+def run_dev(run: TrainingRun) -> float | None:
+    """dev of the run's best checkpoint by its selection score; None if none was scored."""
+    if not run.checkpoints:
+        return None
+    return best_checkpoint(run).dev
+
+
+def best_checkpoint(run: TrainingRun) -> CheckpointScore:
+    """The run's checkpoint of the best selection score; of equals the earlier one."""
+    return max(run.checkpoints, key=lambda item: (item.selection_score, -item.step))
