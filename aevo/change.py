@@ -34,7 +34,7 @@ def _apply_edit(edit: Edit, fork: Path) -> None:
     path = fork / edit.file
     if not edit.find:
         if path.exists() and path.read_text() != edit.replace:
-            raise SubstrateError(f"{edit.file} exists already in {fork}, the change would create it")
+            raise SubstrateError(f"{edit.file} would be created, but exists in {fork}")
         write_text(path, edit.replace)
         return
     text = path.read_text() if path.is_file() else ""
@@ -74,13 +74,22 @@ def load_recipe(path: Path) -> dict[str, Any]:
         SubstrateError: the file is missing, not YAML or not a mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text())
+        text = path.read_text()
     except FileNotFoundError as error:
         raise SubstrateError(f"{path} is missing", "restore it from the substrate") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SubstrateError(f"{path} is not YAML ({' '.join(str(error).split())})") from error
+    except UnicodeDecodeError as error:
+        raise SubstrateError(f"{path} is not text ({error})") from error
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, where: str) -> dict[str, Any]:
+    """Like `load_recipe`, from text; `where` names it in errors."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SubstrateError(f"{where} is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(data, dict):
-        raise SubstrateError(f"{path} is not a mapping of sections")
+        raise SubstrateError(f"{where} is not a mapping of sections")
     return data
 
 

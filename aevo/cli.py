@@ -12,7 +12,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(sys.argv[1:])
 
 
-class errors_as_one_line:  # noqa: N801 -- used as a context manager, reads as a phrase
+class errors_as_one_line:
     """Within it, an `AevoError` prints `error: …` and exits with its code."""
 
     def __enter__(self) -> None:

@@ -55,7 +55,7 @@ def entries(root: Path, names: Iterable[str]) -> dict[str, str]:
     result = {}
     for path in files_below(root, names):
         if path.is_symlink():
-            leaf = "l:" + of_bytes(os.readlink(path).encode())
+            leaf = "l:" + of_bytes(str(path.readlink()).encode())
         else:
             leaf = ("x:" if os.access(path, os.X_OK) else "-:") + of_file(path)
         result[path.relative_to(root).as_posix()] = leaf

@@ -11,7 +11,7 @@ class AevoError(Exception):
 
     Args:
         what: what is wrong, and where (a path, a key, a job).
-        mend: what the user can do about it; appended after a colon-free separator.
+        mend: what the user can do about it; appended after ` -- `.
     """
 
     code = 2
@@ -22,7 +22,7 @@ class AevoError(Exception):
 
 
 class ConfigError(AevoError):
-    """A configuration key or override is unknown, of the wrong type, or contradicts the campaign."""
+    """A key or override is unknown, of the wrong type, or contradicts the campaign's pins."""
 
 
 class RecordError(AevoError):

@@ -85,6 +85,11 @@ class RoundLayout:
         return self.root / "plan.yaml"
 
     @property
+    def config(self) -> Path:
+        """The resolved configuration of the command that runs the round."""
+        return self.root / "config.yaml"
+
+    @property
     def leaderboard(self) -> Path:
         return self.root / "leaderboard.json"
 
@@ -106,12 +111,13 @@ class RoundLayout:
 
     @property
     def jobs(self) -> Path:
-        """One folder per job, and the ledger of the round's submissions."""
+        """One folder per job: its spec, ledger, attempts and logs."""
         return self.root / "jobs"
 
     @property
-    def ledger(self) -> Path:
-        return self.jobs / "ledger.jsonl"
+    def standing(self) -> Path:
+        """The mutable files with the standing recipe: what every fork of the round starts as."""
+        return self.root / "standing"
 
     def candidate(self, name: str) -> CandidateLayout:
         """The folder of candidate `name` (c00, c01, …)."""
@@ -157,6 +163,11 @@ class Layout:
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+    @property
+    def jobs(self) -> Path:
+        """Jobs of the campaign as a whole: the baseline's evaluation."""
+        return self.root / "jobs"
 
     @property
     def lock(self) -> Path:

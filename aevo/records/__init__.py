@@ -1,1 +1,1 @@
-"""Typed documents that make up a campaign folder, and their reading and writing (DESIGN section 4)."""
+"""The typed documents of a campaign folder, and their reading and writing (DESIGN section 4)."""

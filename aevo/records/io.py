@@ -1,8 +1,8 @@
 """Reading and writing records: atomic, fsynced, validated where they enter.
 
-Guarantees: a reader sees the old document or the new one, never a part; an appended line is on disk
-when `append_line` returns; a last line torn by a crash is skipped by readers and cut off by the next
-append. Not guaranteed: order between different files, or mutual exclusion (use a lock for that).
+Guarantees: a reader sees the old document or the new one, never a part; an appended line is on
+disk when `append_line` returns; a last line torn by a crash is skipped by readers and cut off by
+the next append. Not guaranteed: order between different files, or mutual exclusion (use a lock for that).
 """
 
 import json
@@ -48,8 +48,8 @@ def write_text(path: Path, text: str, mode: int | None = None) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644 if mode is None else mode)
-            os.replace(temporary, path)
+            Path(temporary).chmod(0o644 if mode is None else mode)
+            Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -83,7 +83,7 @@ def read(kind: type[R], path: Path) -> R:
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path} cannot be read ({error})") from error
     try:
-        data = yaml.safe_load(text) if path.suffix in {".yaml", ".yml"} else json.loads(text)
+        data = yaml.safe_load(text) if path.suffix != ".json" else json.loads(text)
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise RecordError(f"{path} is not valid {path.suffix[1:]} ({line})", _RESTORE) from error
@@ -164,7 +164,7 @@ def wait_for(path: Path, deadline_s: float, poll_s: float = 0.1) -> bool:
     end = time.monotonic() + deadline_s
     while True:
         if path.parent.is_dir():
-            os.listdir(path.parent)
+            list(path.parent.iterdir())
         if path.exists():
             return True
         if time.monotonic() >= end:

@@ -27,10 +27,11 @@ class Resources(Part):
 
 
 class JobSpec(Record):
-    """A job before submission. It is finished when `product` exists (and its own reader accepts it).
+    """A job before submission; it is finished when `product` exists.
 
     Exactly one of `steps` (commands, run in order) and `entry` (`module:function`, called with
-    `arguments`) is given. `after` names jobs that must have ended, however they ended.
+    `arguments`) is given. `after` names jobs that must have ended, however they ended. `attempts`
+    is how often it may fail by itself; being killed or cancelled does not count.
     """
 
     name: str
@@ -42,6 +43,7 @@ class JobSpec(Record):
     arguments: list[str] = []
     steps: list[Step] = []
     after: list[str] = []
+    attempts: int = 2
     resources: Resources = Resources()
 
 
@@ -67,7 +69,10 @@ class JobEnd(Record):
 
 
 class Running(Record):
-    """Held (with a lock on the file's neighbour) by the live attempt of a job."""
+    """What the live attempt of a job is doing; true only while the lease beside it is held.
+
+    `child` is the process group of the command it runs.
+    """
 
     name: str
     attempt: int
@@ -75,3 +80,4 @@ class Running(Record):
     host: str
     started: float
     phase: Literal["waiting", "queued", "running"]
+    child: int | None = None

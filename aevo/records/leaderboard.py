@@ -1,4 +1,4 @@
-"""leaderboard.json: the external, authoritative scores of one round, and what is left of its quota."""
+"""leaderboard.json: the external, authoritative scores of one round, and the quota left."""
 
 from aevo.records.io import Part, Record
 

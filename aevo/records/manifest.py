@@ -72,7 +72,7 @@ class Cost(Part):
 
 
 class Manifest(Record):
-    """One candidate's result. `status` is `failed` if no checkpoint was scored; `failure` says why."""
+    """One candidate's result. `failed` means that no checkpoint was scored."""
 
     campaign: str
     round: int

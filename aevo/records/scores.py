@@ -1,4 +1,4 @@
-"""Scores as the trusted evaluation wrote them: `eval/<k>/scores.json` (substrate's evaluate command)."""
+"""Scores as the trusted evaluation wrote them: `eval/<k>/scores.json`."""
 
 from aevo.records.io import Part, Record
 

@@ -1,4 +1,4 @@
-"""trace.jsonl: the append-only record of what a worker did, and its recovery source after a crash."""
+"""trace.jsonl: what a worker did, append-only; its recovery source after a crash."""
 
 from typing import Any, Literal
 

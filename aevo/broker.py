@@ -1,0 +1,276 @@
+"""The trusted side of a worker: validates, submits and reads back training and evaluation.
+
+An agent names a run by its number and gets back what the records say. It never passes a path, a
+seed, an item set or a score.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from aevo import digest, roundlog
+from aevo.change import load_recipe
+from aevo.config import ClusterSettings, ModelSettings
+from aevo.errors import AevoError, JobError
+from aevo.jobs.state import JobFolder, observe, tail
+from aevo.jobs.submit import cancel, submit, wait
+from aevo.layout import CandidateLayout, Layout, RoundLayout, RunLayout
+from aevo.records.campaign import Campaign
+from aevo.records.io import Part, read
+from aevo.records.job import JobSpec, Resources
+from aevo.records.manifest import CheckpointScore
+from aevo.records.plan import CandidatePlan, Plan
+from aevo.records.scores import Score, Scores, TrainingResult
+from aevo.selection import Criterion, criterion_of
+from aevo.substrate import Substrate
+from aevo.trace import Trace
+
+
+class BrokerError(AevoError):
+    """A request that is refused; the text goes back to the agent."""
+
+
+class RunStarted(Part):
+    """Answer of `train`."""
+
+    run: int
+    trainings_left: int
+
+
+class RunStatus(Part):
+    """Answer of `wait`: `ok`, `diverged` or `failed`; `log` is the end of a failed run's log."""
+
+    run: int
+    status: str
+    final_loss: float | None = None
+    checkpoints: list[str] = []
+    failure: str | None = None
+    log: str = ""
+
+
+class Evaluation(Part):
+    """Answer of `evaluate`: every checkpoint on dev, and the one the recipe's criterion selects."""
+
+    run: int
+    criterion: str
+    selected: str | None
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Bound to one candidate; all its state is in that candidate's files."""
+
+    layout: Layout
+    round: RoundLayout
+    campaign: Campaign
+    plan: Plan
+    candidate: CandidatePlan
+    substrate: Substrate
+    model: ModelSettings
+    cluster: ClusterSettings
+    trace: Trace
+
+    @property
+    def files(self) -> CandidateLayout:
+        """The candidate's folder."""
+        return self.round.candidate(self.candidate.id)
+
+    @property
+    def trainings(self) -> int:
+        """Training runs this candidate may start; an anchor needs one per seed."""
+        if self.candidate.role == "anchor":
+            return len(self.candidate.seeds)
+        return self.plan.budget.trainings
+
+    def runs(self) -> list[int]:
+        """Numbers of the runs that were started, in order."""
+        numbers = range(1, self.trainings + 1)
+        return [number for number in numbers if self.files.run(number).fork.exists()]
+
+    def seed(self, number: int) -> int:
+        """The seed of run `number`: fixed by the plan, out of the agent's reach."""
+        return self.candidate.seeds[min(number, len(self.candidate.seeds)) - 1]
+
+    def train(self) -> RunStarted:
+        """Launches the next run on a snapshot of the fork as it is now.
+
+        A call that was cut short by a crash is adopted: the run it started is the answer.
+
+        Raises:
+            BrokerError: the budget is spent, the recipe is not YAML, or an anchor was edited.
+        """
+        number = self._answered("train") + 1
+        if number > self.trainings:
+            raise BrokerError(f"the budget of {self.trainings} training runs is spent")
+        if self.candidate.role == "anchor" and not self._unchanged():
+            raise BrokerError("the anchor runs the standing recipe untouched; undo your edits")
+        run = self.files.run(number)
+        if not run.fork.exists():
+            load_recipe(self.files.fork / self.substrate.file.recipe)
+            staging = run.train / "fork.partial"
+            shutil.rmtree(staging, ignore_errors=True)
+            self.substrate.copy(self.files.fork, staging)
+            staging.rename(run.fork)
+        self.substrate.verify(self.campaign.pins.substrate)
+        submit(self.train_spec(number), self.cluster)
+        self.trace.note("job", run=number, job=self.train_spec(number).name, seed=self.seed(number))
+        self._log(f"run {number} submitted")
+        return RunStarted(run=number, trainings_left=self.trainings - number)
+
+    def wait(self, number: int) -> RunStatus:
+        """Waits for run `number`; a lost job is submitted again and resumes from its state."""
+        run = self._known(number)
+        spec = self.train_spec(number)
+        try:
+            wait(spec, self.cluster)
+        except JobError as error:
+            state = observe(JobFolder(Path(spec.folder)))
+            self._log(f"run {number} failed: {state.message}")
+            return RunStatus(run=number, status="failed", failure=error.what,
+                             log=tail(state.log, 30))
+        result = read(TrainingResult, run.result)
+        self._log(f"run {number} {result.status}, loss {_figure(result.final_loss)}")
+        return RunStatus(
+            run=number, status=result.status, final_loss=result.final_loss,
+            checkpoints=[Path(item.path).name for item in result.checkpoints],
+            failure="training diverged" if result.status != "ok" else None,
+        )
+
+    def settle(self, number: int) -> str:
+        """Ends run `number` if it is still going; returns why it has no result."""
+        job = JobFolder(Path(self.train_spec(number).folder))
+        if cancel(job):
+            return "cancelled when its candidate ended"
+        return observe(job).message or "never ran"
+
+    def logs(self, number: int, lines: int) -> str:
+        """The end of a run's log."""
+        self._known(number)
+        state = observe(JobFolder(Path(self.train_spec(number).folder)))
+        return f"{state.phase} {state.message}\n{tail(state.log, lines)}"
+
+    def evaluate(self, number: int) -> Evaluation:
+        """Scores all checkpoints of run `number` on dev in a trusted job.
+
+        Raises:
+            BrokerError: the run has left no checkpoint; JobError: the evaluation itself failed.
+        """
+        run = self._known(number)
+        if not run.result.exists():
+            raise BrokerError(f"run {number} has no result yet", "wait for it first")
+        if not read(TrainingResult, run.result).checkpoints:
+            raise BrokerError(f"run {number} left no checkpoint")
+        wait(self.evaluate_spec(number), self.cluster)
+        scores = self.scores(number)
+        criterion = self.criterion(number)
+        chosen = criterion.choose(self.checkpoint_scores(number))
+        shown = {name: score.model_dump() for name, score in scores.scores.items()}
+        self.trace.note("score", run=number, selected=chosen and chosen.name, scores=shown)
+        if chosen is not None:
+            self._log(f"run {number} dev {chosen.dev:.3f} at {chosen.name}")
+        return Evaluation(run=number, criterion=criterion.name, scores=scores.scores,
+                          selected=chosen.name if chosen else None)
+
+    def check_choice(self, number: int | None, checkpoint: str | None) -> None:
+        """Refuses to finish on a run or checkpoint that was not scored."""
+        if number is None:
+            return
+        run = self._known(number)
+        if not run.scores.exists():
+            raise BrokerError(f"run {number} was not evaluated", "evaluate it first")
+        names = [item.name for item in self.checkpoint_scores(number)]
+        if checkpoint is not None and checkpoint not in names:
+            raise BrokerError(f"run {number} has no scored checkpoint {checkpoint}",
+                              f"scored: {', '.join(names)}")
+
+    def scores(self, number: int) -> Scores:
+        """The evaluation record of a run, checked against the campaign's item set.
+
+        Raises:
+            JobError: the scores are of other items than the campaign's.
+        """
+        scores = read(Scores, self.files.run(number).scores)
+        if scores.items_sha256 != self.campaign.pins.dev_items:
+            raise JobError(f"{self.files.run(number).scores} is of other items than the campaign's")
+        return scores
+
+    def criterion(self, number: int) -> Criterion:
+        """The checkpoint criterion in the recipe that run `number` used."""
+        return criterion_of(load_recipe(self.files.run(number).fork / self.substrate.file.recipe))
+
+    def checkpoint_scores(self, number: int) -> list[CheckpointScore]:
+        """Scored checkpoints of a run in step order, without those the evaluator refused."""
+        run = self.files.run(number)
+        criterion, scores = self.criterion(number), self.scores(number)
+        found = []
+        for item in read(TrainingResult, run.result).checkpoints:
+            name = Path(item.path).name
+            score = scores.scores.get(name)
+            if score is None or score.dev is None or score.adapter_sha256 is None:
+                continue
+            found.append(CheckpointScore(
+                name=name, step=item.step, dev=score.dev, domains=score.domains,
+                selection_score=criterion.score(score, item.step),
+                adapter_sha256=score.adapter_sha256,
+            ))
+        return sorted(found, key=lambda item: item.step)
+
+    def train_spec(self, number: int) -> JobSpec:
+        """The training job of run `number`: data, then training, in the snapshot."""
+        run, seed = self.files.run(number), self.seed(number)
+        base = self.campaign.base_path
+        return self._spec(
+            "train", number, run.result, self.model.train,
+            self.substrate.command("data", run.fork, preset=self.model.preset, seed=seed,
+                                   out=run.data),
+            self.substrate.command("train", run.fork, data=run.data, base=base, seed=seed,
+                                   out=run.output, threads=self.model.train.cpus),
+        )
+
+    def evaluate_spec(self, number: int) -> JobSpec:
+        """The evaluation job of run `number`: the pristine substrate, no code of the fork."""
+        run = self.files.run(number)
+        adapters = {
+            Path(item.path).name: run.output / item.path
+            for item in read(TrainingResult, run.result).checkpoints
+        }
+        return self._spec(
+            "evaluate", number, run.scores, self.model.evaluate,
+            self.substrate.command("evaluate", adapters=adapters, items=self.layout.dev_items,
+                                   base=self.campaign.base_path, out=run.evaluation),
+        )
+
+    def _spec(
+        self, kind: str, number: int, product: Path, resources: Resources, *steps: object
+    ) -> JobSpec:
+        name = f"{self.candidate.id}-{kind}-{number}"
+        return JobSpec.model_validate({
+            "name": name, "kind": kind, "campaign": self.campaign.name,
+            "folder": str(self.round.jobs / name), "product": str(product),
+            "steps": list(steps), "resources": resources, "attempts": 1 if kind == "train" else 2,
+        })
+
+    def _known(self, number: int) -> RunLayout:
+        if number not in self.runs():
+            raise BrokerError(f"there is no training run {number}", f"started: {self.runs()}")
+        return self.files.run(number)
+
+    def _answered(self, tool: str) -> int:
+        """Calls of `tool` that have been answered with success, from the trace."""
+        turns = self.trace.turns()
+        ids = {call.id for turn in turns for call in turn.tool_calls if call.name == tool}
+        return sum(
+            turn.tool_call_id in ids and not turn.content.startswith("error:") for turn in turns
+        )
+
+    def _unchanged(self) -> bool:
+        names = self.substrate.file.mutable
+        return digest.of_tree(self.files.fork, names) == digest.of_tree(self.round.standing, names)
+
+    def _log(self, text: str) -> None:
+        roundlog.note(self.round.log, self.candidate.id, text)
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"

@@ -1,0 +1,189 @@
+"""The configuration: composed by Hydra from `conf/`, validated here, whole, before anything runs.
+
+Every entry point that takes overrides is wrapped by `hydra_main`; composition errors, unknown keys
+and wrong types end in one line that names the key and what it may be.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+
+from aevo.change import get_key
+from aevo.errors import AevoError, ConfigError
+from aevo.policy import PolicySettings
+from aevo.records.io import Part, problems
+from aevo.records.job import Resources
+
+CONF = Path(__file__).parents[1] / "conf"
+# What later commands may not change; `aevo.start` compares these with campaign.yaml.
+PINNED = ("seed", "model", "agent", "leaderboard", "policy", "substrate", "constitution",
+          "worker.n")
+
+
+class ModelSettings(Part):
+    """conf/model: the base checkpoint, its benchmark preset and what its jobs need."""
+
+    name: str
+    base: str
+    prepare: str | None
+    preset: str
+    dev_items: PositiveInt
+    hidden_items: PositiveInt
+    items_seed: int
+    recipe: dict[str, Any]
+    train: Resources
+    evaluate: Resources
+
+
+class WorkerSettings(Part):
+    """The budget of a candidate and the size of a round."""
+
+    n: int = Field(ge=2, le=64)
+    trainings: PositiveInt
+    anchor_seeds: PositiveInt
+    turns: int = Field(ge=8)
+    wall_s: PositiveInt
+
+
+class ClusterSettings(Part):
+    """conf/cluster: where jobs run."""
+
+    kind: Literal["local"]
+    slots: PositiveInt | None
+    slot_folder: str | None
+    max_wait_min: PositiveInt
+
+
+class AgentSettings(Part):
+    """conf/agent: who works in the forks."""
+
+    kind: Literal["scripted"]
+
+
+class BoardSettings(Part):
+    """conf/leaderboard: the external score."""
+
+    kind: Literal["holdout"]
+    quota: PositiveInt
+    decimals: int = Field(ge=1, le=6)
+    shift: bool
+
+
+class Config(Part):
+    """The whole configuration of one command."""
+
+    campaign: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.=,-]*$")
+    runs: str
+    seed: NonNegativeInt
+    rounds: PositiveInt
+    substrate: str | None
+    constitution: str | None
+    worker: WorkerSettings
+    model: ModelSettings
+    cluster: ClusterSettings
+    agent: AgentSettings
+    leaderboard: BoardSettings
+    policy: PolicySettings
+    follow: bool
+    catch_up: NonNegativeInt
+    round: PositiveInt | None = None
+
+    @property
+    def root(self) -> Path:
+        """The campaign's folder, absolute."""
+        return Path(self.runs).resolve() / self.campaign
+
+    def pinned(self) -> dict[str, Any]:
+        """The values that a campaign fixes when it starts, by key."""
+        data = self.model_dump(mode="json")
+        return {key: get_key(data, key) for key in PINNED}
+
+
+def load(composed: DictConfig) -> Config:
+    """Validates a composed configuration.
+
+    Raises:
+        ConfigError: every unknown key and wrong value, in one line.
+    """
+    try:
+        data = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(str(error))) from error
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(
+            f"configuration: {problems(error)}", "see conf/ for every key and its meaning"
+        ) from error
+
+
+def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
+    """Makes `task` an entry point with Hydra's command line, multirun included.
+
+    A failed member of a multirun fails the command, after the others have run.
+    """
+    failures: list[AevoError] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def composed_task(composed: DictConfig) -> None:
+        try:
+            task(load(composed))
+        except AevoError as error:
+            _report(error)
+            failures.append(error)
+
+    def entry() -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors reach the handler below
+        try:
+            composed_task()
+        except (HydraException, OmegaConfBaseException) as error:
+            failures.append(_explain(error))
+            _report(failures[-1])
+        except KeyboardInterrupt:
+            print("stopped; run the same command to go on", file=sys.stderr)
+            sys.exit(130)
+        if failures:
+            sys.exit(failures[0].code)
+
+    return entry
+
+
+def _report(error: AevoError) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _explain(error: Exception) -> ConfigError:
+    """Hydra's several lines as one, with the nearest known key."""
+    cause = f" ({_one_line(str(error.__cause__))})" if error.__cause__ else ""
+    text = _one_line(str(error)) + cause
+    for word in text.replace("'", " ").split():
+        near = difflib.get_close_matches(word.rstrip("."), _keys(), n=1, cutoff=0.8)
+        if near and near[0] != word.rstrip("."):
+            return ConfigError(text, f"did you mean {near[0]}?")
+    return ConfigError(text, "see conf/ for every key and its meaning")
+
+
+def _one_line(text: str) -> str:
+    text = text.split("Config search path")[0].split("full_key:")[0]
+    return " ".join(text.split())
+
+
+def _keys() -> list[str]:
+    def walk(kind: type[Part], prefix: str) -> list[str]:
+        found = []
+        for name, field in kind.model_fields.items():
+            found.append(prefix + name)
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
+                found += walk(field.annotation, f"{prefix}{name}.")
+        return found
+
+    return walk(Config, "")

@@ -1,0 +1,90 @@
+"""The leaderboard of the embedded default: a hidden set scored by a trusted job.
+
+The items lie in the campaign's vault and are drawn from a distribution that differs from dev's
+(substrate/default/puzzles/README.md). Only rounded totals leave the vault: no per-item and no
+per-domain result, as with a public board.
+"""
+
+from pathlib import Path
+
+from aevo.config import Config
+from aevo.errors import JobError
+from aevo.jobs.submit import wait
+from aevo.layout import Layout
+from aevo.leaderboard.board import Entry
+from aevo.records.campaign import Campaign
+from aevo.records.io import finished, read, write_json
+from aevo.records.job import JobSpec, Resources
+from aevo.records.leaderboard import Leaderboard, Submission
+from aevo.records.scores import Score, Scores
+from aevo.substrate import open_substrate
+
+
+class HoldoutBoard:
+    """Bound to one campaign."""
+
+    def __init__(self, campaign: Campaign, layout: Layout) -> None:
+        self.campaign, self.layout = campaign, layout
+        self.settings = Config.model_validate(campaign.config).leaderboard
+
+    @property
+    def decimals(self) -> int:
+        return self.settings.decimals
+
+    @property
+    def quota(self) -> int:
+        return self.settings.quota
+
+    def submit(self, number: int, entries: list[Entry]) -> Leaderboard:
+        """Scores up to `quota` entries in one trusted job.
+
+        Raises:
+            JobError: the scoring job failed, or scored other items than the campaign's.
+        """
+        record = self.layout.round(number).leaderboard
+        if finished(Leaderboard, record):
+            return read(Leaderboard, record)
+        taken = entries[: self.quota]
+        scores: dict[str, Score] = {}
+        if taken:
+            config = read(Config, self.layout.round(number).config)
+            spec = self._spec(number, taken, config.model.evaluate)
+            wait(spec, config.cluster)
+            found = read(Scores, Path(spec.product))
+            if found.items_sha256 != self.campaign.pins.hidden_items:
+                raise JobError(f"{spec.product} is of other items than the campaign's")
+            scores = found.scores
+        board = Leaderboard(
+            kind="holdout", round=number, decimals=self.decimals, quota=self.quota,
+            quota_left=self.quota - len(taken),
+            submissions=[self._submission(entry, scores[_label(entry)]) for entry in taken],
+        )
+        write_json(record, board)
+        return board
+
+    def _submission(self, entry: Entry, score: Score) -> Submission:
+        error = score.error
+        if error is None and score.adapter_sha256 != entry.adapter_sha256:
+            error = "the adapter is not the one that was scored on dev"
+        shown = None if error or score.dev is None else round(score.dev, self.decimals)
+        return Submission(
+            candidate=entry.candidate, run=entry.run, checkpoint=entry.checkpoint,
+            adapter_sha256=entry.adapter_sha256, dev=entry.dev, score=shown, error=error,
+        )
+
+    def _spec(self, number: int, entries: list[Entry], resources: Resources) -> JobSpec:
+        out = self.layout.vault / "board" / f"round-{number:02d}"
+        step = open_substrate(Path(self.campaign.substrate_path)).command(
+            "evaluate", adapters={_label(entry): entry.adapter for entry in entries},
+            items=self.layout.hidden_items, base=self.campaign.base_path, out=out,
+        )
+        return JobSpec(
+            name="leaderboard", kind="leaderboard", campaign=self.campaign.name,
+            folder=str(self.layout.round(number).jobs / "leaderboard"),
+            product=str(out / "scores.json"), steps=[step],
+            resources=resources,
+        )
+
+
+def _label(entry: Entry) -> str:
+    return f"{entry.candidate}-{entry.run}-{entry.checkpoint}"

@@ -1,0 +1,17 @@
+"""round.log: one line an event, from every process of a round; made for `tail -f`."""
+
+import os
+import time
+from pathlib import Path
+
+
+def note(log: Path, who: str, text: str) -> None:
+    """Appends `time who text` in one write, so that lines of several processes never mix."""
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime())
+    line = f"{stamp}  {who:<10} {' '.join(text.split())}\n"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)

@@ -1,0 +1,198 @@
+"""Starting a campaign: pin what must not change, draw the item sets, write round 1's policy.
+
+Every step looks for its result first, so a start that was interrupted goes on where it was.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import yaml
+
+from aevo import digest, policy
+from aevo.axes import load as load_catalogue
+from aevo.config import Config
+from aevo.errors import ConfigError, JobError, SubstrateError
+from aevo.jobs.execute import environment
+from aevo.jobs.submit import submit
+from aevo.layout import Layout
+from aevo.records.campaign import Campaign, Pins
+from aevo.records.change import Change
+from aevo.records.io import finished, read, write_text, write_yaml
+from aevo.records.job import JobSpec, Step
+from aevo.records.policy import Policy, Provenance, StandingChange
+from aevo.substrate import DEFAULT, Substrate, open_substrate
+
+CONSTITUTION = Path(__file__).parents[1] / "constitution.txt"
+PACKAGES = ("aevo", "torch", "transformers", "peft", "submitit", "hydra-core", "pydantic", "numpy",
+            "scipy", "pandas")
+
+
+def open_campaign(config: Config) -> tuple[Layout, Campaign]:
+    """The campaign that `config` names: opened and checked, or started.
+
+    Raises:
+        ConfigError: a pinned key differs from the campaign's.
+        SubstrateError: the substrate, constitution or base is not the pinned one.
+    """
+    layout = Layout(config.root)
+    if finished(Campaign, layout.campaign):
+        campaign = read(Campaign, layout.campaign)
+        _check_pinned(config, campaign, layout)
+    else:
+        campaign = _start(config, layout)
+    verify(campaign)
+    _first_policy(config, layout, campaign)
+    _baseline(config, layout, campaign)
+    return layout, campaign
+
+
+def verify(campaign: Campaign) -> None:
+    """Checks substrate and constitution against the campaign's pins.
+
+    Raises:
+        SubstrateError: one of them was edited since the campaign started.
+    """
+    open_substrate(Path(campaign.substrate_path)).verify(campaign.pins.substrate)
+    path = Path(campaign.constitution_path)
+    if not path.is_file() or digest.of_file(path) != campaign.pins.constitution:
+        raise SubstrateError(
+            f"{path} is not the constitution this campaign started with",
+            "restore it, or start a new campaign with campaign=NAME",
+        )
+
+
+def _start(config: Config, layout: Layout) -> Campaign:
+    substrate = open_substrate(Path(config.substrate) if config.substrate else DEFAULT)
+    pinned = substrate.verify()
+    constitution = Path(config.constitution or CONSTITUTION).resolve()
+    if not constitution.is_file():
+        raise ConfigError(f"constitution={constitution} is no file", "give the path of one")
+    base = _base(config, substrate)
+    _items(config, layout, substrate)
+    campaign = Campaign(
+        name=config.campaign, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        pins=Pins(
+            substrate=pinned, constitution=digest.of_file(constitution),
+            base=digest.of_tree(base, ["."]), dev_items=digest.of_file(layout.dev_items),
+            hidden_items=digest.of_file(layout.hidden_items),
+        ),
+        substrate_path=str(substrate.root), constitution_path=str(constitution),
+        base_path=str(base), config=config.model_dump(mode="json"), versions=_versions(),
+    )
+    write_yaml(layout.campaign, campaign, "What this campaign pinned when it started.")
+    return campaign
+
+
+def _check_pinned(config: Config, campaign: Campaign, layout: Layout) -> None:
+    given, fixed = config.pinned(), Config.model_validate(campaign.config).pinned()
+    changed = [f"{key} (was {_short(fixed[key])}, given {_short(given[key])})"
+               for key in given if given[key] != fixed[key]]
+    if changed:
+        raise ConfigError(
+            f"{layout.root} was started with other pinned settings: {', '.join(changed)}",
+            "give the same, or start another campaign with campaign=NAME",
+        )
+
+
+def _base(config: Config, substrate: Substrate) -> Path:
+    """The base checkpoint's folder; made by the substrate's `prepare` if it does not ship."""
+    base = Path(config.model.base)
+    base = base if base.is_absolute() else substrate.root / base
+    if config.model.prepare is not None and not (base / "config.json").exists():
+        print(f"preparing {config.model.name} in {base} (once) …", flush=True)
+        base.parent.mkdir(parents=True, exist_ok=True)
+        _run(substrate.command("prepare", model=config.model.prepare, out=base))
+    if not (base / "config.json").is_file():
+        raise ConfigError(f"model.base={base} holds no checkpoint (config.json is missing)")
+    return base
+
+
+def _items(config: Config, layout: Layout, substrate: Substrate) -> None:
+    """Draws the dev and hidden items into the vault, which only this user can read."""
+    layout.vault.mkdir(parents=True, exist_ok=True)
+    layout.vault.chmod(0o700)
+    model = config.model
+    hidden = "hidden" if config.leaderboard.shift else "hidden_unshifted"
+    for path, split, count in ((layout.dev_items, "dev", model.dev_items),
+                               (layout.hidden_items, hidden, model.hidden_items)):
+        if not path.exists():
+            _run(substrate.command("items", preset=model.preset, split=split, n=count,
+                                   seed=model.items_seed, out=path))
+
+
+def _first_policy(config: Config, layout: Layout, campaign: Campaign) -> None:
+    if finished(Policy, layout.policy(1)):
+        return
+    catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue)
+    first = policy.first_policy(config.policy, catalogue, config.worker.n - 1)
+    if config.model.recipe:
+        standing = StandingChange(
+            id=f"model-{config.model.name}", axis="operator",
+            change=Change(set=config.model.recipe),
+            provenance=Provenance(round=0, figure=f"operator's settings for {config.model.name}"),
+        )
+        first = first.model_copy(update={"standing": [standing]})
+    policy.write(layout, first)
+
+
+def _baseline(config: Config, layout: Layout, campaign: Campaign) -> None:
+    """Starts the evaluation of the bare base checkpoint on dev: row 0 of the report."""
+    substrate = open_substrate(Path(campaign.substrate_path))
+    product = layout.baseline / "scores.json"
+    submit(JobSpec(
+        name="baseline", kind="evaluate", campaign=campaign.name,
+        folder=str(layout.jobs / "baseline"), product=str(product),
+        steps=[substrate.command("baseline", items=layout.dev_items, base=campaign.base_path,
+                                 out=layout.baseline)],
+        resources=config.model.evaluate,
+    ), config.cluster)
+
+
+def _run(step: Step) -> None:
+    """Runs a trusted command of the substrate here and now."""
+    with tempfile.TemporaryDirectory(prefix="aevo-") as scratch:
+        done = subprocess.run(step.argv, cwd=step.cwd, capture_output=True, text=True,
+                              env=environment(os.environ, step.env, os.cpu_count() or 1, scratch))
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        raise JobError(f"`{' '.join(step.argv[1:3])}` failed ({done.returncode}): {lines[-1]}")
+
+
+def write_round_config(layout: Layout, number: int, config: Config) -> None:
+    """Keeps the resolved configuration beside the round; its jobs read it from there."""
+    body = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
+    write_text(layout.round(number).config, body)
+
+
+def free_space(layout: Layout, needed_mb: int = 200) -> None:
+    """Refuses to begin on a disk that is about to be full.
+
+    Raises:
+        ConfigError: less than `needed_mb` MB are free where the campaign lies.
+    """
+    layout.root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(layout.root).free // 2**20
+    if free < needed_mb:
+        raise ConfigError(f"only {free} MB are free at {layout.root}, {needed_mb} are needed",
+                          "free some, or give another folder with runs=PATH")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,177 @@
+"""The worker job: one candidate, from its fork to its manifest.
+
+    aevo.worker:main CAMPAIGN_FOLDER ROUND CANDIDATE
+
+Killed at any instant and started again, it goes on from its trace. The manifest is written once,
+last; its scores come from evaluation records, whatever the agent said.
+"""
+
+import os
+import shlex
+import time
+from pathlib import Path
+
+from aevo import policy, roundlog
+from aevo.agent.loop import run_loop
+from aevo.agent.model import Model
+from aevo.agent.prompts import opening
+from aevo.agent.scripted import ScriptedModel
+from aevo.agent.tools import Finish, Toolbox, claims
+from aevo.axes import Move
+from aevo.axes import load as load_catalogue
+from aevo.broker import Broker
+from aevo.config import Config
+from aevo.layout import Layout
+from aevo.records.campaign import Campaign
+from aevo.records.change import Change
+from aevo.records.io import finished, read, write_json
+from aevo.records.manifest import CheckpointScore, Cost, Manifest, Selected, TrainingRun
+from aevo.records.plan import CandidatePlan, Plan
+from aevo.records.policy import Policy
+from aevo.records.scores import TrainingResult
+from aevo.substrate import open_substrate
+from aevo.trace import Trace
+
+
+def main(arguments: list[str]) -> None:
+    """Runs one candidate to its manifest; does nothing if it has one."""
+    root, number, name = Path(arguments[0]), int(arguments[1]), arguments[2]
+    layout = Layout(root)
+    files = layout.round(number)
+    if finished(Manifest, files.candidate(name).manifest):
+        return
+    broker = open_broker(layout, number, name)
+    standing_policy = policy.read(layout, number)
+    trace, budget = broker.trace, broker.plan.budget
+    moves = assigned_moves(broker)
+    check = check_command(broker)
+    model = build_model(broker, moves, check)
+    toolbox = Toolbox(broker.files.fork, broker.substrate.root, broker.substrate.file.mutable,
+                      broker)
+    trace.note("start", attempt_pid=os.getpid())
+    roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
+    first = opening(standing_policy, broker.candidate, broker.substrate.file.mutable, moves, check,
+                    broker.trainings, budget.turns)
+    outcome = run_loop(model, toolbox, trace, first, budget)
+    manifest = build_manifest(broker, toolbox.finish_call, outcome.reason, model.name,
+                              standing_policy)
+    trace.note("finish", status=manifest.status, reason=outcome.reason)
+    write_json(broker.files.manifest, manifest)
+    what = f"dev {manifest.selected.dev:.3f}" if manifest.selected else manifest.failure or ""
+    roundlog.note(files.log, name, f"manifest written: {manifest.status}, {what}")
+
+
+def open_broker(layout: Layout, number: int, name: str) -> Broker:
+    """The broker of one planned candidate."""
+    files = layout.round(number)
+    campaign = read(Campaign, layout.campaign)
+    config = read(Config, files.config)
+    plan = read(Plan, files.plan)
+    return Broker(
+        layout=layout, round=files, campaign=campaign, plan=plan, candidate=plan.candidate(name),
+        substrate=open_substrate(Path(campaign.substrate_path)), model=config.model,
+        cluster=config.cluster, trace=Trace(files.candidate(name).trace),
+    )
+
+
+def assigned_moves(broker: Broker) -> list[Move]:
+    """The catalogue moves named in the candidate's brief, in the catalogue's order."""
+    brief = broker.candidate.axis
+    if brief is None:
+        return []
+    axis = load_catalogue(broker.substrate.catalogue).axis(brief.axis)
+    return [move for move in axis.moves if move.id in brief.moves] if axis else []
+
+
+def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
+    """The agent the campaign is configured with."""
+    return ScriptedModel(
+        moves, replicates=len(broker.candidate.seeds), recipe=broker.substrate.file.recipe,
+        check=check, seed=broker.candidate.agent_seed,
+    )
+
+
+def check_command(broker: Broker) -> str:
+    """Shell command that builds the fork's data set into scratch space."""
+    step = broker.substrate.command(
+        "data", broker.files.fork, preset=broker.model.preset, seed=broker.seed(1), out="SCRATCH"
+    )
+    return shlex.join(step.argv).replace("SCRATCH", '"$TMPDIR/check"')
+
+
+def axis_name(candidate: CandidatePlan) -> str:
+    """The candidate's axis for people."""
+    return candidate.axis.axis if candidate.axis else "anchor"
+
+
+def build_manifest(
+    broker: Broker, finish: Finish | None, reason: str, agent: str, standing: Policy
+) -> Manifest:
+    """The manifest from the records of the candidate's runs and the agent's own words."""
+    runs = [training_run(broker, number) for number in broker.runs()]
+    selected = select(broker, runs, finish)
+    chosen = next((run for run in runs if selected and run.number == selected.run), None)
+    substrate, files = broker.substrate, broker.files
+    usage = broker.trace.usage()
+    turns = sum(turn.role == "assistant" for turn in broker.trace.turns())
+    failure = None
+    if selected is None:
+        said = finish.summary if finish else f"the agent ran out of {reason}"
+        causes = [run.failure for run in runs if run.failure]
+        failure = "; ".join([said, *causes])
+    return Manifest(
+        campaign=broker.campaign.name, round=broker.plan.round, candidate=broker.candidate.id,
+        role=broker.candidate.role, axis=broker.candidate.axis,
+        status="ok" if selected else "failed", failure=failure,
+        move=finish.move if finish else None,
+        change=chosen.change if chosen else Change(),
+        recipe_sha256=chosen.recipe_sha256 if chosen else substrate.recipe_sha256(files.fork),
+        substrate_sha256=broker.campaign.pins.substrate,
+        runs=runs, selected=selected, claims=claims(finish, reason), agent=agent,
+        cost=Cost(turns=turns, tokens_in=usage.tokens_in, tokens_out=usage.tokens_out,
+                  dollars=usage.dollars, training_s=round(sum(run.seconds for run in runs), 2),
+                  wall_s=round(time.time() - broker.trace.started(), 2)),
+    )
+
+
+def training_run(broker: Broker, number: int) -> TrainingRun:
+    """One run as its records tell it; a run without a result says why."""
+    run = broker.files.run(number)
+    substrate = broker.substrate
+    result = read(TrainingResult, run.result) if run.result.exists() else None
+    scored = broker.checkpoint_scores(number) if run.scores.exists() and result else []
+    failure = None
+    if result is None:
+        failure = f"run {number}: {broker.settle(number)}"
+    elif result.status != "ok":
+        failure = f"run {number}: {result.status}"
+    return TrainingRun(
+        number=number, seed=broker.seed(number), status=result.status if result else "failed",
+        steps=result.steps if result else 0, final_loss=result.final_loss if result else None,
+        tokens=result.tokens if result else 0, seconds=result.seconds if result else 0.0,
+        recipe_sha256=substrate.recipe_sha256(run.fork),
+        data_sha256=result.data_sha256 if result else None,
+        change=substrate.diff(run.fork, broker.round.standing), checkpoints=scored,
+        failure=failure,
+    )
+
+
+def select(broker: Broker, runs: list[TrainingRun], finish: Finish | None) -> Selected | None:
+    """The checkpoint the candidate stands by: the agent's choice, else the recipe's criterion
+    over its last scored run."""
+    scored = [run for run in runs if run.checkpoints]
+    if not scored:
+        return None
+    run = scored[0] if broker.candidate.role == "anchor" else scored[-1]
+    if finish is not None and finish.run is not None:
+        run = next(item for item in scored if item.number == finish.run)
+    criterion = broker.criterion(run.number)
+    best: CheckpointScore | None = criterion.choose(run.checkpoints)
+    name = criterion.name
+    if finish is not None and finish.checkpoint is not None:
+        best = next(item for item in run.checkpoints if item.name == finish.checkpoint)
+    if best is None:
+        return None
+    return Selected(run=run.number, checkpoint=best.name, criterion=name, dev=best.dev,
+                    domains=best.domains, adapter_sha256=best.adapter_sha256)
+
