@@ -116,15 +116,14 @@ def conflict(first: Change, second: Change) -> list[str]:
 
 def stands(move: Move, standing: Sequence[StandingChange]) -> bool:
     """True if the standing recipe already has the move, or has replaced the text it would patch."""
-    values: dict[str, Any] = {}
+    values: dict[str, str] = {}
     edits: list[Edit] = []
     for promoted in standing:
-        values.update(promoted.change.set)
+        values.update(flat(promoted.change.set))
         edits += promoted.change.edits
     if any((edit.file, edit.find) == (e.file, e.find) for edit in move.patch for e in edits):
         return True
-    same = all(key in values and values[key] == value for key, value in move.set.items())
-    return same and not move.patch
+    return not move.patch and flat(move.set).items() <= values.items()
 
 
 def select(ordered: Sequence[Axis], count: int, categories: int) -> list[Axis] | None:
@@ -157,3 +156,33 @@ def _repeated(names: Iterable[str]) -> list[str]:
             twice.append(name)
         seen.add(name)
     return twice
+
+
+def move_of(axis: Axis, change: Change) -> str | None:
+    """The move that made a measured change: it explains all keys set and patches the same files.
+
+    A measured change leaves out keys that a move sets to the value they had, so of several moves
+    that explain it the one that sets fewest keys is meant.
+    """
+    files = {edit.file for edit in change.edits}
+    measured = flat(change.set)
+    fitting = [
+        (len(flat(move.set)), move.id)
+        for move in axis.moves
+        if {edit.file for edit in move.patch} == files
+        and measured.items() <= flat(move.set).items()
+        and (measured or files)
+    ]
+    return min(fitting)[1] if fitting else None
+
+
+def flat(values: dict[str, Any]) -> dict[str, str]:
+    """Recipe keys down to their leaves, with values as comparable text."""
+    leaves: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            leaves.update(flat({f"{key}.{name}": item for name, item in value.items()}))
+        else:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            leaves[key] = repr(float(value) if number else value)
+    return leaves

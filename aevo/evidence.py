@@ -1,6 +1,6 @@
 """A round's evidence, computed from manifests, predictions and leaderboard, and nothing else.
 
-    python -m aevo.evidence verify runs/<campaign>    # recomputes all figures; exit 3 on a difference
+    python -m aevo.evidence verify runs/<campaign>    # recomputes all figures; exit 3: one differs
 
 `build` is pure: the same records give the same document, byte for byte.
 """

@@ -1,0 +1,230 @@
+"""The rule-based meta step: evidence and policy in, a proposal for the next round out.
+
+Deterministic and pure. An LLM may take its place; the constitution judges both the same way.
+"""
+
+from collections.abc import Sequence
+
+from aevo.axes import Catalogue
+from aevo.policy import signed
+from aevo.promotion import Judgement, judge
+from aevo.records.discovery import Discovery
+from aevo.records.evidence import Evidence
+from aevo.records.meta import Proposal
+from aevo.records.policy import (
+    MODE_TITLES,
+    NoiseRule,
+    Objective,
+    Policy,
+    Provenance,
+    SearchMode,
+    Selection,
+)
+from aevo.rotation import Assignment, Situation, assign
+
+AUTHOR = "rules"
+TRUSTED_SLOPE = 0.5  # LB gain per dev gain, at least, that gives dev back its standing
+LEAST_WEIGHT = 0.25  # no domain is weighed down to nothing
+
+
+def propose(evidence: Evidence, policy: Policy, catalogue: Catalogue) -> Proposal:
+    """The next round's policy and what the campaign learned from this one.
+
+    Raises:
+        ConfigError: the catalogue cannot give the axes that the constitution asks for.
+    """
+    mode, objective, mode_reason = next_mode(evidence, policy)
+    judged = judge(evidence, policy, catalogue, objective)
+    selection = _selection(evidence, policy, objective)
+    situation = Situation(
+        evidence=evidence,
+        policy=policy,
+        catalogue=catalogue,
+        mode=mode,
+        standing=[*policy.standing, *judged.promotions],
+        dead_ends=[*policy.dont_waste_budget_on, *judged.dead_ends],
+        tried=[*policy.tried, *judged.trials],
+        leveraged=leveraged_domain(evidence) or _lightest(selection),
+    )
+    assignment = assign(situation)
+    proposed = Policy(
+        round=evidence.round + 1,
+        mode=mode,
+        mode_reason=mode_reason,
+        objective=objective,
+        standing=list(situation.standing),
+        axes=assignment.axes,
+        noise=_noise(evidence, policy),
+        selection=selection,
+        retired=assignment.retired,
+        dont_waste_budget_on=list(situation.dead_ends),
+        tried=list(situation.tried),
+        provenance=[
+            *policy.provenance,
+            Provenance(round=evidence.round, figure=_headline(evidence)),
+        ],
+    )
+    discoveries = _discoveries(evidence, policy, proposed, judged, assignment)
+    return Proposal(author=AUTHOR, policy=proposed, discoveries=discoveries)
+
+
+def next_mode(evidence: Evidence, policy: Policy) -> tuple[SearchMode, Objective, str]:
+    """Search mode and objective of the next round, and why."""
+    found, weak = evidence.calibration, evidence.patterns.weak_domain
+    if found.verdict == "not_evidence":
+        return "transfer", "maximise_transfer", f"dev is no longer evidence: {found.reason}"
+    if policy.objective == "maximise_transfer":
+        if not dev_regained(evidence):
+            reason = "dev has not regained its standing as evidence since it lost it"
+            return "transfer", "maximise_transfer", reason
+        reason = f"LB gains follow dev gains again: slope at least {found.slope_low:.2f}"
+        return "stack_and_calibrate", "maximise_dev", reason
+    if found.verdict == "suspect":
+        reason = f"dev is suspect, so gains are replicated and calibrated: {found.reason}"
+        return "stack_and_calibrate", "maximise_dev", reason
+    if policy.mode == "recipe_stabilisation" or weak is None:
+        reason = "the basic levers are measured; promoted changes are stacked and replicated"
+        return "stack_and_calibrate", "maximise_dev", reason
+    reason = f"dev is still evidence, and {weak} is its visibly weak domain"
+    return "proxy_exploitation", "maximise_dev", reason
+
+
+def dev_regained(evidence: Evidence) -> bool:
+    """True if measured LB gains have followed dev gains over all submitted explorers (R3)."""
+    found = evidence.calibration
+    slope_low = found.slope_low if found.slope_low is not None else 0.0
+    return found.verdict == "evidence" and slope_low > TRUSTED_SLOPE
+
+
+def leveraged_domain(evidence: Evidence) -> str | None:
+    """The domain of most dev gain that the leaderboard did not confirm, if there is one."""
+    leverage = {name: value for name, value in evidence.calibration.leverage.items() if value > 0}
+    return max(sorted(leverage), key=lambda name: leverage[name]) if leverage else None
+
+
+def _lightest(selection: Selection) -> str | None:
+    """The domain that an earlier round weighed down most."""
+    weights = selection.weights
+    return min(sorted(weights), key=lambda name: weights[name]) if weights else None
+
+
+def _selection(evidence: Evidence, policy: Policy, objective: Objective) -> Selection:
+    """While dev misleads, checkpoints are chosen with less weight on what it misled by."""
+    if objective == "maximise_dev":
+        if policy.selection.criterion == "dev":
+            return policy.selection
+        provenance = Provenance(round=evidence.round, figure="dev regained its standing")
+        return Selection(criterion="dev", provenance=provenance)
+    leverage = {name: max(0.0, v) for name, v in evidence.calibration.leverage.items()}
+    total = sum(leverage.values())
+    if policy.selection.criterion == "reweighted" or total <= 0:
+        return policy.selection
+    weights = {n: round(max(LEAST_WEIGHT, 1 - v / total), 2) for n, v in leverage.items()}
+    top = leveraged_domain(evidence)
+    figure = f"{top} won {leverage[top or '']:+.4f} dev that the leaderboard did not confirm"
+    return Selection(
+        criterion="reweighted",
+        weights=weights,
+        provenance=Provenance(round=evidence.round, figure=figure),
+    )
+
+
+def _noise(evidence: Evidence, policy: Policy) -> NoiseRule:
+    """The promotion threshold from the seeds' spread so far, never below the operator's prior."""
+    found, rule = evidence.calibration, policy.noise
+    if found.seed_sd is None or found.seed_sd == rule.seed_sd:
+        return rule
+    threshold = round(max(rule.prior, found.dev_band), 4)
+    figure = (
+        f"seed sd {found.seed_sd:.4f} over {found.seed_runs} anchor runs "
+        f"({found.seed_dof} degrees of freedom, pooled with the prior)"
+    )
+    return rule.model_copy(
+        update={
+            "promotion_threshold": threshold,
+            "seed_sd": found.seed_sd,
+            "seed_runs": found.seed_runs,
+            "provenance": Provenance(round=evidence.round, figure=figure),
+        }
+    )
+
+
+def _headline(evidence: Evidence) -> str:
+    best_dev, best_lb = evidence.calibration.best_dev, evidence.calibration.best_lb
+    dev = "n/a" if best_dev is None else f"{best_dev:.4f}"
+    lb = "n/a" if best_lb is None else f"{best_lb:g}"
+    return f"best dev {dev}, best LB {lb}, dev is {evidence.calibration.verdict}"
+
+
+def _discoveries(
+    evidence: Evidence, old: Policy, new: Policy, judged: Judgement, assignment: Assignment
+) -> list[Discovery]:
+    """What changed and why, in a fixed order; ids are unique within the campaign."""
+    number, found = evidence.round, evidence.calibration
+    log = _Log(number)
+    for item in judged.promotions:
+        text = f"Promoted {item.change.summary()} ({item.axis}) into the standing recipe."
+        log.add("promotion", item.id, text, item.provenance)
+    for dead in judged.dead_ends:
+        text = f"Don't waste budget on {dead.axis} / {dead.move}: {dead.what}."
+        log.add("dead_end", dead.id, text, dead.provenance)
+    if new.noise.promotion_threshold != old.noise.promotion_threshold:
+        text = (
+            f"The promotion threshold is {new.noise.promotion_threshold:.4f} "
+            f"(was {old.noise.promotion_threshold:.4f})."
+        )
+        log.add("noise", "threshold", text, new.noise.provenance)
+    if found.verdict != "evidence":
+        gains = f"dev {signed(found.dev_gain_of_round)}, LB {signed(found.lb_gain_of_round)}"
+        text = f"dev is {found.verdict.replace('_', ' ')} of the leaderboard: {found.reason}."
+        log.add("divergence", found.verdict, text, Provenance(round=number, figure=gains))
+    if new.mode != old.mode:
+        text = (
+            f"From {MODE_TITLES[old.mode]} to {MODE_TITLES[new.mode]} "
+            f"(objective {new.objective}): {new.mode_reason}."
+        )
+        log.add("mode", new.mode, text, Provenance(round=number, figure=_headline(evidence)))
+    if assignment.resting:
+        text = f"Categories rotate: {', '.join(assignment.resting)} rest"
+        text += f", {', '.join(assignment.entering)} come in." if assignment.entering else "."
+        figure = f"{found.plateau_rounds} rounds below the leaderboard threshold"
+        log.add("rotation", "categories", text, Provenance(round=number, figure=figure))
+    figure = _headline(evidence)
+    text = f"Round {number} ({MODE_TITLES[old.mode]}): {figure}; {_counts(judged)}."
+    log.add("summary", "round", text, Provenance(round=number, figure=figure))
+    return log.entries
+
+
+class _Log:
+    """Collects a round's discoveries under ids made of round, kind and name."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.entries: list[Discovery] = []
+
+    def add(self, kind: str, name: str, text: str, provenance: Provenance) -> None:
+        self.entries.append(
+            Discovery.model_validate(
+                {
+                    "id": f"r{self.number:02d}/{kind}/{name}",
+                    "round": self.number,
+                    "kind": kind,
+                    "text": text,
+                    "provenance": provenance,
+                }
+            )
+        )
+
+
+def _counts(judged: Judgement) -> str:
+    def count(what: Sequence[object], one: str) -> str:
+        return f"{len(what)} {one}{'' if len(what) == 1 else 's'}"
+
+    undecided = [trial for trial in judged.trials if trial.outcome == "undecided"]
+    return ", ".join(
+        [
+            count(judged.promotions, "promotion"),
+            count(judged.dead_ends, "dead end"),
+            count(undecided, "undecided trial"),
+        ]
+    )
