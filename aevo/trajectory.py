@@ -243,9 +243,10 @@ def _read_round(layout: Layout, found: RoundLayout, log: list[Discovery]) -> Rou
 
 def _manifests(found: RoundLayout, plan: Plan) -> Iterator[Manifest]:
     for candidate in plan.candidates:
-        path = found.candidate(candidate.id).manifest
-        if path.exists():
-            yield read(Manifest, path)
+        try:
+            yield read(Manifest, found.candidate(candidate.id).manifest)
+        except RecordError:
+            continue  # missing or corrupt is a fact about the candidate, which the evidence states
 
 
 def _spent(manifests: Iterator[Manifest]) -> Spent:
