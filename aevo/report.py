@@ -29,8 +29,8 @@ FIGURES = {
     "lb_by_round": "Best leaderboard score of each round (the paper's Figure 3). Faint points are "
     "the round's other submissions; the hollow one is the anchor, which runs the standing recipe "
     "untouched and so shows what was really carried forward.",
-    "dev_vs_lb": "Dev against leaderboard. Where the two lines part, dev has stopped being "
-    "evidence: candidates raise the proxy without moving the target.",
+    "dev_vs_lb": "Dev against leaderboard. A constant distance is harmless; where dev rises and LB "
+    "does not follow, candidates fit the proxy and dev is no longer evidence.",
     "domains": "Dev accuracy per domain: the default recipe, then each round's best candidate by "
     "LB.",
 }
@@ -85,6 +85,7 @@ def _render(template: str, trajectory: Trajectory, drawn: dict[str, dict[str, by
         gain=_gain,
         minutes=_minutes,
         cell=_cell,
+        sentence=_sentence,
     )
     return environment.get_template(template).render(
         t=trajectory,
@@ -122,6 +123,12 @@ def _minutes(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _sentence(text: str) -> str:
+    """A phrase from a record with a capital and a full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _cell(text: Any) -> str:

@@ -106,6 +106,11 @@ class RoundStory:
         return " ".join(_sentence(d.text) for d in self.discoveries)
 
     @property
+    def findings(self) -> list[Discovery]:
+        """The round's discoveries without its summary and its dead ends, which stand elsewhere."""
+        return [d for d in self.discoveries if d.kind not in ("summary", "dead_end")]
+
+    @property
     def new_standing(self) -> list[StandingChange]:
         """Changes that the round's outcome added to the standing recipe."""
         known = {change.id for change in self.policy.standing}

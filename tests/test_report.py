@@ -13,7 +13,7 @@ import pytest
 from aevo.errors import RecordError
 from aevo.layout import Layout
 from aevo.records.campaign import Campaign, Pins
-from aevo.records.change import Change
+from aevo.records.change import Change, Edit
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import Calibration, CandidateSummary, Comparison, Evidence, Patterns
 from aevo.records.io import append_line, write_json, write_text, write_yaml
@@ -225,7 +225,8 @@ def _write_policy(layout: Layout, number: int) -> None:
     standing, dead, tried = [], [], []
     for earlier in range(1, number):
         where = Provenance(round=earlier, candidate="c03", figure="LB +0.031")
-        change = Change(set={"data.trace.style": "short"})
+        edit = Edit(file="data/build.py", find="</pre><script>", replace="FLIPS = False")
+        change = Change(set={"data.trace.style": "short"}, edits=[edit])
         standing.append(StandingChange(id=f"s{earlier}", axis="trace_style", change=change,
                                        provenance=where))
         dead.append(DeadEnd(id=f"d{earlier}", axis="rank", move=f"rank {2 ** earlier}",
@@ -301,6 +302,7 @@ def test_page_is_self_contained(finished: Path) -> None:
 def test_agent_text_cannot_inject_markup(finished: Path) -> None:
     page = (finished / "report" / "index.html").read_text()
     assert "<b>but</b>" not in page and "&lt;b&gt;but&lt;/b&gt;" in page
+    assert "- &lt;/pre&gt;&lt;script&gt;" in page, "edits are shown, as text"
     text = (finished / "report" / "report.md").read_text()
     assert "<b>" not in text and "noise \\| is large" in text
 
