@@ -164,7 +164,9 @@ def _report(error: AevoError) -> None:
 def _explain(error: Exception) -> ConfigError:
     """Hydra's several lines as one, with the nearest known key."""
     cause = f" ({_one_line(str(error.__cause__))})" if error.__cause__ else ""
-    text = _one_line(str(error)) + cause
+    override = getattr(error, "override", None)  # what Hydra could not parse
+    where = f"override {override!r}: " if override else ""
+    text = where + _one_line(str(error)) + cause
     for word in text.replace("'", " ").split():
         near = difflib.get_close_matches(word.rstrip("."), _keys(), n=1, cutoff=0.8)
         if near and near[0] != word.rstrip("."):
@@ -173,7 +175,8 @@ def _explain(error: Exception) -> ConfigError:
 
 
 def _one_line(text: str) -> str:
-    text = text.split("Config search path")[0].split("full_key:")[0]
+    for noise in ("Config search path", "full_key:", "See https://hydra.cc"):
+        text = text.split(noise)[0]
     return " ".join(text.split())
 
 

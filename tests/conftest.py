@@ -1,0 +1,84 @@
+"""Shared arrangement: commands run as users run them, on the regression substrate."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from aevo.cancel import cancel_all
+from aevo.layout import Layout
+
+REPO = Path(__file__).parents[1]
+REGRESSION = REPO / "tests" / "substrates" / "regression"
+
+sys.dont_write_bytecode = True  # importing the substrate must not change its tree
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
+@dataclass
+class Cli:
+    """Runs aevo's entry points in a folder of their own, with slots of their own."""
+
+    folder: Path
+    started: list["subprocess.Popen[str]"] = field(default_factory=list)
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def layout(self, name: str = "regression-seed1") -> Layout:
+        return Layout(self.runs / name)
+
+    def argv(self, module: str, *overrides: str, n: int = 3) -> list[str]:
+        """Command line of a Hydra entry point on the regression substrate."""
+        return [
+            sys.executable, "-m", f"aevo.{module}", "--config-dir", str(REPO / "tests" / "conf"),
+            "model=regression", f"substrate={REGRESSION}", f"runs={self.runs}",
+            f"cluster.slot_folder={self.folder / 'slots'}", f"worker.n={n}", *overrides,
+        ]
+
+    def run(self, module: str, *overrides: str, n: int = 3) -> "subprocess.CompletedProcess[str]":
+        """Runs such a command to its end."""
+        return subprocess.run(self.argv(module, *overrides, n=n), capture_output=True, text=True,
+                              cwd=self.folder, timeout=300)
+
+    def start(self, module: str, *overrides: str, n: int = 3) -> "subprocess.Popen[str]":
+        """Starts such a command; it is killed at the end of the test if it still runs."""
+        process = subprocess.Popen(
+            self.argv(module, *overrides, n=n), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, cwd=self.folder, start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def plain(self, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Runs an entry point that takes plain arguments."""
+        return subprocess.run([sys.executable, "-m", f"aevo.{module}", *arguments], text=True,
+                              capture_output=True, cwd=self.folder, timeout=300)
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    """A command line whose processes do not outlive the test."""
+    commands = Cli(tmp_path)
+    yield commands
+    for process in commands.started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    for campaign in commands.runs.glob("*/"):
+        cancel_all(Layout(campaign))
+
+
+def until(condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
+    """Waits for an event that another process brings about; fails at the deadline."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, "the awaited event did not happen"
+        time.sleep(0.02)
