@@ -1,6 +1,8 @@
 """The shell scripts: lint, and the bootstrap with a fake Python, pip and GPU on a bare PATH."""
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -206,3 +208,24 @@ def test_bootstrap_accepts_this_python(machine: Machine) -> None:
         env={**os.environ, "AEVO_PYTHON": sys.executable}, check=False,
     )
     assert result.returncode == 0 and result.stdout.strip() == sys.executable, result.stderr
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/records.md"])
+def test_documents_name_only_what_exists(name: str) -> None:
+    text = (ROOT / name).read_text()
+    for module in re.findall(r"python -m (aevo\.\w+)", text):
+        assert importlib.util.find_spec(module), module
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / name).parent.joinpath(target).exists(), target
+    for script in re.findall(r"\bscripts/\w+", text):
+        assert (ROOT / script).exists(), script
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 110
+
+
+def test_every_module_of_the_architecture_exists() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().split("## Modules")[1].split("## ")[0]
+    named = [n for row in table.splitlines()[4:] for n in re.findall(r"`([\w/]+)`", row.split("|")[1])]
+    assert len(named) > 20
+    for module in named:
+        here = ROOT / "aevo" / module
+        assert here.is_dir() or here.with_suffix(".py").exists(), module
