@@ -99,11 +99,18 @@ class RoundStory:
 
     @property
     def learned(self) -> str:
-        """What the loop learned: the log's summary of the round, else its discoveries in a row."""
+        """What the loop learned: the log's summary of the round and the promotions it does not
+        name; without a summary, the round's discoveries in a row."""
         summaries = [d.text for d in self.discoveries if d.kind == "summary"]
-        if summaries:
-            return summaries[-1]
-        return " ".join(_sentence(d.text) for d in self.discoveries)
+        if not summaries:
+            return " ".join(_sentence(d.text) for d in self.discoveries)
+        unnamed = [
+            f"{c.change.summary()} ({c.provenance.figure})"
+            for c in self.new_standing
+            if c.change.summary() not in summaries[-1]
+        ]
+        promoted = f" Promoted: {'; '.join(unnamed)}." if unnamed else ""
+        return _sentence(summaries[-1]) + promoted
 
     @property
     def findings(self) -> list[Discovery]:

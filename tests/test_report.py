@@ -311,6 +311,8 @@ def test_lesson_comes_from_the_log_else_from_discoveries(finished: Path) -> None
     first, second = read_trajectory(finished).rounds[:2]
     assert first.learned.startswith("trace_style: short traces raise dev and LB. rank 32")
     assert second.learned.startswith("Round 2: early improvements stacked")
+    assert second.learned.endswith("Promoted: data.trace.style=short; data/build.py edited "
+                                   "(LB +0.031).")
 
 
 def test_best_is_by_leaderboard_and_promotion_by_policy(finished: Path) -> None:
