@@ -72,8 +72,8 @@ def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
             gain=figure(pair.gain),
             low=figure(pair.low),
             high=figure(pair.high),
-            p=figure(pair.p),
-            p_adjusted=figure(p_adjusted),
+            p=float(f"{pair.p:.6g}"),
+            p_adjusted=float(f"{p_adjusted:.6g}"),
             beyond_band=abs(pair.gain) > band + statistics.EPSILON,
             domains=_domain_gains(anchor, item),
         )

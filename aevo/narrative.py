@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from aevo.facts import RoundFacts
-from aevo.policy import signed
+from aevo.policy import shown, signed
 from aevo.records.change import Change
 from aevo.records.evidence import (
     SECTIONS,
@@ -41,7 +41,7 @@ def candidate(summary: CandidateSummary) -> str:
             f"{comparison.p_adjusted:.3g}, {band} the seed band)"
         )
     if summary.lb is not None:
-        text += f"; leaderboard {summary.lb:g}"
+        text += f"; leaderboard {shown(summary.lb)}"
         if summary.lb_gain is not None:
             text += f" ({signed(summary.lb_gain)})"
     return text + "."
@@ -84,7 +84,7 @@ def calibration(found: Calibration) -> str:
         )
     lines.append(f"Rounds in a row without enough LB improvement: {found.plateau_rounds}.")
     top = max(found.leverage, key=lambda name: (found.leverage[name], name), default=None)
-    if top is not None and found.leverage[top] > 0:
+    if top is not None and found.leverage[top] > 0 and found.verdict != "evidence":
         lines.append(f"Most dev gain that LB did not confirm: {top} {found.leverage[top]:+.4f}.")
     return " ".join(lines)
 
@@ -160,4 +160,6 @@ def _pairs(found: Calibration) -> list[str]:
     if not found.pairs:
         return ["No submissions."]
     head = ["| round | candidate | dev | LB |", "|---|---|---|---|"]
-    return head + [f"| {p.round} | {p.candidate} | {p.dev:.4f} | {p.lb:g} |" for p in found.pairs]
+    return head + [
+        f"| {p.round} | {p.candidate} | {p.dev:.4f} | {shown(p.lb)} |" for p in found.pairs
+    ]

@@ -207,6 +207,12 @@ def signed(value: float | None, digits: int = 3) -> str:
     return "n/a" if value is None else f"{value:+.{digits}f}"
 
 
+def shown(score: float) -> str:
+    """A leaderboard score for people: as many decimals as it has, at least two."""
+    text = f"{score:.6f}".rstrip("0")
+    return text + "0" * max(0, 2 - len(text.partition(".")[2]))
+
+
 def _cite(item: Provenance) -> str:
     candidate = f", {item.candidate}" if item.candidate else ""
     return f"[round {item.round}{candidate}: {item.figure}]"

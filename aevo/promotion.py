@@ -17,7 +17,7 @@ from aevo.records.policy import (
 )
 from aevo.statistics import EPSILON
 
-COLLAPSE = 2  # bands of dev that even a transfer intervention may not lose
+COLLAPSE = 5  # bands of dev that even a transfer intervention may not lose
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Deterministic and pure. An LLM may take its place; the constitution judges both 
 from collections.abc import Sequence
 
 from aevo.axes import Catalogue
-from aevo.policy import signed
+from aevo.policy import shown, signed
 from aevo.promotion import Judgement, judge
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import Evidence
@@ -137,7 +137,7 @@ def _noise(evidence: Evidence, policy: Policy) -> NoiseRule:
     threshold = round(max(rule.prior, found.dev_band), 4)
     figure = (
         f"seed sd {found.seed_sd:.4f} over {found.seed_runs} anchor runs "
-        f"({found.seed_dof} degrees of freedom, pooled with the prior)"
+        f"(degrees of freedom: {found.seed_dof}; pooled with the prior)"
     )
     return rule.model_copy(
         update={
@@ -152,7 +152,7 @@ def _noise(evidence: Evidence, policy: Policy) -> NoiseRule:
 def _headline(evidence: Evidence) -> str:
     best_dev, best_lb = evidence.calibration.best_dev, evidence.calibration.best_lb
     dev = "n/a" if best_dev is None else f"{best_dev:.4f}"
-    lb = "n/a" if best_lb is None else f"{best_lb:g}"
+    lb = "n/a" if best_lb is None else shown(best_lb)
     return f"best dev {dev}, best LB {lb}, dev is {evidence.calibration.verdict}"
 
 
@@ -174,7 +174,7 @@ def _discoveries(
             f"(was {old.noise.promotion_threshold:.4f})."
         )
         log.add("noise", "threshold", text, new.noise.provenance)
-    if found.verdict != "evidence":
+    if found.verdict != "evidence" and not old.divergence_known:
         gains = f"dev {signed(found.dev_gain_of_round)}, LB {signed(found.lb_gain_of_round)}"
         text = f"dev is {found.verdict.replace('_', ' ')} of the leaderboard: {found.reason}."
         log.add("divergence", found.verdict, text, Provenance(round=number, figure=gains))
@@ -185,12 +185,12 @@ def _discoveries(
         )
         log.add("mode", new.mode, text, Provenance(round=number, figure=_headline(evidence)))
     if assignment.resting:
-        text = f"Categories rotate: {', '.join(assignment.resting)} rest"
-        text += f", {', '.join(assignment.entering)} come in." if assignment.entering else "."
+        text = f"Axis categories rotate. Resting: {', '.join(assignment.resting)}; "
+        text += f"coming in: {', '.join(assignment.entering) or 'none idle'}."
         figure = f"{found.plateau_rounds} rounds below the leaderboard threshold"
         log.add("rotation", "categories", text, Provenance(round=number, figure=figure))
     figure = _headline(evidence)
-    text = f"Round {number} ({MODE_TITLES[old.mode]}): {figure}; {_counts(judged)}."
+    text = f"{MODE_TITLES[old.mode]}: {_counts(judged)}."
     log.add("summary", "round", text, Provenance(round=number, figure=figure))
     return log.entries
 

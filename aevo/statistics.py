@@ -15,6 +15,7 @@ BOOTSTRAP_SEED = 20260601
 BOOTSTRAP_DRAWS = 10_000
 LB_NOISE_FLOOR = 0.01  # identical resubmissions move a public board this much (shared/CHALLENGE)
 PRIOR_DOF = 2  # how many degrees of freedom the operator's prior threshold counts for
+GROSS = 1.5  # tolerances (2 sd each) beyond which one record alone decides
 EPSILON = 1e-9  # differences of scores rounded to two decimals are not exact in binary
 
 Verdict = Literal["evidence", "suspect", "not_evidence"]
@@ -241,8 +242,11 @@ class Noise:
 
     @property
     def tolerance(self) -> float:
-        """How far dev and LB gains may disagree by chance."""
-        return self.dev_band + self.lb
+        """How far a dev gain and an LB gain may disagree by chance (2 sd).
+
+        Seeds move both scores alike, and the leaderboard adds its own noise.
+        """
+        return math.hypot(self.dev_band, self.dev_band, self.lb)
 
 
 @dataclass(frozen=True)
@@ -257,15 +261,16 @@ def divergence(bests: Sequence[RoundBest], probes: Sequence[Gain], noise: Noise)
     """Judges dev by the record dev so far and by this round's submitted explorers (`probes`).
 
     dev is not evidence if the leaderboard stayed within its noise while dev rose beyond its own,
-    and either the two disagree by more than twice the tolerance, or at least two explorers show it
-    and more show it than contradict it. Weaker signs of the same kind make dev suspect. The record
-    is compared with the earlier round that it disagrees with most, so that a slow drift adds up.
+    and either the two disagree grossly (3 sd) or at least two explorers show it and more show it
+    than contradict it. Weaker signs of the same kind make dev suspect. The record is compared with
+    the earlier round that contradicts it most, so that a slow drift adds up and a verdict stays
+    until a new record is confirmed.
     """
     failed = [probe for probe in probes if _unconfirmed(probe.dev, probe.lb, noise)]
     confirmed = [
         p for p in probes if p.dev > noise.dev_band + EPSILON and p.lb > noise.lb + EPSILON
     ]
-    record, base = _record(bests)
+    record, base = _record(bests, noise)
     words, shortfall = [], 0.0
     if record and base:
         dev_gain, lb_gain = record.dev - base.dev, record.lb - base.lb
@@ -281,7 +286,7 @@ def divergence(bests: Sequence[RoundBest], probes: Sequence[Gain], noise: Noise)
         )
     verdict: Verdict = "evidence"
     several = len(failed) >= 2 and len(failed) > len(confirmed)
-    if shortfall > 2 * noise.tolerance + EPSILON or several:
+    if shortfall > GROSS * noise.tolerance + EPSILON or several:
         verdict = "not_evidence"
     elif shortfall > 0 or (failed and len(failed) >= len(confirmed)):
         verdict = "suspect"
@@ -297,12 +302,18 @@ def _unconfirmed(dev: float, lb: float, noise: Noise) -> bool:
     )
 
 
-def _record(bests: Sequence[RoundBest]) -> tuple[RoundBest | None, RoundBest | None]:
-    """The round of the highest dev, and the earlier one it disagrees with most (None: no other)."""
+def _record(bests: Sequence[RoundBest], noise: Noise) -> tuple[RoundBest | None, RoundBest | None]:
+    """The round of the highest dev, and the earlier one that contradicts it most, else the one
+    before it; None if there is no such pair."""
     if len(bests) < 2:
         return None, None
     record = max(bests, key=lambda best: (best.dev, best.round))
     earlier = [best for best in bests if best.round < record.round]
     if not earlier:
         return None, None
-    return record, max(earlier, key=lambda b: (record.dev - b.dev) - (record.lb - b.lb))
+
+    def contradiction(base: RoundBest) -> tuple[bool, float]:
+        dev, lb = record.dev - base.dev, record.lb - base.lb
+        return (True, dev - lb) if _unconfirmed(dev, lb, noise) else (False, float(base.round))
+
+    return record, max(earlier, key=contradiction)
