@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from aevo.axes import overlap, touches
 from aevo.facts import CandidateFacts, RoundFacts
+from aevo.policy import digest
 from aevo.records.evidence import Audit, CandidateSummary
 
 SCORE_SLACK = 1e-6
@@ -12,6 +13,7 @@ SCORE_SLACK = 1e-6
 def audit(facts: RoundFacts, summaries: Sequence[CandidateSummary]) -> list[Audit]:
     """One line per check, always all of them and in this order."""
     return [
+        _check("The plan was made from this round's policy", _policy(facts)),
         _check("Every candidate was scored", _unscored(summaries)),
         _check("One anchor ran the standing recipe untouched", _anchor(facts)),
         _check("Each explorer kept to its axis", _off_axis(facts)),
@@ -29,6 +31,11 @@ def _check(check: str, faults: list[str]) -> Audit:
 
 def _unscored(summaries: Sequence[CandidateSummary]) -> list[str]:
     return [f"{s.candidate} {s.status}: {s.failure}" for s in summaries if s.status != "ok"]
+
+
+def _policy(facts: RoundFacts) -> list[str]:
+    found, planned = digest(facts.policy), facts.plan.policy_sha256
+    return [] if found == planned else [f"policy {found[:12]}, the plan names {planned[:12]}"]
 
 
 def _anchor(facts: RoundFacts) -> list[str]:

@@ -74,8 +74,8 @@ def check(
 ) -> Verdict:
     """Applies every checked rule; the verdict lists each with its outcome."""
     case = Case(proposal, evidence, previous_policy, history)
-    digest = hashlib.sha256(proposal.model_dump_json().encode()).hexdigest()
-    return Verdict(proposal_sha256=digest, rules=[apply(name, case) for name in RULES])
+    sha256 = hashlib.sha256(proposal.model_dump_json().encode()).hexdigest()
+    return Verdict(proposal_sha256=sha256, rules=[apply(name, case) for name in RULES])
 
 
 def apply(name: str, case: Case) -> RuleResult:

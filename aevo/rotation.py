@@ -44,10 +44,7 @@ class Situation:
         return {trial.move: trial for trial in self.tried if trial.axis == axis.id}
 
     def open_moves(self, axis: Axis) -> list[str]:
-        """Moves neither dead nor standing: fresh ones first, then the undecided by their gain.
-
-        Where seed noise holds back decisions (stack and calibrate) an undecided gain goes first.
-        """
+        """Moves neither dead nor standing: fresh ones first, then the undecided by their gain."""
         dead = {item.move for item in self.dead_ends if item.axis == axis.id}
         trials = self.trials(axis)
         promoted = {name for name, trial in trials.items() if trial.outcome == "promoted"}
@@ -61,10 +58,24 @@ class Situation:
             (name for name in moves if name in trials),
             key=lambda name: (-(trials[name].gain or 0.0), name),
         )
-        if self.mode == "stack_and_calibrate":
-            promising = [name for name in undecided if (trials[name].gain or 0.0) > 0]
-            return promising + fresh + [name for name in undecided if name not in promising]
         return fresh + undecided
+
+    def promising(self, axis: Axis) -> list[str]:
+        """Open moves with an undecided gain, the best first."""
+        trials = self.trials(axis)
+        return [
+            name
+            for name in self.open_moves(axis)
+            if name in trials and (trials[name].gain or 0.0) > 0
+        ]
+
+    def assigned(self, axis: Axis) -> list[str]:
+        """The open moves worth this round's trial: replicates of a promising one where seed noise
+        holds back decisions (stack and calibrate), else fresh ones, else undecided ones."""
+        trials, moves = self.trials(axis), self.open_moves(axis)
+        if self.mode == "stack_and_calibrate" and (promising := self.promising(axis)):
+            return promising
+        return [name for name in moves if name not in trials] or moves
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ def assign(situation: Situation) -> Assignment:
             f"{categories_needed(n_axes, situation.catalogue)} categories",
             "the substrate's axes.yaml must be the one the campaign started with",
         )
-    axes = [axis.brief_for(situation.open_moves(axis), _reason(situation, axis)) for axis in chosen]
+    axes = [axis.brief_for(situation.assigned(axis), _reason(situation, axis)) for axis in chosen]
     before = {axis.category for axis in situation.policy.axes}
     entering = sorted({axis.category for axis in chosen} - before)
     return Assignment(axes, _retired(situation, chosen, resting), resting, entering)
@@ -187,9 +198,8 @@ def _preference(situation: Situation, axis: Axis) -> tuple[bool, bool, bool, int
         and pushes(axis, situation.leveraged)
     )
     early = axis.transfer and mode != "transfer"
-    promising = any(name in trials and (trials[name].gain or 0) > 0 for name in moves)
     fresh = any(name not in trials for name in moves)
-    if mode == "stack_and_calibrate" and promising:
+    if mode == "stack_and_calibrate" and situation.promising(axis):
         rank = 0
     elif not trials and fresh:
         rank = 1
@@ -208,20 +218,19 @@ def _reason(situation: Situation, axis: Axis) -> str:
         words.append("transfer axis: may lower dev, should help the leaderboard")
     if situation.mode == "proxy_exploitation" and weak and pushes(axis, weak):
         words.append(f"can lift {weak}, the visibly weak domain")
-    undecided = [name for name in moves if name in trials]
-    fresh = [name for name in moves if name not in trials]
+    assigned = situation.assigned(axis)
     if not moves:
         words.append(
             "catalogue exhausted: replicates the standing recipe or tries moves of its own"
         )
     elif not trials:
         words.append("not explored yet")
-    elif fresh:
-        words.append(f"{len(fresh)} moves not tried yet")
-    if undecided:
-        best = undecided[0]
-        gain = signed(trials[best].gain, 4)
-        words.append(f"{best} stayed undecided at {gain} in round {trials[best].round}")
+    elif assigned[0] not in trials:
+        words.append(f"{len(assigned)} moves not tried yet")
+    else:
+        trial = trials[assigned[0]]
+        gain = signed(trial.gain, 4)
+        words.append(f"replicates {trial.move}, undecided at {gain} in round {trial.round}")
     return "; ".join(words)
 
 

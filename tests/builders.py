@@ -6,6 +6,7 @@ policies, discoveries) is left to the code under test.
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ AXES = [
 ]
 
 
+@cache
 def catalogue() -> Catalogue:
     """Thirteen axes over seven categories, six moves each."""
     return Catalogue(
@@ -254,30 +256,29 @@ def write_candidate(
     write_json(candidate.manifest, manifest)
 
 
+@cache
+def prediction_lines(right: tuple[tuple[str, int], ...]) -> str:
+    """Predictions of which the first n of each domain are correct."""
+    rows = [
+        Prediction(id=f"{name}-{i:03d}", domain=name, output="", answer_given="", correct=i < n)
+        for name, n in right
+        for i in range(ITEMS)
+    ]
+    return "".join(row.model_dump_json() + "\n" for row in rows)
+
+
 def write_run(
     run: RunLayout, world: World, whole: Change, change: Change, seed: int
 ) -> TrainingRun:
     """Result, adapter folder and predictions of one run."""
     accuracies = world.accuracies(whole, seed)
-    rows = [
-        Prediction(
-            id=f"{name}-{i:03d}",
-            domain=name,
-            output="",
-            answer_given="",
-            correct=(i + 0.5) / ITEMS < accuracy,
-        )
+    right = {
+        name: sum((i + 0.5) / ITEMS < accuracy for i in range(ITEMS))
         for name, accuracy in accuracies.items()
-        for i in range(ITEMS)
-    ]
-    dev = sum(row.correct for row in rows) / len(rows)
-    domains = {
-        name: DomainScore(
-            accuracy=sum(r.correct for r in rows if r.domain == name) / ITEMS, n=ITEMS
-        )
-        for name in accuracies
     }
-    write_text(run.predictions("step-000050"), "".join(r.model_dump_json() + "\n" for r in rows))
+    dev = sum(right.values()) / (ITEMS * len(right))
+    domains = {name: DomainScore(accuracy=n / ITEMS, n=ITEMS) for name, n in right.items()}
+    write_text(run.predictions("step-000050"), prediction_lines(tuple(right.items())))
     write_text(run.train / "whole.json", whole.model_dump_json())
     write_text(run.output / "checkpoints/step-000050/adapter_model.safetensors", "")
     result = TrainingResult(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aevo import evidence as evidences
+from aevo import policy as policies
 from aevo.errors import ConfigError, RecordError
 from aevo.evidence import build, verify
 from aevo.facts import read_rounds
@@ -119,6 +120,13 @@ def test_the_audit_sees(spoilt: Layout, field: str, value: object, check: str) -
     failed = [item for item in build(read_rounds(spoilt, 4)).audit if not item.passed]
     assert [item.check for item in failed] == [check]
     assert "c03" in failed[0].text
+
+
+def test_the_audit_sees_a_policy_that_was_swapped(spoilt: Layout) -> None:
+    rules = policies.read(spoilt, 4)
+    policies.write(spoilt, rules.model_copy(update={"mode_reason": "because"}))
+    failed = [item for item in build(read_rounds(spoilt, 4)).audit if not item.passed]
+    assert [item.check for item in failed] == ["The plan was made from this round's policy"]
 
 
 def test_the_audit_sees_scores_and_seeds_that_disagree(spoilt: Layout) -> None:

@@ -305,7 +305,7 @@ def test_a_dry_catalogue_replicates_and_says_so(tmp_path: Path) -> None:
     found = propose(evidence, policies.read(layout, 1), dry).policy
     assert len(found.axes) == 7
     by_name = {axis.axis: axis for axis in found.axes}
-    assert by_name["mask"].moves == ["m1"] and "stayed undecided" in by_name["mask"].reason
+    assert by_name["mask"].moves == ["m1"] and "replicates m1, undecided" in by_name["mask"].reason
     assert by_name["rank"].moves == [] and "catalogue exhausted" in by_name["rank"].reason
     assert found.retired == []
 
@@ -361,3 +361,9 @@ def test_a_lost_policy_is_written_again_from_the_same_records(tmp_path: Path) ->
     layout.policy(2).unlink()
     meta.main([str(layout.root), "1"])
     assert files(layout.root) == before
+
+
+def test_a_small_gain_is_replicated_before_it_is_judged(campaign: Layout) -> None:
+    mask = next(axis for axis in policies.read(campaign, 2).axes if axis.axis == "mask")
+    assert mask.moves == ["m1"]
+    assert mask.reason == "replicates m1, undecided at +0.0100 in round 1"
