@@ -136,6 +136,9 @@ def select(ordered: Sequence[Axis], count: int, categories: int) -> list[Axis] |
             return chosen if missing <= 0 else None
         if missing > count - len(chosen) or count - len(chosen) > len(ordered) - start:
             return None
+        reachable = {axis.category for axis in [*chosen, *ordered[start:]]}
+        if len(reachable) < categories:
+            return None
         for index in range(start, len(ordered)):
             axis = ordered[index]
             if any(shared_knobs(axis.knobs, other.knobs) for other in chosen):
