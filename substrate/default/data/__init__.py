@@ -1,0 +1,1 @@
+"""The data pipeline: recipe -> mixture -> traces -> augmentation -> filters -> train.jsonl."""

@@ -1,0 +1,161 @@
+"""The recipe: its schema, its defaults' types, and all its problems at once.
+
+Every key of recipe.yaml is listed here with what it may be. Training reads the same recipe through
+`load_recipe`, so a value is judged in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from puzzles import DOMAINS
+
+STYLES = ("none", "short", "full")
+TARGETS = ("all", "attention", "mlp")
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+Check = Callable[[Any], str | None]
+
+
+class RecipeError(ValueError):
+    """The recipe has problems; the message lists all of them."""
+
+
+def number(low: float, high: float, whole: bool = False) -> Check:
+    """A number in [low, high]; whole numbers only where asked."""
+
+    def check(value: Any) -> str | None:
+        kinds = (int,) if whole else (int, float)
+        fits = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+        return None if fits else f"a {'whole ' if whole else ''}number from {low:g} to {high:g}"
+
+    return check
+
+
+def one_of(*values: Any) -> Check:
+    """One of the listed values."""
+    return lambda value: None if value in values else f"one of {', '.join(map(str, values))}"
+
+
+def optional(inner: Check) -> Check:
+    """null, or what `inner` accepts."""
+
+    def check(value: Any) -> str | None:
+        wanted = None if value is None else inner(value)
+        return wanted and f"null or {wanted}"
+
+    return check
+
+
+def domains(inner: Check, complete: bool = False) -> Check:
+    """A mapping from domains to what `inner` accepts; all six where `complete`."""
+
+    def check(value: Any) -> str | None:
+        wanted = inner(object())
+        known = isinstance(value, dict) and set(value) <= set(DOMAINS)
+        fits = known and (not complete or set(value) == set(DOMAINS))
+        if fits and all(inner(item) is None for item in value.values()):
+            return None
+        return f"a mapping of {'all of ' if complete else ''}{', '.join(DOMAINS)} to {wanted}"
+
+    return check
+
+
+def mixture(value: Any) -> str | None:
+    """Weights of all domains, at least one above zero."""
+    wanted = domains(number(0, 1000), complete=True)(value)
+    if wanted is None and not any(value.values()):
+        return "weights of which at least one is above 0"
+    return wanted
+
+
+def targets(value: Any) -> str | None:
+    """A named group of modules, or a list of modules."""
+    if value in TARGETS:
+        return None
+    if isinstance(value, list) and value and set(value) <= set(MODULES):
+        return None
+    return f"one of {', '.join(TARGETS)}, or a list of {', '.join(MODULES)}"
+
+
+def flag(value: Any) -> str | None:
+    """true or false."""
+    return None if isinstance(value, bool) else "true or false"
+
+
+SCHEMA: dict[str, Check] = {
+    "data.examples": number(32, 1_000_000, whole=True),
+    "data.mixture": mixture,
+    "data.trace.style": one_of(*STYLES),
+    "data.trace.fraction": number(0, 1),
+    "data.trace.domains": domains(one_of(*STYLES)),
+    "data.equation_operators": one_of("narrow", "broad"),
+    "data.augment.reorder_examples": number(0, 1),
+    "data.augment.extra_example": number(0, 1),
+    "data.augment.perturb_numbers": number(0, 1),
+    "data.filter.dedupe": flag,
+    "data.filter.resolve": flag,
+    "data.filter.difficulty": one_of("all", "easy", "hard"),
+    "data.filter.max_chars": optional(number(20, 100_000, whole=True)),
+    "data.order": one_of("shuffled", "easy_first"),
+    "train.steps": number(1, 1_000_000, whole=True),
+    "train.batch_size": number(1, 4096, whole=True),
+    "train.packing": flag,
+    "train.learning_rate": number(0, 10),
+    "train.schedule.shape": one_of("cosine", "linear", "constant", "wsd"),
+    "train.schedule.warmup": number(0, 1),
+    "train.schedule.final": number(0, 1),
+    "train.optimizer.weight_decay": number(0, 10),
+    "train.optimizer.clip": number(0, 1000),
+    "train.optimizer.beta1": number(0, 0.9999),
+    "train.optimizer.beta2": number(0, 0.99999),
+    "train.lora.rank": number(1, 32, whole=True),
+    "train.lora.alpha": number(0.01, 1024),
+    "train.lora.dropout": number(0, 0.9),
+    "train.lora.targets": targets,
+    "train.loss.mask": one_of("completion", "answer", "all"),
+    "train.loss.domain_weights": domains(number(0, 1000)),
+    "train.checkpoints": number(1, 100, whole=True),
+    "select.criterion": one_of("dev", "reweighted", "last"),
+    "select.weights": domains(number(0, 1000)),
+}
+
+
+def load_recipe(path: Path | str) -> dict[str, Any]:
+    """Reads and checks a recipe; returns it as nested mappings.
+
+    Raises:
+        RecipeError: not readable, or any keys missing, unknown or out of range: all of them, each
+            with its value and what it may be.
+    """
+    try:
+        recipe = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"{path}: not a mapping of sections")
+    given = _flatten(recipe)
+    problems = [f"{key} is missing" for key in SCHEMA if key not in given]
+    problems += [f"{key} is unknown" for key in given if key not in SCHEMA]
+    for key, check in SCHEMA.items():
+        wanted = check(given[key]) if key in given else None
+        if wanted:
+            problems.append(f"{key}={given[key]!r} must be {wanted}")
+    if problems:
+        raise RecipeError(f"{path}: " + "; ".join(problems))
+    return recipe
+
+
+def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        inner = any(known.startswith(name + ".") for known in SCHEMA)
+        if inner and isinstance(value, dict):
+            flat |= _flatten(value, name + ".")
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,1 @@
+"""Frozen evaluation: items, metric, decoding, scores."""
