@@ -109,6 +109,17 @@ def set_key(data: dict[str, Any], dotted: str, value: Any) -> None:
     data[last] = value
 
 
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys: `{train: {steps: 5}}` as `{train.steps: 5}`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def get_key(data: dict[str, Any], dotted: str) -> Any:
     """The value at `a.b.c`, or None if any part is missing."""
     value: Any = data

@@ -61,15 +61,18 @@ def collect(layout: Layout, number: int, board: Board) -> Evidence:
 def choose(facts: RoundFacts, quota: int) -> list[Manifest]:
     """What to submit: the anchor, then explorers by the policy's selection score.
 
-    When the objective is transfer, explorers on transfer axes go before all others.
+    When the objective is transfer, explorers on transfer axes go before all others. Explorers that
+    changed nothing, which repeat the anchor, go last.
     """
     scored = [item for item in facts.candidates if item.usable is not None]
 
-    def order(item: CandidateFacts) -> tuple[bool, bool, float, str]:
+    def order(item: CandidateFacts) -> tuple[bool, bool, bool, float, str]:
         axis, selected = item.plan.axis, item.usable.selected if item.usable else None
         transfer = facts.policy.divergence_known and axis is not None and axis.transfer
         score = selection_score(facts.policy, selected) if selected else 0.0
-        return item.plan.role != "anchor", not transfer, -score, item.plan.id
+        explorer = item.plan.role != "anchor"
+        idle = explorer and item.usable is not None and item.usable.change.empty
+        return explorer, idle, not transfer, -score, item.plan.id
 
     ordered = [item.usable for item in sorted(scored, key=order)]
     return [manifest for manifest in ordered if manifest is not None][:quota]

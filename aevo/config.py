@@ -143,6 +143,7 @@ def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
 
     def entry() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors reach the handler below
+        sys.argv[1:] = _flags_first(sys.argv[1:])
         try:
             composed_task()
         except (HydraException, OmegaConfBaseException) as error:
@@ -155,6 +156,12 @@ def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
             sys.exit(failures[0].code)
 
     return entry
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """`+round=3 -m seed=1,2` as `-m +round=3 seed=1,2`: Hydra takes overrides in one piece only."""
+    multirun = [word for word in arguments if word in ("-m", "--multirun")]
+    return multirun[:1] + [word for word in arguments if word not in ("-m", "--multirun")]
 
 
 def _report(error: AevoError) -> None:

@@ -63,7 +63,12 @@ def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
         if item.plan.role == "explorer" and item.correct.keys() & anchor.correct.keys()
     ]
     pairs = [statistics.paired(anchor.correct, item.correct) for item in explorers]
-    adjusted = statistics.holm([pair.p for pair in pairs])
+    # an explorer that changed nothing tests nothing, and costs the others no power
+    tests = [index for index, item in enumerate(explorers) if not _unchanged(item)]
+    holm = statistics.holm([pairs[index].p for index in tests])
+    adjusted = [1.0] * len(pairs)
+    for index, p in zip(tests, holm, strict=True):
+        adjusted[index] = p
     return {
         item.plan.id: Comparison(
             n=pair.n,
@@ -79,6 +84,10 @@ def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
         )
         for item, pair, p_adjusted in zip(explorers, pairs, adjusted, strict=True)
     }
+
+
+def _unchanged(item: CandidateFacts) -> bool:
+    return item.manifest is not None and item.manifest.change.empty
 
 
 def _domain_gains(anchor: CandidateFacts, explorer: CandidateFacts) -> dict[str, float]:
@@ -160,7 +169,8 @@ def _failure_modes(item: CandidateFacts) -> list[str]:
     modes = [item.problem] if item.status == "ok" and item.problem else []
     for run in item.manifest.runs if item.manifest else []:
         if run.failure:
-            modes.append(f"run {run.number}: {run.failure}")
+            known = run.failure.startswith("run ")
+            modes.append(run.failure if known else f"run {run.number}: {run.failure}")
     return modes + (list(item.manifest.claims.failure_modes) if item.manifest else [])
 
 

@@ -17,7 +17,7 @@ NO_CHANGE = Change()
 CLAIM_SLACK = 0.005  # an agent's claimed dev may be rounded
 DOMAIN_SLUMP = 0.10  # a domain falling this far under a gain is worth a look
 
-_VERDICTS = {
+VERDICTS = {
     "evidence": "dev is evidence of the leaderboard",
     "suspect": "dev is suspect as evidence of the leaderboard",
     "not_evidence": "dev is no longer evidence of the leaderboard",
@@ -31,7 +31,8 @@ def candidate(summary: CandidateSummary) -> str:
         return f"{who} is left out: {summary.status}, {summary.failure}."
     text = f"{who}: dev {summary.dev:.4f}"
     if summary.role == "explorer":
-        text += f" with {summary.change.summary()}"
+        change = summary.change
+        text += f" with {'nothing changed' if change.empty else change.summary()}"
     comparison = summary.comparison
     if comparison is not None:
         band = "beyond" if comparison.beyond_band else "within"
@@ -75,7 +76,7 @@ def calibration(found: Calibration) -> str:
         seeds = "The seeds' spread is not measured yet; the prior stands in."
     else:
         seeds = f"Seed sd of dev {found.seed_sd:.4f} over {found.seed_runs} anchor runs."
-    lines = [f"{_VERDICTS[found.verdict].capitalize()}: {found.reason}.", seeds]
+    lines = [f"{VERDICTS[found.verdict]}: {found.reason}.", seeds]
     if found.slope is not None and found.slope_low is not None and found.slope_high is not None:
         rho = "n/a" if found.rank_correlation is None else f"{found.rank_correlation:+.2f}"
         lines.append(

@@ -6,6 +6,7 @@ Deterministic and pure. An LLM may take its place; the constitution judges both 
 from collections.abc import Sequence
 
 from aevo.axes import Catalogue
+from aevo.narrative import VERDICTS
 from aevo.policy import shown, signed
 from aevo.promotion import Judgement, judge
 from aevo.records.discovery import Discovery
@@ -83,7 +84,8 @@ def next_mode(evidence: Evidence, policy: Policy) -> tuple[SearchMode, Objective
         reason = f"dev is suspect, so gains are replicated and calibrated: {found.reason}"
         return "stack_and_calibrate", "maximise_dev", reason
     if policy.mode == "recipe_stabilisation" or weak is None:
-        reason = "the basic levers are measured; promoted changes are stacked and replicated"
+        start = "no domain is visibly weak" if weak is None else "the basic levers are measured"
+        reason = f"{start}; promoted changes are stacked and small gains replicated"
         return "stack_and_calibrate", "maximise_dev", reason
     reason = f"dev is still evidence, and {weak} is its visibly weak domain"
     return "proxy_exploitation", "maximise_dev", reason
@@ -134,7 +136,7 @@ def _noise(evidence: Evidence, policy: Policy) -> NoiseRule:
     found, rule = evidence.calibration, policy.noise
     if found.seed_sd is None or found.seed_sd == rule.seed_sd:
         return rule
-    threshold = round(max(rule.prior, found.dev_band), 4)
+    threshold = round(found.dev_band, 4)
     figure = (
         f"seed sd {found.seed_sd:.4f} over {found.seed_runs} anchor runs "
         f"(degrees of freedom: {found.seed_dof}; pooled with the prior)"
@@ -176,7 +178,7 @@ def _discoveries(
         log.add("noise", "threshold", text, new.noise.provenance)
     if found.verdict != "evidence" and not old.divergence_known:
         gains = f"dev {signed(found.dev_gain_of_round)}, LB {signed(found.lb_gain_of_round)}"
-        text = f"dev is {found.verdict.replace('_', ' ')} of the leaderboard: {found.reason}."
+        text = f"{VERDICTS[found.verdict]}: {found.reason}."
         log.add("divergence", found.verdict, text, Provenance(round=number, figure=gains))
     if new.mode != old.mode:
         text = (

@@ -16,6 +16,7 @@ import yaml
 
 from aevo import digest, policy
 from aevo.axes import load as load_catalogue
+from aevo.change import flatten
 from aevo.config import Config
 from aevo.errors import ConfigError, JobError, SubstrateError
 from aevo.jobs.execute import environment
@@ -134,7 +135,7 @@ def _first_policy(config: Config, layout: Layout, campaign: Campaign) -> None:
     if config.model.recipe:
         standing = StandingChange(
             id=f"model-{config.model.name}", axis="operator",
-            change=Change(set=config.model.recipe),
+            change=Change(set=flatten(config.model.recipe)),
             provenance=Provenance(round=0, figure=f"operator's settings for {config.model.name}"),
         )
         first = first.model_copy(update={"standing": [standing]})

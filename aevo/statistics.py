@@ -99,13 +99,14 @@ def difference_band(prior: float, seeds: SeedBand) -> float:
     """The difference between two runs that seeds alone explain: 2 sd of a difference, 2*sqrt(2)*sd.
 
     A standard deviation from two or three runs is hardly known, so it is pooled with the one that
-    the operator's `prior` threshold implies, which counts for `PRIOR_DOF` degrees of freedom.
+    the operator's `prior` threshold implies, which counts for `PRIOR_DOF` degrees of freedom. The
+    prior is also the floor: two runs that happen to agree do not make small gains real.
     """
     if seeds.sd is None:
         return prior
     implied = prior / (2 * math.sqrt(2))
     variance = (PRIOR_DOF * implied**2 + seeds.dof * seeds.sd**2) / (PRIOR_DOF + seeds.dof)
-    return 2 * math.sqrt(2 * variance)
+    return max(prior, 2 * math.sqrt(2 * variance))
 
 
 def lb_noise(decimals: int) -> float:

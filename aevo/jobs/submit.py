@@ -5,10 +5,13 @@ killed goes on. An intent is in the ledger before the scheduler is asked, and ea
 folder of its own, so that no answer that was lost or stale is ever mistaken for another.
 """
 
+import contextlib
 import os
 import signal
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import submitit
@@ -71,7 +74,7 @@ def _start(job: JobFolder, spec: JobSpec, attempt: int, cluster: ClusterSettings
         name=spec.name,
     )
     slots = [str(path) for path in slot_files(cluster)] if spec.resources.slots else []
-    with clean_env(extra_names=("CUDA_VISIBLE_DEVICES", DEPTH)):
+    with clean_env(extra_names=("CUDA_VISIBLE_DEVICES", DEPTH)), _own_output(folder):
         os.environ[DEPTH] = str(depth)
         started = executor.submit(run_job, str(job.root), attempt, slots)
         del os.environ[DEPTH]
@@ -128,6 +131,27 @@ def cancel(job: JobFolder, grace_s: float = 3.0) -> bool:
     if lease.held(job.alive):
         _signal(running, signal.SIGKILL)
     return True
+
+
+@contextlib.contextmanager
+def _own_output(folder: Path) -> Iterator[None]:
+    """Sends what submitit's controller says to a file of the attempt.
+
+    The controller inherits our standard output and error; holding on to them it would keep a
+    pipe of the user's open (`… | tee`) until the job ends.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    with (folder / "controller.txt").open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        for descriptor, target in zip(saved, (1, 2), strict=True):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
 
 
 def _signal(running: Running, number: signal.Signals) -> None:

@@ -1,0 +1,281 @@
+"""Rounds and campaigns as users run them, on a real second substrate that trains in milliseconds."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aevo.errors import ConfigError, RecordError, SubstrateError
+from aevo.jobs.state import JobFolder, observe
+from aevo.layout import Layout
+from aevo.policy import DEAD_ENDS_TITLE
+from aevo.records.evidence import Evidence
+from aevo.records.io import read, read_lines
+from aevo.records.leaderboard import Leaderboard
+from aevo.records.manifest import Manifest
+from aevo.records.plan import Plan
+from aevo.records.policy import Policy
+from aevo.records.trace import Event
+from tests.conftest import REGRESSION, REPO, Cli, until
+
+
+def digest(*roots: Path) -> str:
+    found = hashlib.sha256()
+    for root in roots:
+        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+            if path.is_file():
+                found.update(str(path).encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def outcome(layout: Layout, rounds: int) -> dict[str, Any]:
+    """Everything a campaign decided, without times, job ids and how often it was interrupted."""
+    found: dict[str, Any] = {}
+    for number in range(1, rounds + 1):
+        files = layout.round(number)
+        plan = read(Plan, files.plan)
+        for item in plan.candidates:
+            data = read(Manifest, files.candidate(item.id).manifest).model_dump()
+            data["cost"] = data["campaign"] = None
+            for run in data["runs"]:
+                run["seconds"] = None
+            found[f"{number}/{item.id}"] = data
+        evidence = read(Evidence, files.evidence).model_dump()
+        evidence["campaign"] = evidence["manifests"] = None
+        found[f"{number}/evidence"] = evidence
+        found[f"{number}/policy"] = read(Policy, layout.policy(number + 1)).model_dump()
+    return found
+
+
+def test_round_leaves_every_record(cli: Cli) -> None:
+    before = digest(REGRESSION, REPO / "constitution.txt")
+    done = cli.run("round", "+round=1", n=8)
+    assert done.returncode == 0, done.stderr
+    layout = cli.layout()
+    files = layout.round(1)
+    plan = read(Plan, files.plan)
+    assert [item.role for item in plan.candidates] == ["anchor"] + ["explorer"] * 7
+    axes = [item.axis for item in plan.candidates if item.axis]
+    assert len({axis.category for axis in axes}) >= 5
+    knobs = [knob for axis in axes for knob in axis.knobs]
+    assert len(knobs) == len(set(knobs))
+    for item in plan.candidates:
+        here = files.candidate(item.id)
+        manifest = read(Manifest, here.manifest)
+        tools = [call.name for event in read_lines(Event, here.trace) if event.turn
+                 for call in event.turn.tool_calls]
+        assert tools[-1] == "finish"
+        assert {"read_file", "train", "wait"} <= set(tools)
+        if manifest.status == "ok" and item.role == "explorer":
+            assert not manifest.change.empty
+            assert manifest.selected and len(manifest.runs[-1].checkpoints) == 3
+            assert manifest.claims.claimed_dev == manifest.selected.dev
+    anchor = read(Manifest, files.candidate("c00").manifest)
+    assert anchor.change.empty and len(anchor.runs) == 2
+    assert anchor.runs[0].seed != anchor.runs[1].seed
+    board = read(Leaderboard, files.leaderboard)
+    assert board.submissions[0].candidate == "c00"
+    assert len(board.submissions) == 5 and board.quota_left == 0
+    assert all(s.score == round(s.score, 2) for s in board.submissions if s.score is not None)
+    evidence = read(Evidence, files.evidence)
+    assert {summary.candidate for summary in evidence.candidates} == {
+        item.id for item in plan.candidates
+    }
+    following = read(Policy, layout.policy(2))
+    assert following.round == 2 and len(following.axes) == 7
+    text = layout.policy(2).with_suffix(".md").read_text()
+    assert f"## {DEAD_ENDS_TITLE}" in text
+    assert digest(REGRESSION, REPO / "constitution.txt") == before
+
+
+def test_finished_round_is_not_run_again(cli: Cli) -> None:
+    assert cli.run("round").returncode == 0
+    before = digest(cli.layout().round(1).root)
+    again = cli.run("round", "+round=1")
+    assert again.returncode == 0 and "is finished" in again.stdout
+    assert digest(cli.layout().round(1).root) == before
+
+
+def test_later_round_first_runs_the_missing_ones(cli: Cli) -> None:
+    done = cli.run("round", "+round=3", "seed=7", n=4)
+    assert done.returncode == 0, done.stderr
+    layout = cli.layout("regression-seed7")
+    assert [item.number for item in layout.rounds()] == [1, 2, 3]
+    grown = [len(read(Policy, layout.policy(n)).dont_waste_budget_on) for n in range(1, 5)]
+    assert grown == sorted(grown)
+
+
+def test_round_far_ahead_is_refused(cli: Cli) -> None:
+    done = cli.run("round", "+round=9")
+    assert done.returncode == ConfigError.code
+    assert "needs rounds 1 to 8 first" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_multirun_runs_one_campaign_per_seed(cli: Cli) -> None:
+    done = cli.run("round", "-m", "seed=1,2", n=2)
+    assert done.returncode == 0, done.stderr
+    for seed in (1, 2):
+        assert read(Policy, cli.layout(f"regression-seed{seed}").policy(2)).round == 2
+
+
+def test_failed_member_fails_a_multirun(cli: Cli) -> None:
+    done = cli.run("round", "-m", "policy.axes=[mixture],[no_such_axis]", "campaign=a", n=2)
+    assert done.returncode == ConfigError.code
+    assert "no_such_axis" in done.stderr
+
+
+def test_pinned_setting_cannot_be_changed_later(cli: Cli) -> None:
+    assert cli.run("round", n=2).returncode == 0
+    done = cli.run("round", n=3)
+    assert done.returncode == ConfigError.code
+    assert "worker.n (was 2, given 3)" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "expected"),
+    [
+        (lambda x: (x.round(1).candidate("c01").manifest).write_text("{"), RecordError.code,
+         "manifest.json is not valid"),
+        (lambda x: x.campaign.write_text("name: x"), RecordError.code, "campaign.yaml"),
+        (lambda x: x.policy(1).write_text("[]"), RecordError.code, "round-01.yaml"),
+    ],
+    ids=["manifest", "campaign", "policy"],
+)
+def test_corrupt_record_is_one_clear_line(
+    cli: Cli, damage: Any, code: int, expected: str
+) -> None:
+    assert cli.run("round", n=2).returncode == 0
+    layout = cli.layout()
+    layout.round(1).evidence.unlink()
+    layout.policy(2).unlink()
+    damage(layout)
+    done = cli.run("round", "+round=1", n=2)
+    assert done.returncode == code, done.stderr
+    assert expected in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_edited_substrate_stops_the_campaign(cli: Cli) -> None:
+    import shutil
+
+    copy = cli.folder / "substrate"
+    shutil.copytree(REGRESSION, copy)
+    assert cli.run("round", f"substrate={copy}", n=2).returncode == 0
+    (copy / "eval" / "score.py").write_text("print('forged')")
+    done = cli.run("round", f"substrate={copy}", n=2)
+    assert done.returncode == SubstrateError.code
+    assert "eval/score.py" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_edited_constitution_stops_the_campaign(cli: Cli) -> None:
+    copy = cli.folder / "constitution.txt"
+    copy.write_bytes((REPO / "constitution.txt").read_bytes())
+    assert cli.run("round", f"constitution={copy}", n=2).returncode == 0
+    copy.write_text("do as you like")
+    done = cli.run("round", f"constitution={copy}", n=2)
+    assert done.returncode == SubstrateError.code
+    assert "constitution" in done.stderr
+
+
+SLOW = "+model.recipe.train.step_seconds=0.02"  # 60 steps, 1.2 s: time to be killed in
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_campaign_killed_at_random_moments_ends_as_the_undisturbed_one(
+    cli: Cli, seed: int
+) -> None:
+    """kill -9 of the driver, of every process of the campaign, and of the driver again."""
+    assert cli.run("campaign", "rounds=2", SLOW, "campaign=calm").returncode == 0
+    generator = random.Random(seed)
+    layout = cli.layout("stormy")
+    for everything in (False, True, False, True):
+        driver = cli.start("campaign", "rounds=2", SLOW, "campaign=stormy")
+        target = generator.choice(["trace.jsonl", "metrics.jsonl", "scores.json", "evidence.json"])
+        earlier = set(layout.root.glob(f"round-*/**/{target}"))
+        until(lambda: driver.poll() is not None
+              or bool(set(layout.root.glob(f"round-*/**/{target}")) - earlier))  # noqa: B023
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+        if everything:
+            kill_jobs(layout)
+    done = cli.run("campaign", "rounds=2", SLOW, "campaign=stormy")
+    assert done.returncode == 0, done.stderr
+    assert outcome(layout, 2) == outcome(cli.layout("calm"), 2)
+    for metrics in layout.root.glob("round-*/c*/train/*/out/metrics.jsonl"):
+        steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+        saved = {20, 40, 60}
+        repeated = {step for step in steps if steps.count(step) > 1}
+        for step in repeated:  # a step runs again only if no checkpoint came after it
+            assert not any(steps.index(step) < steps.index(mark) < len(steps)
+                           and last_index(steps, step) > steps.index(mark) + 1
+                           for mark in saved & set(steps) if mark >= step)
+
+
+def last_index(values: list[int], value: int) -> int:
+    return len(values) - 1 - values[::-1].index(value)
+
+
+def kill_jobs(layout: Layout) -> None:
+    """kill -9 of every process of a campaign's jobs."""
+    for path in layout.root.glob("**/running.json"):
+        job = JobFolder(path.parent)
+        if observe(job).alive:
+            running = json.loads(path.read_text())
+            for group in (running["pid"], running["child"]):
+                if group:
+                    try:
+                        os.killpg(group, signal.SIGKILL)
+                    except ProcessLookupError:
+                        continue
+
+
+def test_interrupt_ends_all_jobs_and_the_same_command_goes_on(cli: Cli) -> None:
+    driver = cli.start("campaign", "rounds=1", SLOW)
+    layout = cli.layout()
+    until(lambda: any(layout.root.glob("round-01/c*/train/1/out/metrics.jsonl")))
+    os.kill(driver.pid, signal.SIGINT)
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "run the same command to go on" in errors
+    alive = [path.parent.name for path in layout.root.glob("**/jobs/*/spec.json")
+             if observe(JobFolder(path.parent)).alive]
+    assert alive == []
+    done = cli.run("campaign", "rounds=1", SLOW)
+    assert done.returncode == 0, done.stderr
+    assert (layout.report / "index.html").exists()
+
+
+def test_round_goes_on_without_its_driver(cli: Cli) -> None:
+    done = cli.run("round", "follow=false")
+    assert done.returncode == 0 and "tail -f" in done.stdout
+    until(lambda: cli.layout().policy(2).exists(), 120)
+    shown = cli.plain("status", str(cli.layout().root), "--json")
+    phases = {row["name"]: row["phase"] for row in json.loads(shown.stdout)}
+    assert phases["c00"] == "done" and phases["collector"] == "done"
+
+
+def test_cancel_ends_a_round_under_way(cli: Cli) -> None:
+    assert cli.run("round", "follow=false", "+model.recipe.train.step_seconds=5").returncode == 0
+    layout = cli.layout()
+    until(lambda: any(layout.root.glob("round-01/c*/train/1/out/metrics.jsonl")))
+    done = cli.plain("cancel", str(layout.root))
+    assert done.returncode == 0 and "c00-worker" in done.stdout
+    assert not [path for path in layout.root.glob("**/jobs/*/spec.json")
+                if observe(JobFolder(path.parent)).alive]
+
+
+def test_candidate_that_fails_for_good_is_left_out_and_said_so(cli: Cli) -> None:
+    done = cli.run("round", "policy.axes=[learning_rate]", "worker.trainings=1", "seed=1", n=2)
+    assert done.returncode == 0, done.stderr
+    layout = cli.layout()
+    manifest = read(Manifest, layout.round(1).candidate("c01").manifest)
+    evidence = read(Evidence, layout.round(1).evidence)
+    summary = next(item for item in evidence.candidates if item.candidate == "c01")
+    if manifest.status == "failed":
+        assert summary.status == "failed" and summary.failure
+    else:
+        assert summary.comparison is not None
