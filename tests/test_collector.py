@@ -11,6 +11,7 @@ from aevo import collector
 from aevo import policy as policies
 from aevo.errors import ConfigError, RecordError
 from aevo.layout import Layout
+from aevo.records.change import Change
 from aevo.records.evidence import SECTIONS, Evidence
 from aevo.records.io import read, write_json, write_text
 from aevo.records.leaderboard import Leaderboard
@@ -232,3 +233,19 @@ def test_killed_at_every_write_it_gives_the_same_files(
         if not died():
             break
     assert kills == 6  # three documents, file and folder each
+
+
+def test_an_explorer_that_changed_nothing_goes_last_and_tests_nothing(layout: Layout) -> None:
+    path = layout.round(1).candidate("c01").manifest  # the best by dev
+    manifest = read(Manifest, path)
+    before = {item.candidate: item.comparison for item in collect(layout, quota=8).candidates}
+    write_json(path, manifest.model_copy(update={"change": Change(), "move": None}))
+    for record in (layout.round(1).evidence, layout.round(1).leaderboard):
+        record.unlink()
+    evidence = collect(layout, quota=8)
+    assert submitted(layout)[0] == "c00" and submitted(layout)[-1] == "c01"
+    after = {item.candidate: item.comparison for item in evidence.candidates}
+    clip, same = before["c02"], after["c02"]
+    assert clip is not None and same is not None
+    assert same.p_adjusted == pytest.approx(clip.p_adjusted * 6 / 7, rel=1e-4)
+    assert "with nothing changed" in evidence.candidates[1].text

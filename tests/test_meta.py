@@ -130,7 +130,7 @@ def test_discoveries_are_consolidated_once_each(campaign: Layout) -> None:
     assert kinds == {"promotion", "dead_end", "divergence", "mode", "rotation", "summary"}
     turning = [entry for entry in entries if entry.kind == "divergence"]
     assert [entry.round for entry in turning] == [3]
-    assert "dev is not evidence" in turning[0].text
+    assert turning[0].text.startswith("dev is no longer evidence of the leaderboard: best dev rose")
     assert campaign.discoveries_text.read_text() == discovery.render(entries)
     before = files(campaign.root)
     discovery.append(campaign, entries)

@@ -73,6 +73,7 @@ def test_difference_band_moves_from_the_prior_to_the_measurement() -> None:
     assert statistics.difference_band(0.02, SeedBand(None, 0, 0)) == 0.02
     few = statistics.difference_band(0.02, SeedBand(0.02, 2, 1))
     many = statistics.difference_band(0.02, SeedBand(0.02, 101, 100))
+    assert statistics.difference_band(0.02, SeedBand(0.0, 2, 1)) == 0.02  # never below
     full = 2 * math.sqrt(2) * 0.02
     assert 0.02 < few < many < full
     assert many == pytest.approx(full, rel=0.01)
