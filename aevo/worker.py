@@ -27,7 +27,6 @@ from aevo.records.change import Change
 from aevo.records.io import finished, read, write_json
 from aevo.records.manifest import CheckpointScore, Cost, Manifest, Selected, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
-from aevo.records.policy import Policy
 from aevo.records.scores import TrainingResult
 from aevo.substrate import open_substrate
 from aevo.trace import Trace
@@ -53,8 +52,7 @@ def main(arguments: list[str]) -> None:
     first = opening(standing_policy, broker.candidate, broker.substrate.file.mutable, moves, check,
                     broker.trainings, budget.turns)
     outcome = run_loop(model, toolbox, trace, first, budget)
-    manifest = build_manifest(broker, toolbox.finish_call, outcome.reason, model.name,
-                              standing_policy)
+    manifest = build_manifest(broker, toolbox.finish_call, outcome.reason, model.name)
     trace.note("finish", status=manifest.status, reason=outcome.reason)
     write_json(broker.files.manifest, manifest)
     what = f"dev {manifest.selected.dev:.3f}" if manifest.selected else manifest.failure or ""
@@ -105,7 +103,7 @@ def axis_name(candidate: CandidatePlan) -> str:
 
 
 def build_manifest(
-    broker: Broker, finish: Finish | None, reason: str, agent: str, standing: Policy
+    broker: Broker, finish: Finish | None, reason: str, agent: str
 ) -> Manifest:
     """The manifest from the records of the candidate's runs and the agent's own words."""
     runs = [training_run(broker, number) for number in broker.runs()]
