@@ -1,0 +1,1 @@
+"""The base checkpoints: the tiny one that ships, and how others are prepared."""
