@@ -49,7 +49,7 @@ def tokenizer_texts(preset_name: str) -> Iterator[str]:
 def pretraining_texts(
     preset_name: str, count: int, rng: random.Random, chat: float, traced: float
 ) -> list[Parts]:
-    """`count` documents, `chat` of them questions with answers, and of these `traced` with traces."""
+    """`count` documents: a share `chat` with questions, of which a share `traced` has traces."""
     preset = puzzles.load_preset(preset_name)
     documents: list[Parts] = []
     while len(documents) < count:
