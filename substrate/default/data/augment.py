@@ -8,9 +8,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from string import ascii_lowercase as LETTERS
+from string import ascii_uppercase as ALPHABET
 from typing import Any
 
-from puzzles import Puzzle, bits, cipher, text
+from puzzles import Puzzle, bits, cipher, cryptarithm, text
 from puzzles.equation import OPERATORS
 from puzzles.numeral import roman, words
 
@@ -35,37 +37,80 @@ def reorder_examples(puzzle: Puzzle, rng: random.Random) -> Puzzle:
 
 def extra_example(puzzle: Puzzle, rng: random.Random) -> Puzzle:
     """One more example of the same rule."""
-    if puzzle.domain == "numeral":
+    found = another(puzzle, rng)
+    if found is None or not puzzle.meta["examples"]:
         return puzzle
-    x, y, _ = another(puzzle, rng)
+    x, y, _ = found
     return rebuild(puzzle, [(x, y), *puzzle.meta["examples"]], puzzle.meta["query"], puzzle.answer)
 
 
 def perturb_numbers(puzzle: Puzzle, rng: random.Random) -> Puzzle:
     """Another query to the same rule."""
-    x, y, changed = another(puzzle, rng)
+    found = another(puzzle, rng)
+    if found is None:
+        return puzzle
+    x, y, changed = found
     return rebuild(puzzle, puzzle.meta["examples"], x, y, **changed)
 
 
-def another(puzzle: Puzzle, rng: random.Random) -> tuple[str, str, dict[str, Any]]:
-    """A new input under the puzzle's rule, its output, and the meta fields that change with it."""
-    meta = puzzle.meta
-    if puzzle.domain == "bits":
-        name, _, argument = meta["rule"].partition(" ")
-        x = format(rng.randrange(1, 2 ** len(meta["query"]) - 1), f"0{len(meta['query'])}b")
-        return x, bits.apply((name, argument), x), {}
-    if puzzle.domain == "gravity":
+def another(puzzle: Puzzle, rng: random.Random) -> tuple[str, str, dict[str, Any]] | None:
+    """A new input under the puzzle's rule, its output, and the meta fields that change with it;
+    None where the puzzle's form gives none (a new symbolic operand has no glyphs)."""
+    makers = {"bits": _bits, "gravity": _gravity, "unit": _unit, "numeral": _numeral,
+              "cipher": _cipher, "equation": _equation}
+    return makers[puzzle.domain](puzzle.meta, rng)
+
+
+def _bits(meta: dict[str, Any], rng: random.Random) -> tuple[str, str, dict[str, Any]]:
+    width = len(meta["query"])
+    x = format(rng.randrange(1, 2**width - 1), f"0{width}b")
+    if "gate" in meta:
+        return x, bits.gate(meta["gate"], meta["streams"], x), {}
+    name, _, argument = meta["rule"].partition(" ")
+    return x, bits.apply((name, argument), x), {}
+
+
+def _gravity(meta: dict[str, Any], rng: random.Random) -> tuple[str, str, dict[str, Any]]:
+    half = meta["half_g"]
+    if meta["decimals"] == 0:
         t = rng.randint(1, 10)
-        return str(t), str(meta["h"] * t * t), {"t": t}
-    if puzzle.domain == "unit":
-        value = rng.randint(2, 40)
-        return str(value), str(value * meta["factor"]), {"x": value}
-    if puzzle.domain == "numeral":
-        n = rng.randint(1, 3999)
-        return words(n), roman(n), {"n": n}
-    if puzzle.domain == "cipher":
-        word = "".join(rng.choices(cipher.ALPHABET[:10], k=len(meta["query"])))
+        return str(t), f"{half * t * t:.0f}", {"t": float(t)}
+    seconds = round(rng.uniform(1, 5), 2)
+    return str(seconds), str(round(half * seconds**2, 2)), {"t": seconds}
+
+
+def _unit(meta: dict[str, Any], rng: random.Random) -> tuple[str, str, dict[str, Any]]:
+    factor = meta["factor"]
+    if meta["decimals"] == 0:
+        x = rng.randint(2, 40)
+        return str(x), f"{x * factor:.0f}", {"x": float(x)}
+    value = round(rng.uniform(5, 50), 2)
+    return str(value), f"{value * factor:.2f}", {"x": value}
+
+
+def _numeral(meta: dict[str, Any], rng: random.Random) -> tuple[str, str, dict[str, Any]]:
+    digits = meta["query"].isdigit()
+    n = rng.randint(1, 100 if digits else 3999)
+    return str(n) if digits else words(n), roman(n), {"n": n}
+
+
+def _cipher(meta: dict[str, Any], rng: random.Random) -> tuple[str, str, dict[str, Any]]:
+    if "shift" in meta:
+        word = "".join(rng.choices(ALPHABET[:10], k=len(meta["query"])))
         return word, cipher.shift(word, meta["shift"]), {}
+    plain = " ".join(rng.choices(cipher.VOCABULARY, k=len(meta["query"].split())))
+    return plain.translate(str.maketrans(LETTERS, meta["key"])), plain, {}
+
+
+def _equation(
+    meta: dict[str, Any], rng: random.Random
+) -> tuple[str, str, dict[str, Any]] | None:
+    if "mode" in meta:
+        if meta["symbolic"]:
+            return None
+        left, right = f"{rng.randint(1, 99):02d}", f"{rng.randint(1, 99):02d}"
+        value = cryptarithm.evaluate((meta["rule"], meta["mode"]), left, right)
+        return f"{left}{meta['query'][2]}{right}", value, {"operands": (left, right)}
     a, b = rng.randint(1, 12), rng.randint(1, 12)
     return f"{a}{meta['symbol']}{b}", str(OPERATORS[meta["rule"]](a, b)), {"operands": (a, b)}
 
@@ -75,7 +120,7 @@ def rebuild(
 ) -> Puzzle:
     """The puzzle with other examples or another query, prompt and meta in step."""
     meta = {**puzzle.meta, "examples": examples, "query": query, **changed}
-    prompt = text.prompt(puzzle.domain, examples, query)
+    prompt = text.prompt(puzzle.domain, examples, query, text.style_of(puzzle.prompt))
     return replace(puzzle, prompt=prompt, answer=answer, meta=meta)
 
 

@@ -2,7 +2,7 @@
 
     python -m data.build --recipe recipe.yaml --preset tiny --seed 7 --out DIR
 
-Writes DIR/train.jsonl (rows: id, domain, prompt, completion, answer, weight, difficulty, source) and
+Writes DIR/train.jsonl (rows: id, domain, prompt, completion, answer, weight, difficulty, source),
 then DIR/data.json, its summary. The same recipe, preset, seed and code give the same bytes.
 """
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from puzzles import Puzzle
+from puzzles import Puzzle, bits, cipher, cryptarithm, numeral
 from puzzles.equation import OPERATORS
-from puzzles.numeral import VALUES
 
 
 def completion(puzzle: Puzzle, style: str) -> str:
@@ -34,14 +33,17 @@ def trace(puzzle: Puzzle, style: str) -> str:
 def short(puzzle: Puzzle) -> str:
     """The rule alone."""
     meta = puzzle.meta
-    return {
-        "bits": lambda: meta["rule"],
-        "gravity": lambda: f"h={meta['h']}",
-        "unit": lambda: f"k={meta['factor']}",
-        "numeral": lambda: str(meta["n"]),
-        "cipher": lambda: f"shift {meta['shift']}",
-        "equation": lambda: meta["rule"],
-    }[puzzle.domain]()
+    if puzzle.domain == "gravity":
+        return f"h={_number(meta['half_g'])}"
+    if puzzle.domain == "unit":
+        return f"k={_number(meta['factor'])}"
+    if puzzle.domain == "numeral":
+        return str(meta["n"])
+    if puzzle.domain == "cipher":
+        return f"shift {meta['shift']}" if "shift" in meta else _letters(puzzle)
+    if puzzle.domain == "equation" and meta.get("mode") == "reversed":
+        return f"{meta['rule']} reversed"
+    return str(meta["rule"])
 
 
 def full(puzzle: Puzzle) -> str:
@@ -52,19 +54,35 @@ def full(puzzle: Puzzle) -> str:
     }[puzzle.domain](puzzle)
 
 
+def _number(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4f}"
+
+
 def _bits(puzzle: Puzzle) -> str:
-    query, answer = puzzle.meta["query"], puzzle.answer
+    meta, query, answer = puzzle.meta, puzzle.meta["query"], puzzle.answer
+    if "gate" in meta:
+        streams = [f"{name}: {bits.stream(name, query)}" for name in meta["streams"]]
+        return "\n".join([meta["rule"], *streams, f"{meta['gate']}: {answer}"])
     halves = [f"{query[i : i + 4]} -> {answer[i : i + 4]}" for i in range(0, len(query), 4)]
-    return f"{puzzle.meta['rule']} " + " ".join(halves)
+    return f"{meta['rule']} " + " ".join(halves)
 
 
 def _gravity(puzzle: Puzzle) -> str:
-    h, t = puzzle.meta["h"], puzzle.meta["t"]
-    return f"h={h} t={t} {t}*{t}={t * t} {t * t}*{h}={puzzle.answer}"
+    h, t = puzzle.meta["half_g"], puzzle.meta["t"]
+    if puzzle.meta["decimals"] == 0:
+        h, t = int(h), int(t)
+        return f"h={h} t={t} {t}*{t}={t * t} {t * t}*{h}={puzzle.answer}"
+    found = [f"{d} / {x}^2 = {float(d) / float(x) ** 2:.4f}" for x, d in puzzle.meta["examples"]]
+    return "\n".join([*found, f"g/2 = {h:.4f}", f"{t}^2 = {t * t:.4f}",
+                      f"{h:.4f} * {t * t:.4f} = {puzzle.answer}"])
 
 
 def _unit(puzzle: Puzzle) -> str:
     factor, x = puzzle.meta["factor"], puzzle.meta["x"]
+    if puzzle.meta["decimals"]:
+        found = [f"{b} / {a} = {float(b) / float(a):.4f}" for a, b in puzzle.meta["examples"]]
+        return "\n".join([*found, f"{factor:.4f} * {x} = {puzzle.answer}"])
+    factor, x = int(factor), int(x)
     tens, ones = x // 10 * 10, x % 10
     if not tens or not ones:
         return f"k={factor} {x}*{factor}={puzzle.answer}"
@@ -74,27 +92,31 @@ def _unit(puzzle: Puzzle) -> str:
 
 def _numeral(puzzle: Puzzle) -> str:
     n = puzzle.meta["n"]
-    parts = []
-    for place in (1000, 100, 10, 1):
-        value = n // place % 10 * place
-        if value:
-            parts.append(f"{value}={_roman_digit(value)}")
-    return f"{n} " + " ".join(parts)
-
-
-def _roman_digit(value: int) -> str:
-    out = ""
-    for size, letters in VALUES:
-        out += letters * (value // size)
-        value %= size
-    return out
+    values = [n // place % 10 * place for place in (1000, 100, 10, 1)]
+    return f"{n} " + " ".join(f"{value}={numeral.roman(value)}" for value in values if value)
 
 
 def _cipher(puzzle: Puzzle) -> str:
-    letters = zip(puzzle.meta["query"], puzzle.answer, strict=True)
-    return f"shift {puzzle.meta['shift']} " + " ".join(f"{a} -> {b}" for a, b in letters)
+    query, answer = puzzle.meta["query"], puzzle.answer
+    if "shift" in puzzle.meta:
+        letters = zip(query, answer, strict=True)
+        return f"shift {puzzle.meta['shift']} " + " ".join(f"{a} -> {b}" for a, b in letters)
+    words = zip(query.split(), answer.split(), strict=True)
+    return "\n".join([_letters(puzzle), *(f"{a} -> {b}" for a, b in words)])
+
+
+def _letters(puzzle: Puzzle) -> str:
+    """The letters that the examples show, in alphabetical order."""
+    table = cipher.letter_table(puzzle.meta["examples"]) or {}
+    return " ".join(f"{a}={b}" for a, b in sorted(table.items()) if a != " ")
 
 
 def _equation(puzzle: Puzzle) -> str:
-    (a, b), rule = puzzle.meta["operands"], puzzle.meta["rule"]
-    return f"{rule} {a} {b} = {OPERATORS[rule](a, b)}"
+    (a, b), meta = puzzle.meta["operands"], puzzle.meta
+    if "mode" not in meta:
+        return f"{meta['rule']} {a} {b} = {OPERATORS[meta['rule']](a, b)}"
+    value = cryptarithm.evaluate((meta["rule"], meta["mode"]), a, b)
+    step = f"{a} {b} = {value}"
+    if meta["mode"] == "reversed":
+        step = f"{a[::-1]} {b[::-1]} reversed = {value}"
+    return f"{short(puzzle)}: {step}" + (f" = {puzzle.answer}" if meta["symbolic"] else "")

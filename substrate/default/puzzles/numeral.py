@@ -1,4 +1,7 @@
-"""Numeral system, easy form: a number in words to Roman numerals."""
+"""Numeral system: numbers to Roman numerals.
+
+Knob `source`: `words` is the easy form (a number in words, no examples); `digits` the challenge's.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import random
 from typing import Any
 
 from puzzles import text
-from puzzles.puzzle import Puzzle
+from puzzles.puzzle import Puzzle, how_many
 
 VALUES = ((1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"),
           (40, "XL"), (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I"))
-ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen").split()
-TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+        "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+        "nineteen")
+TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 def roman(n: int) -> str:
@@ -52,15 +56,16 @@ def number(text_: str) -> int:
 
 
 def generate(rng: random.Random, knobs: dict[str, Any]) -> Puzzle:
-    """A number to write; easy form has no examples, the system is the known one."""
-    values = [rng.randint(*knobs["n"]) for _ in range(knobs["examples"] + 1)]
-    pairs = [(words(n), roman(n)) for n in values]
+    """A number to write in the system that the examples, if any, show."""
+    values = [rng.randint(*knobs["n"]) for _ in range(how_many(rng, knobs["examples"]) + 1)]
+    pairs = [(words(n) if knobs["source"] == "words" else str(n), roman(n)) for n in values]
     examples, (query, answer) = pairs[:-1], pairs[-1]
     meta = {"n": values[-1], "examples": examples, "query": query}
-    return Puzzle("numeral", text.prompt("numeral", examples, query), answer, meta,
+    return Puzzle("numeral", text.prompt("numeral", examples, query, knobs["style"]), answer, meta,
                   difficulty=min(1.0, len(answer) / 15))
 
 
 def solve(prompt: str, knobs: dict[str, Any]) -> str | None:
-    """Words to number to Roman numeral."""
-    return roman(number(text.parse(prompt)[1]))
+    """The number's Roman numeral."""
+    query = text.parse(prompt, "numeral")[1]
+    return roman(int(query) if query.isdigit() else number(query))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ class Preset:
         """The knobs of one domain; variant `hidden` has its own, broader ones."""
         shifted = self.hidden_knobs.get(domain, {}) if variant == "hidden" else {}
         return {"style": self.style, **self.knobs[domain], **shifted, **overrides}
+
+
+def how_many(rng: random.Random, examples: int | list[int]) -> int:
+    """The knob `examples`: a number, or an inclusive range to draw from."""
+    return examples if isinstance(examples, int) else rng.randint(*examples)
 
 
 class PresetError(ValueError):
