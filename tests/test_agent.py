@@ -1,4 +1,4 @@
-"""The tool loop and its tools: confined, repairable, and continued from the trace after any crash."""
+"""The tool loop and its tools: confined, repairable, continued from the trace after any crash."""
 
 import json
 from collections.abc import Iterator
@@ -153,7 +153,8 @@ def test_loop_cut_at_any_turn_ends_the_same(finished_round: Cli, tmp_path: Path)
         model = ScriptedModel(moves, 1, "recipe.yaml", check, broker.candidate.agent_seed)
         tools = Toolbox(broker.files.fork, broker.substrate.root, broker.substrate.file.mutable,
                         broker)
-        first = opening(policy, broker.candidate, broker.substrate.file.mutable, moves, check, 2, 40)
+        mutable = broker.substrate.file.mutable
+        first = opening(policy, broker.candidate, mutable, moves, check, 2, 40)
         outcome = run_loop(model, tools, broker.trace, first, broker.plan.budget)
         manifest = build_manifest(broker, tools.finish_call, outcome.reason, model.name)
         data = json.loads(manifest.model_dump_json())

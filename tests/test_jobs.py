@@ -1,5 +1,6 @@
-"""One submission wrapper: finished work is not repeated, live work is adopted, lost work returns."""
+"""One submission wrapper: finished work is not repeated, live work adopted, lost work returns."""
 
+import itertools
 import json
 import os
 import signal
@@ -129,7 +130,7 @@ def test_slots_bound_how_many_compute_at_once(tmp_path: Path, cluster: ClusterSe
     for spec in specs:
         wait(spec, cluster)
     spans = sorted(tuple(map(float, Path(s.product).read_text().split())) for s in specs)
-    assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
+    assert all(first[1] <= second[0] for first, second in itertools.pairwise(spans))
 
 
 def test_job_after_others_starts_when_they_ended_however_they_ended(

@@ -1,10 +1,11 @@
-"""Rounds and campaigns as users run them, on a real second substrate that trains in milliseconds."""
+"""Rounds and campaigns as users run them, on a second substrate that trains in milliseconds."""
 
 import hashlib
 import json
 import os
 import random
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +196,7 @@ def test_campaign_killed_at_random_moments_ends_as_the_undisturbed_one(
     for everything in (False, True, False, True):
         driver = cli.start("campaign", "rounds=2", SLOW, "campaign=stormy")
         target = generator.choice(["trace.jsonl", "metrics.jsonl", "scores.json", "evidence.json"])
-        earlier = set(layout.root.glob(f"round-*/**/{target}"))
-        until(lambda: driver.poll() is not None
-              or bool(set(layout.root.glob(f"round-*/**/{target}")) - earlier))  # noqa: B023
+        await_new(layout, target, driver)
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
         if everything:
@@ -213,6 +212,13 @@ def test_campaign_killed_at_random_moments_ends_as_the_undisturbed_one(
             assert not any(steps.index(step) < steps.index(mark) < len(steps)
                            and last_index(steps, step) > steps.index(mark) + 1
                            for mark in saved & set(steps) if mark >= step)
+
+
+def await_new(layout: Layout, name: str, driver: "subprocess.Popen[str]") -> None:
+    """Waits until a file of that name appears, or the driver ends."""
+    earlier = set(layout.root.glob(f"round-*/**/{name}"))
+    until(lambda: driver.poll() is not None
+          or bool(set(layout.root.glob(f"round-*/**/{name}")) - earlier))
 
 
 def last_index(values: list[int], value: int) -> int:

@@ -58,17 +58,20 @@ class ScriptedModel:
     def _anchor(self) -> Script:
         yield "read_file", {"path": self.recipe}
         runs = []
+        failures: list[str] = []
         for _ in range(self.replicates):
-            started = json.loads((yield "train", {}))
-            runs.append(started["run"])
-        failures = []
+            started = _parse((yield "train", {}), failures)
+            if started is not None:
+                runs.append(started["run"])
         scored: list[tuple[int, Any]] = []
         for run in runs:
-            status = json.loads((yield "wait", {"run": run}))
-            if status["status"] == "failed":
-                failures.append(f"run {run}: {status['failure']}")
+            status = _parse((yield "wait", {"run": run}), failures)
+            if status is None or not status["checkpoints"]:
+                failures.append(f"run {run}: {status and status['failure']}")
                 continue
-            scored.append((run, json.loads((yield "evaluate", {"run": run}))))
+            evaluation = _parse((yield "evaluate", {"run": run}), failures)
+            if evaluation is not None and evaluation["selected"] is not None:
+                scored.append((run, evaluation))
         if not scored:
             yield "finish", {"summary": "no run of the anchor worked", "failure_modes": failures}
             return
@@ -126,32 +129,22 @@ class ScriptedModel:
 
     def _train_and_finish(self, move: Move, failures: list[str]) -> Sub:
         """Trains, mends a diverged run once, evaluates, finishes; None, or why it could not."""
-        started = yield "train", {}
-        if started.startswith("error:"):
-            return started
-        run = json.loads(started)["run"]
-        status = json.loads((yield "wait", {"run": run}))
+        started = _parse((yield "train", {}), failures)
+        status = started and _parse((yield "wait", {"run": started["run"]}), failures)
+        if started is None or status is None:
+            return "it could not be trained"
+        run = started["run"]
         if status["status"] == "failed":
             log = yield "logs", {"run": run}
             return f"run {run} failed: {_last_line(log)}"
-        if status["status"] == "diverged":
-            failures.append(f"{move.id}: run {run} diverged")
-            mended = yield from self._halve_learning_rate()
-            started = (yield "train", {}) if mended else "error: nothing to mend"
-            if not started.startswith("error:"):
-                retried = json.loads(started)["run"]
-                again = json.loads((yield "wait", {"run": retried}))
-                if again["status"] == "ok":
-                    run, status = retried, again
-                    failures.append(f"{move.id}: halving the learning rate mended it")
+        if status["status"] != "ok":
+            failures.append(f"{move.id}: run {run} {status['status']}")
+            run, status = yield from self._mend(move, run, status, failures)
         if not status["checkpoints"]:
             return f"run {run} left no checkpoint"
-        scored = yield "evaluate", {"run": run}
-        if scored.startswith("error:"):
-            return scored
-        evaluation = json.loads(scored)
-        if evaluation["selected"] is None:
-            return f"no checkpoint of run {run} passed validation"
+        evaluation = _parse((yield "evaluate", {"run": run}), failures)
+        if evaluation is None or evaluation["selected"] is None:
+            return f"no checkpoint of run {run} could be scored"
         result = yield "finish", {
             "run": run, "checkpoint": evaluation["selected"], "move": move.id,
             "summary": f"{move.id}: {' '.join(move.why.split())}",
@@ -159,6 +152,17 @@ class ScriptedModel:
             "findings": [_by_domain(evaluation)],
         }
         return result if result.startswith("error:") else None
+
+    def _mend(self, move: Move, run: int, status: Any, failures: list[str]) -> Sub:
+        """Trains a diverged recipe once more at half the learning rate; the run to go on with."""
+        mended = yield from self._halve_learning_rate()
+        again = _parse((yield "train", {}), failures) if mended else None
+        if again is not None:
+            retried = _parse((yield "wait", {"run": again["run"]}), failures)
+            if retried is not None and retried["status"] == "ok":
+                failures.append(f"{move.id}: halving the learning rate mended it")
+                return again["run"], retried
+        return run, status
 
     def _halve_learning_rate(self) -> Sub:
         text = yield "read_file", {"path": self.recipe}
@@ -169,6 +173,15 @@ class ScriptedModel:
         change.set_key(data, "train.learning_rate", rate / 2)
         yield "write_file", {"path": self.recipe, "content": change.dump_recipe(data)}
         return True
+
+
+def _parse(result: str, failures: list[str]) -> dict[str, Any] | None:
+    """A tool's JSON answer; an error goes to `failures` and is None."""
+    if result.startswith("error:"):
+        failures.append(result)
+        return None
+    data: dict[str, Any] = json.loads(result)
+    return data
 
 
 def _dev(evaluation: dict[str, Any]) -> float | None:

@@ -1,4 +1,4 @@
-"""evidence.json: the collector's record of a round. Its five sections never change (paper section 3)."""
+"""evidence.json: the collector's record of a round; its five sections never change (section 3)."""
 
 from typing import Literal
 
@@ -18,8 +18,9 @@ SECTIONS = {
 class Comparison(Part):
     """An explorer against the anchor on the same items (accuracy differences, 0..1).
 
-    `won` and `lost` of the `n` common items changed sides; `low`, `high` is the 95 % paired-bootstrap interval; `p` McNemar's exact p, `p_adjusted` its
-    Holm adjustment over the round's axes; `beyond_band` whether |gain| exceeds the seed band.
+    `won` and `lost` of the `n` common items changed sides; `low`, `high` is the 95 %
+    paired-bootstrap interval; `p` McNemar's exact p, `p_adjusted` its Holm adjustment over the
+    round's axes; `beyond_band` whether |gain| exceeds the seed band.
     """
 
     n: int

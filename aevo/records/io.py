@@ -2,7 +2,7 @@
 
 Guarantees: a reader sees the old document or the new one, never a part; an appended line is on
 disk when `append_line` returns; a last line torn by a crash is skipped by readers and cut off by
-the next append. Not guaranteed: order between different files, or mutual exclusion (use a lock for that).
+the next append. Not guaranteed: order between different files, or mutual exclusion (use a lock).
 """
 
 import json
@@ -29,6 +29,13 @@ class Record(Part):
     """A document of its own on disk; `schema_version` says which reader understands it."""
 
     schema_version: int = 1
+
+
+class Foreign(BaseModel):
+    """A document that a training stack writes: what aevo needs of it must validate, anything more
+    is the stack's own business."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 R = TypeVar("R", bound=BaseModel)

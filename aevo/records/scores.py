@@ -1,6 +1,6 @@
-"""Scores as the trusted evaluation wrote them: `eval/<k>/scores.json`."""
+"""What a training stack writes: a run's result.json, an evaluation's scores and predictions."""
 
-from aevo.records.io import Part, Record
+from aevo.records.io import Foreign, Part
 
 
 class DomainScore(Part):
@@ -10,7 +10,7 @@ class DomainScore(Part):
     n: int
 
 
-class Score(Part):
+class Score(Foreign):
     """One adapter on one item set. `dev` is the mean over items, whatever the set is called."""
 
     dev: float | None = None
@@ -21,24 +21,26 @@ class Score(Part):
     error: str | None = None
 
 
-class Scores(Record):
+class Scores(Foreign):
     """Scores of several adapters on the same items."""
 
+    schema_version: int
     items_sha256: str
     base_sha256: str
     scores: dict[str, Score]
 
 
-class Checkpoint(Part):
+class Checkpoint(Foreign):
     """A checkpoint left by a training run; `path` is relative to the run's folder."""
 
     step: int
     path: str
 
 
-class TrainingResult(Record):
+class TrainingResult(Foreign):
     """`train/<k>/result.json`, written last by the substrate's train command."""
 
+    schema_version: int
     status: str
     steps: int
     checkpoints: list[Checkpoint]
@@ -52,7 +54,7 @@ class TrainingResult(Record):
     data_sha256: str
 
 
-class Prediction(Part):
+class Prediction(Foreign):
     """One line of `<name>.predictions.jsonl`."""
 
     id: str
