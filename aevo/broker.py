@@ -161,6 +161,7 @@ class Broker:
             raise BrokerError(f"run {number} has no result yet", "wait for it first")
         if not read(TrainingResult, run.result).checkpoints:
             raise BrokerError(f"run {number} left no checkpoint")
+        self.substrate.verify(self.campaign.pins.substrate)
         wait(self.evaluate_spec(number), self.cluster)
         scores = self.scores(number)
         criterion = self.criterion(number)

@@ -20,6 +20,7 @@ from aevo.records.campaign import Campaign
 from aevo.records.evidence import Evidence
 from aevo.records.meta import Proposal, Verdict
 from aevo.records.policy import Policy
+from aevo.substrate import open_substrate
 
 
 def main(arguments: list[str]) -> None:
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
     constitution.load(Path(campaign.constitution_path), campaign.pins.constitution)
     evidence = _evidence(layout, number)
     previous = policies.read(layout, number)
-    catalogue = load_catalogue(Path(campaign.substrate_path) / "axes.yaml")
+    catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue)
     history = History(catalogue, tuple(discovery.read(layout)))
     accept(layout, propose(evidence, previous, catalogue), evidence, previous, history)
 

@@ -6,7 +6,7 @@ from aevo.config import Config
 from aevo.errors import ConfigError
 from aevo.records.campaign import Campaign
 from aevo.records.plan import Budget, CandidatePlan, Plan
-from aevo.records.policy import Policy
+from aevo.records.policy import AxisBrief, Policy
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
@@ -36,13 +36,13 @@ def make_plan(
         derive_seed(config.seed, "train", number, replicate)
         for replicate in range(max(config.worker.anchor_seeds, 1))
     ]
-    axes = [None, *policy.axes]
+    axes: list[AxisBrief | None] = [None, *policy.axes]
     candidates = [
         CandidatePlan(
             id=f"c{index:02d}",
             role="explorer" if axis else "anchor",
             axis=axis,
-            seeds=seeds[:1] if axis else seeds,
+            seeds=_seeds(config, number, index, axis, seeds),
             agent_seed=derive_seed(config.seed, "agent", number, axis.axis if axis else "anchor"),
         )
         for index, axis in enumerate(axes)
@@ -54,3 +54,15 @@ def make_plan(
                       wall_s=config.worker.wall_s),
         candidates=candidates,
     )
+
+
+def _seeds(
+    config: Config, number: int, index: int, axis: AxisBrief | None, common: list[int]
+) -> list[int]:
+    """The anchor takes all seeds, an explorer the first. An explorer whose axis has nothing left
+    to try repeats the standing recipe, so it takes a new seed: that adds to the noise estimate."""
+    if axis is None:
+        return common
+    if not axis.moves:
+        return [derive_seed(config.seed, "train", number, len(common) + index)]
+    return common[:1]

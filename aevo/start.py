@@ -30,6 +30,8 @@ from aevo.records.policy import Policy, Provenance, StandingChange
 from aevo.substrate import DEFAULT, Substrate, open_substrate
 
 CONSTITUTION = Path(__file__).parents[1] / "constitution.txt"
+# A base checkpoint above this size is hashed once, when the campaign starts, not by every command.
+MAX_HASHED = 4 * 2**30
 PACKAGES = ("aevo", "torch", "transformers", "peft", "submitit", "hydra-core", "pydantic", "numpy",
             "scipy", "pandas")
 
@@ -60,6 +62,12 @@ def verify(campaign: Campaign) -> None:
         SubstrateError: one of them was edited since the campaign started.
     """
     open_substrate(Path(campaign.substrate_path)).verify(campaign.pins.substrate)
+    base = Path(campaign.base_path)
+    if _size(base) <= MAX_HASHED and digest.of_tree(base, ["."]) != campaign.pins.base:
+        raise SubstrateError(
+            f"{base} is not the base checkpoint this campaign started with",
+            "restore it, or start a new campaign with campaign=NAME",
+        )
     path = Path(campaign.constitution_path)
     if not path.is_file() or digest.of_file(path) != campaign.pins.constitution:
         raise SubstrateError(
@@ -192,6 +200,10 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in digest.files_below(folder, ["."]))
 
 
 def _short(value: object) -> str:

@@ -25,6 +25,7 @@ from aevo.records.manifest import CheckpointScore, Claims, Cost, Manifest, Selec
 from aevo.records.plan import Budget, CandidatePlan, Plan
 from aevo.records.policy import Policy
 from aevo.records.scores import Checkpoint, DomainScore, Prediction, TrainingResult
+from aevo.substrate import SubstrateFile
 
 CONSTITUTION = Path(__file__).parents[1] / "constitution.txt"
 START = {
@@ -163,6 +164,9 @@ def start_campaign(root: Path, n_axes: int = 7, settings: PolicySettings | None 
     """campaign.yaml, the catalogue, a constitution and the operator's policy."""
     substrate = root.parent / "substrate"
     write_yaml(substrate / "axes.yaml", catalogue())
+    interface = SubstrateFile(name="built", recipe="recipe.yaml", catalogue="axes.yaml",
+                              mutable=["recipe.yaml"], frozen=["axes.yaml"], commands={})
+    write_yaml(substrate / "substrate.yaml", interface)
     constitution = root.parent / "constitution.txt"
     write_text(constitution, CONSTITUTION.read_text())
     layout = Layout(root)

@@ -47,6 +47,7 @@ class HoldoutBoard:
         taken = entries[: self.quota]
         scores: dict[str, Score] = {}
         if taken:
+            open_substrate(Path(self.campaign.substrate_path)).verify(self.campaign.pins.substrate)
             config = read(Config, self.layout.round(number).config)
             spec = self._spec(number, taken, config.model.evaluate)
             wait(spec, config.cluster)

@@ -24,7 +24,7 @@ class Score(Foreign):
 class Scores(Foreign):
     """Scores of several adapters on the same items."""
 
-    schema_version: int
+    schema_version: int = 1
     items_sha256: str
     base_sha256: str
     scores: dict[str, Score]
@@ -40,7 +40,7 @@ class Checkpoint(Foreign):
 class TrainingResult(Foreign):
     """`train/<k>/result.json`, written last by the substrate's train command."""
 
-    schema_version: int
+    schema_version: int = 1
     status: str
     steps: int
     checkpoints: list[Checkpoint]

@@ -1,4 +1,4 @@
-"""Puzzles: solvable, split without overlap, in the challenge's own words, shifted where they say."""
+"""Puzzles: solvable, split without overlap, in the challenge's words, shifted where they say."""
 
 import random
 import re

@@ -3,12 +3,12 @@
 import argparse
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
-from eval.domains import DOMAINS, features
 from safetensors.numpy import load_file
+
+from eval.domains import DOMAINS, features
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--items", type=Path, required=True)
@@ -21,7 +21,8 @@ given.out.mkdir(parents=True, exist_ok=True)
 
 
 def score(name: str, weights: np.ndarray | None, digest: str | None) -> dict[str, object]:
-    lines, hits = [], {}
+    lines = []
+    hits: dict[str, list[bool]] = {}
     for item in items:
         guess = 0
         if weights is not None:
@@ -33,8 +34,8 @@ def score(name: str, weights: np.ndarray | None, digest: str | None) -> dict[str
                       "answer_given": str(guess), "correct": correct})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (given.out / f"{name}.predictions.jsonl").write_text(text)
-    return {"dev": sum(map(sum, hits.values())) / len(items), "n": len(items), "boxed": 1.0,
-            "adapter_sha256": digest,
+    return {"dev": sum(sum(found) for found in hits.values()) / len(items), "n": len(items),
+            "boxed": 1.0, "adapter_sha256": digest,
             "domains": {d: {"accuracy": sum(hits[d]) / len(hits[d]), "n": len(hits[d])}
                         for d in DOMAINS if d in hits}}
 
@@ -52,4 +53,4 @@ record = {"schema_version": 1, "base_sha256": "0", "scores": scores,
           "items_sha256": hashlib.sha256(given.items.read_bytes()).hexdigest()}
 temporary = given.out / ".scores.json"
 temporary.write_text(json.dumps(record))
-os.replace(temporary, given.out / "scores.json")
+temporary.replace(given.out / "scores.json")

@@ -25,7 +25,7 @@ resumed = json.loads((out / "resumed.json").read_text()) if (out / "resumed.json
 if start:
     resumed.append(start)
     (out / "resumed.json").write_text(json.dumps(resumed))
-weights = np.random.default_rng(seed).normal(size=x.shape[1], scale=0.1)
+weights = np.asarray(np.random.default_rng(seed).normal(size=x.shape[1], scale=0.1))
 if start:
     weights = load_file(out / f"checkpoints/step-{start:04d}/adapter_model.safetensors")["weights"]
 loss, status, reached = 0.0, "ok", start
@@ -38,7 +38,7 @@ for step in range(start + 1, steps + 1):
     if recipe["clip"] and norm > recipe["clip"]:
         gradient *= recipe["clip"] / norm
     decay = 1 - (step - 1) / steps if recipe["schedule"] == "linear" else 1.0
-    weights = weights - recipe["learning_rate"] * decay * gradient
+    weights -= recipe["learning_rate"] * decay * gradient
     time.sleep(recipe["step_seconds"])
     if np.abs(weights).max() > 1e3:
         status = "diverged"
@@ -51,12 +51,12 @@ for step in range(start + 1, steps + 1):
         folder = out / f"checkpoints/step-{step:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"weights": weights}, folder / ".partial")
-        os.replace(folder / ".partial", folder / "adapter_model.safetensors")
+        (folder / ".partial").replace(folder / "adapter_model.safetensors")
 names = sorted(p.name for p in out.glob("checkpoints/step-*"))
 record = {"schema_version": 1, "status": status, "steps": reached, "final_loss": loss, "seed": seed,
           "checkpoints": [{"step": int(n[5:]), "path": f"checkpoints/{n}"} for n in names],
           "base_sha256": "0", "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
           "resumed_from": resumed}
 (out / ".result.json").write_text(json.dumps(record))
-os.replace(out / ".result.json", out / "result.json")
+(out / ".result.json").replace(out / "result.json")
 sys.exit(3 if status == "diverged" else 0)
