@@ -21,7 +21,7 @@ from typing import Any
 from puzzles import Preset, PresetError, Puzzle, load_preset
 
 from data.augment import augment
-from data.filters import keep
+from data.filters import keep, ranks
 from data.mixture import sample
 from data.recipe import RecipeError, load_recipe
 from data.traces import completion
@@ -35,7 +35,9 @@ def build(recipe: dict[str, Any], preset: Preset, seed: int) -> tuple[list[dict[
     kept, dropped = keep(puzzles, settings["filter"], preset)
     rng.shuffle(kept)
     if settings["order"] == "easy_first":
-        kept.sort(key=lambda puzzle: puzzle.difficulty)
+        # By rank, so that every domain goes from easy to hard all along the run.
+        order = sorted(zip(ranks(kept), range(len(kept)), strict=True))
+        kept = [kept[index] for _, index in order]
     rows = [row(puzzle, style_of(puzzle, settings["trace"], rng), weights) for puzzle in kept]
     return rows, dropped
 

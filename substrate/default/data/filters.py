@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from puzzles import Preset, Puzzle, solve, split_of
+from puzzles import DOMAINS, Preset, Puzzle, solve, split_of
 
-MIDDLE = 0.5  # difficulty that divides easy from hard
+MIDDLE = 0.5  # rank within its domain that divides easy from hard
 
 
 def keep(
@@ -17,8 +17,8 @@ def keep(
     dropped: Counter[str] = Counter()
     seen: set[str] = set()
     kept = []
-    for puzzle in puzzles:
-        reason = _reason(puzzle, settings, preset, seen)
+    for puzzle, rank in zip(puzzles, ranks(puzzles), strict=True):
+        reason = _reason(puzzle, rank, settings, preset, seen)
         if reason:
             dropped[reason] += 1
             continue
@@ -27,17 +27,32 @@ def keep(
     return kept, dict(sorted(dropped.items()))
 
 
+def ranks(puzzles: list[Puzzle]) -> list[float]:
+    """How hard each puzzle is among those of its domain: 0 the easiest, towards 1 the hardest.
+
+    Difficulties of two domains do not compare: a threshold on them would drop whole domains. Equal
+    ones rank in the order given.
+    """
+    found = [0.0] * len(puzzles)
+    for domain in DOMAINS:
+        members = [i for i, puzzle in enumerate(puzzles) if puzzle.domain == domain]
+        members.sort(key=lambda i: puzzles[i].difficulty)
+        for place, i in enumerate(members):
+            found[i] = place / len(members)
+    return found
+
+
 def _reason(
-    puzzle: Puzzle, settings: dict[str, Any], preset: Preset, seen: set[str]
+    puzzle: Puzzle, rank: float, settings: dict[str, Any], preset: Preset, seen: set[str]
 ) -> str | None:
     """The first filter that drops the puzzle."""
     if split_of(puzzle.prompt) != "train":
         return "not in the training split"
     if settings["dedupe"] and puzzle.prompt in seen:
         return "dedupe"
-    if settings["difficulty"] == "easy" and puzzle.difficulty >= MIDDLE:
+    if settings["difficulty"] == "easy" and rank >= MIDDLE:
         return "difficulty"
-    if settings["difficulty"] == "hard" and puzzle.difficulty < MIDDLE:
+    if settings["difficulty"] == "hard" and rank < MIDDLE:
         return "difficulty"
     if settings["max_chars"] is not None and len(puzzle.prompt) > settings["max_chars"]:
         return "max_chars"

@@ -6,6 +6,7 @@ Every key of recipe.yaml is listed here with what it may be. Training reads the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,19 @@ def mixture(value: Any) -> str | None:
     return wanted
 
 
+def weights(value: Any) -> str | None:
+    """Weights of domains, 1 where not given; not all zero, which would leave nothing to weigh."""
+    wanted = domains(number(0, 1000))(value)
+    if wanted is None and not any(value.get(domain, 1) for domain in DOMAINS):
+        return "weights of which at least one is above 0"
+    return wanted
+
+
 def targets(value: Any) -> str | None:
     """A named group of modules, or a list of modules."""
     if value in TARGETS:
         return None
-    if isinstance(value, list) and value and set(value) <= set(MODULES):
+    if isinstance(value, list) and value and all(item in MODULES for item in value):
         return None
     return f"one of {', '.join(TARGETS)}, or a list of {', '.join(MODULES)}"
 
@@ -117,10 +126,10 @@ SCHEMA: dict[str, Check] = {
     "train.lora.dropout": number(0, 0.9),
     "train.lora.targets": targets,
     "train.loss.mask": one_of("completion", "answer", "all"),
-    "train.loss.domain_weights": domains(number(0, 1000)),
+    "train.loss.domain_weights": weights,
     "train.checkpoints": number(1, 100, whole=True),
     "select.criterion": one_of("dev", "reweighted", "last"),
-    "select.weights": domains(number(0, 1000)),
+    "select.weights": weights,
 }
 
 
@@ -143,10 +152,16 @@ def load_recipe(path: Path | str) -> dict[str, Any]:
     for key, check in SCHEMA.items():
         wanted = check(given[key]) if key in given else None
         if wanted:
-            problems.append(f"{key}={given[key]!r} must be {wanted}")
+            problems.append(f"{key}={given[key]!r} must be {wanted}{_hint(given[key])}")
     if problems:
         raise RecipeError(f"{path}: " + "; ".join(problems))
     return recipe
+
+
+def _hint(value: Any) -> str:
+    """YAML reads 3e-3 as text: a number with an exponent needs a decimal point."""
+    short = re.fullmatch(r"([+-]?\d+)([eE][+-]?\d+)", value) if isinstance(value, str) else None
+    return f" (write {short[1]}.0{short[2]})" if short else ""
 
 
 def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 An operator symbol stands for one of thirteen operations in one of two modes: plain, or reversed
 (operands' digits read backwards, and the result's). "Guess" puzzles ask for an operator that is in
-no example. Numeric ones are enumerated; symbolic ones are searched within a bound, as they are
-often ambiguous.
+no example. decipher.py solves them.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from puzzles import text
@@ -34,8 +33,7 @@ NARROW = ("add", "sub", "mul", "cat")
 MODES = ("plain", "reversed")
 RULES = tuple((name, mode) for name in OPERATIONS for mode in MODES)
 NUMERIC_SYMBOLS = "+-*/@#%&$!?:;|^~"
-GLYPHS = "!\"#$%&'()*+,/:;<>?@[]{}`|"[:23]
-MAX_NODES = 20_000  # of the symbolic search
+GLYPHS = "!\"#$%&'()*+/:;<>?@[]{}`"
 
 
 def evaluate(rule: tuple[str, str], a: str, b: str) -> str:
@@ -86,83 +84,3 @@ def _in_glyphs(rng: random.Random, pairs: text.Pairs) -> text.Pairs:
     glyphs = rng.sample(GLYPHS, 10 + len(signs))
     table = dict(zip([*"0123456789", *signs], glyphs, strict=True))
     return [("".join(table[c] for c in x), "".join(table.get(c, c) for c in y)) for x, y in pairs]
-
-
-def solve(examples: text.Pairs, query: str) -> str | None:
-    """The answer, or None if none or more than one fits within the bound."""
-    if len(query) != 5 or any(len(x) != 5 for x, _ in examples):
-        return None
-    symbolic = not query[:2].isdigit()
-    answers = set()
-    for rule, digits in _fits(examples, query[2], symbolic):
-        known = digits if symbolic else {c: c for c in "0123456789"}
-        a, b = query[:2], query[3:]
-        if all(c in known for c in a + b):
-            value = evaluate(rule, "".join(known[c] for c in a), "".join(known[c] for c in b))
-            back = {digit: glyph for glyph, digit in known.items()}
-            if all(c == "-" or c in back for c in value):
-                answers.add("".join(c if c == "-" else back[c] for c in value))
-        if len(answers) > 1:
-            return None
-    return answers.pop() if answers else None
-
-
-def _fits(
-    examples: text.Pairs, sign: str, symbolic: bool
-) -> Iterator[tuple[tuple[str, str], dict[str, str]]]:
-    """Rules for the asked operator, with the digits that go with them."""
-    rows = [(x[:2], x[3:], y) for x, y in examples if x[2] == sign]
-    if not rows:
-        return
-    nodes = [0]
-    for rule in RULES:
-        if not symbolic:
-            if all(evaluate(rule, a, b) == y for a, b, y in rows):
-                yield rule, {}
-            continue
-        for digits in _assign(rule, rows, {}, nodes):
-            yield rule, digits
-            break
-
-
-def _assign(
-    rule: tuple[str, str], rows: list[tuple[str, str, str]], digits: dict[str, str],
-    nodes: list[int],
-) -> Iterator[dict[str, str]]:
-    """Digits for glyphs such that every row holds; depth first, bounded by MAX_NODES."""
-    if not rows:
-        yield digits
-        return
-    (a, b, result), rest = rows[0], rows[1:]
-    for extended in _choices(sorted(set(a + b)), digits):
-        nodes[0] += 1
-        if nodes[0] > MAX_NODES:
-            return
-        left, right = "".join(extended[c] for c in a), "".join(extended[c] for c in b)
-        value = evaluate(rule, left, right)
-        if len(value) != len(result):
-            continue
-        matched = _match(result, value, extended)
-        if matched is not None:
-            yield from _assign(rule, rest, matched, nodes)
-
-
-def _choices(glyphs: list[str], digits: dict[str, str]) -> Iterator[dict[str, str]]:
-    """All ways to give the glyphs different digits."""
-    new = [glyph for glyph in glyphs if glyph not in digits]
-    if not new:
-        yield digits
-        return
-    for digit in "0123456789":
-        if digit not in digits.values():
-            yield from _choices(glyphs, {**digits, new[0]: digit})
-
-
-def _match(result: str, value: str, digits: dict[str, str]) -> dict[str, str] | None:
-    extended = dict(digits)
-    for glyph, digit in zip(result, value, strict=True):
-        if (glyph == "-") != (digit == "-"):
-            return None
-        if glyph != "-" and extended.setdefault(glyph, digit) != digit:
-            return None
-    return extended if len(set(extended.values())) == len(extended) else None

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from puzzles import cryptarithm, text
+from puzzles import cryptarithm, decipher, text
 from puzzles.puzzle import Puzzle, how_many
 
 SYMBOLS = "@#%&$~^!?"
@@ -62,7 +62,7 @@ def solve(prompt: str, knobs: dict[str, Any]) -> str | None:
     """Enumerates the operations that fit the examples; None unless they agree on the answer."""
     examples, query = text.parse(prompt, "equation")
     if knobs["form"] != "symbol":
-        return cryptarithm.solve(examples, query)
+        return decipher.solve(examples, query)
     answers = _answers(examples, query)
     return answers.pop() if len(answers) == 1 else None
 

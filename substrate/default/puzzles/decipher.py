@@ -1,0 +1,138 @@
+"""Blind solver of the challenge's equations, numeric and symbolic.
+
+Several rules often fit, so each reading of the examples casts a vote for the answer it gives (all
+are equally likely beforehand), and the leading answer is given. For symbolic ones the examples are
+joined like tables: per rule, the digits whose repetitions fit a row are indexed by the glyphs that
+earlier rows have fixed, so that a reading costs a look-up and not a search.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from puzzles.cryptarithm import RULES, evaluate
+from puzzles.text import Pairs
+
+DIGITS = "0123456789"
+MAX_STEPS = 3000  # partial readings looked at, per rule
+LEAD = 0.5  # share of the votes that a symbolic answer must exceed
+
+
+def solve(examples: Pairs, query: str) -> str | None:
+    """The answer; None if no example shows the query's operator or no answer leads."""
+    if len(query) != 5 or any(len(x) != 5 for x, _ in examples):
+        return None
+    rows = [(x[:2], x[3:], y) for x, y in examples if x[2] == query[2]]
+    if not rows:
+        return None
+    if query[:2].isdigit():
+        votes, lead = _numeric_votes(rows, query), 0.0
+    else:
+        votes, lead = _symbolic_votes(rows, query), LEAD
+    if not votes:
+        return None
+    answer, most = votes.most_common(1)[0]  # of equals the first rule's
+    return answer if most > lead * votes.total() else None
+
+
+def _numeric_votes(rows: list[tuple[str, str, str]], query: str) -> Counter[str]:
+    fitting = [rule for rule in RULES if all(evaluate(rule, a, b) == y for a, b, y in rows)]
+    return Counter(evaluate(rule, query[:2], query[3:]) for rule in fitting)
+
+
+def _symbolic_votes(rows: list[tuple[str, str, str]], query: str) -> Counter[str]:
+    glyphs = sorted({a + b + y for a, b, y in rows}, key=lambda row: (-len(row), row))
+    votes: Counter[str] = Counter()
+    for rule in RULES:
+        for digits in _readings(glyphs, rule):
+            answer = _answer(rule, query[:2], query[3:], digits)
+            if answer is not None:
+                votes[answer] += 1
+    return votes
+
+
+def _answer(rule: tuple[str, str], a: str, b: str, digits: dict[str, str]) -> str | None:
+    """The query's result in glyphs; None if a glyph it needs is not known."""
+    new = [glyph for glyph in _distinct(a + b) if glyph not in digits]
+    if new and rule[0] not in ("cat", "tac"):
+        return None
+    # Putting side by side works with any digits; large ones, as a zero in front would be lost.
+    free = [digit for digit in reversed(DIGITS) if digit not in digits.values()]
+    known = {**digits, **dict(zip(new, free, strict=False))}
+    value = evaluate(rule, "".join(known[c] for c in a), "".join(known[c] for c in b))
+    back = {digit: glyph for glyph, digit in known.items()} | {"-": "-"}
+    return "".join(back[c] for c in value) if all(c in back for c in value) else None
+
+
+@dataclass(frozen=True)
+class _Join:
+    """One row: digits of its new glyphs, by the digits of those that earlier rows have fixed."""
+
+    fixed: list[str]
+    new: list[str]
+    digits: dict[str, list[str]]
+
+
+def _readings(rows: list[str], rule: tuple[str, str]) -> Iterator[dict[str, str]]:
+    """Digits for the glyphs, one to one, such that every row holds; within MAX_STEPS."""
+    joins = _joins(rows, _table(rule))
+    steps = 0
+
+    def extend(depth: int, digits: dict[str, str]) -> Iterator[dict[str, str]]:
+        nonlocal steps
+        if depth == len(joins):
+            yield digits
+            return
+        join, used = joins[depth], set(digits.values())
+        for new in join.digits.get("".join(digits[glyph] for glyph in join.fixed), ()):
+            steps += 1
+            if steps > MAX_STEPS:
+                return
+            if used.isdisjoint(new):
+                yield from extend(depth + 1, {**digits, **dict(zip(join.new, new, strict=True))})
+
+    if joins:
+        yield from extend(0, {})
+
+
+def _joins(rows: list[str], table: dict[str, list[str]]) -> list[_Join]:
+    """The rows as look-ups, in order; empty if some row fits no digits at all."""
+    joins: list[_Join] = []
+    known: set[str] = set()
+    for row in rows:
+        glyphs, candidates = _distinct(row), table.get(_pattern(row))
+        if candidates is None:
+            return []
+        fixed = [i for i, glyph in enumerate(glyphs) if glyph in known]
+        new = [i for i, glyph in enumerate(glyphs) if glyph not in known]
+        digits: defaultdict[str, list[str]] = defaultdict(list)
+        for found in candidates:
+            digits["".join(found[i] for i in fixed)].append("".join(found[i] for i in new))
+        joins.append(_Join([glyphs[i] for i in fixed], [glyphs[i] for i in new], digits))
+        known.update(glyphs)
+    return joins
+
+
+@cache
+def _table(rule: tuple[str, str]) -> dict[str, list[str]]:
+    """Pattern of repetitions -> different digits, in order, of all equations of the rule."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    operands = [f"{value:02d}" for value in range(100)]
+    for a in operands:
+        for b in operands:
+            row = a + b + evaluate(rule, a, b)
+            found[_pattern(row)].append(_distinct(row))
+    return dict(found)
+
+
+def _distinct(row: str) -> str:
+    return "".join(dict.fromkeys(row.replace("-", "")))
+
+
+def _pattern(row: str) -> str:
+    """`5511-6` -> `AABB-C`: two rows with one pattern may be one equation in other glyphs."""
+    letters: dict[str, str] = {"-": "-"}
+    return "".join(letters.setdefault(c, chr(64 + len(letters))) for c in row)
