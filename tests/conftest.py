@@ -18,7 +18,6 @@ REPO = Path(__file__).parents[1]
 REGRESSION = REPO / "tests" / "substrates" / "regression"
 
 sys.dont_write_bytecode = True  # importing the substrate must not change its tree
-os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 @dataclass
@@ -35,11 +34,17 @@ class Cli:
     def layout(self, name: str = "regression-seed1") -> Layout:
         return Layout(self.runs / name)
 
+    @property
+    def substrate(self) -> Path:
+        """The regression substrate, or this folder's own copy of it."""
+        own = self.folder / "substrate"
+        return own if own.exists() else REGRESSION
+
     def argv(self, module: str, *overrides: str, n: int = 3) -> list[str]:
         """Command line of a Hydra entry point on the regression substrate."""
         return [
             sys.executable, "-m", f"aevo.{module}", "--config-dir", str(REPO / "tests" / "conf"),
-            "model=regression", f"substrate={REGRESSION}", f"runs={self.runs}",
+            "model=regression", f"substrate={self.substrate}", f"runs={self.runs}",
             f"cluster.slot_folder={self.folder / 'slots'}", f"worker.n={n}", *overrides,
         ]
 

@@ -19,7 +19,8 @@ x = np.concatenate([features(r["domain"], np.array([r["point"]]), recipe["width"
 y = np.array([row["answer"] for row in rows])
 out.mkdir(parents=True, exist_ok=True)
 steps, every = recipe["steps"], recipe["steps"] // recipe["checkpoints"]
-done = sorted(int(p.name[5:]) for p in out.glob("checkpoints/step-*/adapter_model.safetensors"))
+saved = out.glob("checkpoints/step-*/adapter_model.safetensors")
+done = sorted(int(path.parent.name[5:]) for path in saved)
 start = done[-1] if done else 0
 resumed = json.loads((out / "resumed.json").read_text()) if (out / "resumed.json").exists() else []
 if start:
@@ -52,7 +53,7 @@ for step in range(start + 1, steps + 1):
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"weights": weights}, folder / ".partial")
         (folder / ".partial").replace(folder / "adapter_model.safetensors")
-names = sorted(p.name for p in out.glob("checkpoints/step-*"))
+names = sorted(path.name for path in out.glob("checkpoints/step-*"))
 record = {"schema_version": 1, "status": status, "steps": reached, "final_loss": loss, "seed": seed,
           "checkpoints": [{"step": int(n[5:]), "path": f"checkpoints/{n}"} for n in names],
           "base_sha256": "0", "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
