@@ -59,9 +59,11 @@ class Axis(Part):
 
 
 class Catalogue(Part):
-    """All axes of a substrate, in its author's order."""
+    """All axes of a substrate, in its author's order; `first` are those to begin a campaign with,
+    unless the operator's policy names others."""
 
     axes: list[Axis]
+    first: list[str] = []
 
     def axis(self, name: str) -> Axis | None:
         """The axis of that id, if there is one."""

@@ -29,7 +29,8 @@ DEAD_ENDS_TITLE = "Don't waste budget on"  # the paper's literal section title
 class PolicySettings(io.Part):
     """What the operator decides before round 1 (conf/policy); later rounds come from evidence.
 
-    `axes` names catalogue axes in order of priority; those not named follow in catalogue order.
+    `axes` names catalogue axes in order of priority (empty: the catalogue's `first`); those not
+    named follow in catalogue order.
     """
 
     mode: SearchMode = "recipe_stabilisation"
@@ -73,11 +74,12 @@ def first_policy(settings: PolicySettings, catalogue: Catalogue, n_axes: int) ->
 
 
 def _by_priority(settings: PolicySettings, catalogue: Catalogue) -> list[Axis]:
-    unknown = [name for name in settings.axes if catalogue.axis(name) is None]
+    wanted = settings.axes or catalogue.first
+    unknown = [name for name in wanted if catalogue.axis(name) is None]
     if unknown:
         known = ", ".join(axis.id for axis in catalogue.axes)
         raise ConfigError(f"policy.axes names unknown {', '.join(unknown)}", f"known: {known}")
-    named = [axis for name in settings.axes if (axis := catalogue.axis(name)) is not None]
+    named = [axis for name in wanted if (axis := catalogue.axis(name)) is not None]
     rest = [axis for axis in catalogue.axes if axis not in named]
     return named + sorted(rest, key=lambda axis: axis.transfer)
 
