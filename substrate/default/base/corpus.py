@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import puzzles
 from data import traces
@@ -20,14 +21,16 @@ Parts = list[tuple[str, bool]]  # (text, whether it is learned), in order
 
 STYLES = ("short", "full")
 # Example lists: how many pairs, and forms that are easier than the benchmark's own.
-LISTS: dict[str, list[dict[str, int]]] = {
-    "bits": [{"examples": 8, "width": 8}, {"examples": 8, "width": 4}],
-    "gravity": [{"examples": 6}],
-    "unit": [{"examples": 8}],
-    "numeral": [{"examples": 4}],
-    "cipher": [{"examples": 8, "word": 2}, {"examples": 16, "word": 1}],
-    "equation": [{"examples": 9}],
+LISTS: dict[str, list[dict[str, Any]]] = {
+    "bits": [{"examples": [8, 8], "width": 8}, {"examples": [8, 8], "width": 4}],
+    "gravity": [{"examples": [6, 6]}],
+    "unit": [{"examples": [8, 8]}],
+    "numeral": [{"examples": [4, 4]}],
+    "cipher": [{"examples": [10, 10]}],
+    "equation": [{"examples": [9, 9]}],
 }
+# Shares of the documents: what is found late gets more of them.
+WEIGHTS = {"bits": 1.3, "gravity": 1.0, "unit": 1.0, "numeral": 1.0, "cipher": 1.5, "equation": 1.0}
 # The base knows every operator, the narrow training data of the default recipe four of them.
 OVERRIDES = {"equation": {"operators": "broad"}}
 
@@ -53,7 +56,7 @@ def pretraining_texts(
     preset = puzzles.load_preset(preset_name)
     documents: list[Parts] = []
     while len(documents) < count:
-        domain = rng.choice(DOMAINS)
+        domain = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         if rng.random() >= chat:
             documents.append(example_list(preset, domain, rng))
             continue

@@ -171,10 +171,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--preset", default="tiny", help="preset of the benchmark's generators")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--batch-tokens", type=int, default=4096, help="positions a step")
     parser.add_argument(
-        "--chat", type=float, default=0.5, help="share of question-answer documents"
+        "--chat", type=float, default=0.3, help="share of question-answer documents"
     )
     parser.add_argument("--traces", type=float, default=0.6, help="share of those with a trace")
     parser.add_argument("--vocabulary", type=int, default=1664, help="most tokens of the BPE")

@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 PAD, BOS, EOS, USER, ASSISTANT = SPECIAL = ["<pad>", "<bos>", "<eos>", "<|user|>", "<|assistant|>"]
 # In order: bit strings by fours, the box, the arrow of an example, words, capitals, numbers, rest.
-PIECES = r"[01]{4}|\\boxed\{| -> |[A-Z][a-z]+| ?[a-z]+|[A-Z]|\d{1,3}|\n|."
+PIECES = r"[01]{4}|\\boxed\{| -> |[A-Z][a-z]+| ?[a-z]+|[A-Z]|\d{1,3}(?=(?:\d{3})*(?!\d))|\n|."
 TEMPLATE = (
     "{% for m in messages %}"
     "{% if m['role'] == 'assistant' %}<|assistant|>{{ m['content'] }}<eos>"

@@ -96,7 +96,7 @@ def _numeral(meta: dict[str, Any], rng: random.Random) -> tuple[str, str, dict[s
 
 def _cipher(meta: dict[str, Any], rng: random.Random) -> tuple[str, str, dict[str, Any]]:
     if "shift" in meta:
-        word = "".join(rng.choices(ALPHABET[:10], k=len(meta["query"])))
+        word = "".join(rng.choices(ALPHABET[: meta["letters"]], k=len(meta["query"])))
         return word, cipher.shift(word, meta["shift"]), {}
     plain = " ".join(rng.choices(cipher.VOCABULARY, k=len(meta["query"].split())))
     return plain.translate(str.maketrans(LETTERS, meta["key"])), plain, {}

@@ -93,7 +93,7 @@ def _unit(puzzle: Puzzle) -> str:
 def _numeral(puzzle: Puzzle) -> str:
     n = puzzle.meta["n"]
     values = [n // place % 10 * place for place in (1000, 100, 10, 1)]
-    return f"{n} " + " ".join(f"{value}={numeral.roman(value)}" for value in values if value)
+    return " ".join(f"{value}={numeral.roman(value)}" for value in values if value)
 
 
 def _cipher(puzzle: Puzzle) -> str:

@@ -53,7 +53,7 @@ def _shift(
     words = ["".join(rng.choices(ALPHABET[: knobs["letters"]], k=knobs["word"]))
              for _ in range(count + 1)]
     pairs = [(word, shift(word, by)) for word in words]
-    return {"shift": by}, pairs, by / len(ALPHABET)
+    return {"shift": by, "letters": knobs["letters"]}, pairs, by / len(ALPHABET)
 
 
 def _bijection(

@@ -192,6 +192,7 @@ class _Trainer:
         if torch.cuda.is_available() and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"])
         checkpoint.trim_metrics(self.run.out / "metrics.jsonl", self.progress.step)
+        self._save_state()  # now: a kill before the next state must not lose this resumption
         print(f"resumed after step {self.progress.step}", flush=True)
 
     def _save_state(self) -> None:
@@ -223,7 +224,7 @@ class _Trainer:
             "status": status,
             "steps": progress.step,
             "checkpoints": [{"step": s, "path": f"checkpoints/step-{s:06d}"} for s in steps],
-            "final_loss": progress.loss if math.isfinite(progress.loss) else None,
+            "final_loss": progress.loss if status == "ok" else None,
             "trainable_parameters": sum(p.numel() for p in self.parameters.values()),
             "tokens": progress.tokens,
             "seconds": round(progress.seconds, 2),

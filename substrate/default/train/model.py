@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from train.batching import IGNORE, Batch
 
@@ -36,6 +37,7 @@ def load(base: Path, lora: dict[str, Any], seed: int, device: str) -> PeftModel:
     Raises:
         ModelError: not a model folder, or the LoRA targets are not in it.
     """
+    disable_progress_bar()  # stderr is for errors
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
