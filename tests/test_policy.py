@@ -19,7 +19,7 @@ CONF = Path(__file__).parents[1] / "conf" / "policy" / "default.yaml"
 
 def test_the_shipped_settings_are_valid() -> None:
     settings = PolicySettings.model_validate(yaml.safe_load(CONF.read_text()))
-    assert settings.promotion_threshold == settings.lb_threshold == 0.02
+    assert 0 < settings.promotion_threshold <= settings.lb_threshold < 0.1
     assert settings.mode == "recipe_stabilisation"
 
 
