@@ -1,6 +1,7 @@
 """The data pipeline: every knob changes what it names, every mistake is named, no row leaks."""
 
 import copy
+import dataclasses
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from data.build import build
 from data.recipe import RecipeError, load_recipe
 from data.traces import completion
 from eval.metric import extract
+from puzzles import text
 
 from aevo.change import set_key
 from tests.substrate.conftest import SUBSTRATE
@@ -111,6 +113,31 @@ def test_domain_weights_reach_the_rows() -> None:
     weights = {row["domain"]: row["weight"] for row in rows(
         train__loss__domain_weights={"unit": 2.0})}
     assert weights["unit"] == 2.0 and weights["bits"] == 1.0
+
+
+@pytest.mark.parametrize("preset", [TINY, puzzles.load_preset("challenge")], ids=lambda p: p.name)
+def test_a_new_query_is_never_one_of_the_examples(preset: puzzles.Preset) -> None:
+    settings = recipe(data__augment={"reorder_examples": 0, "extra_example": 0,
+                                     "perturb_numbers": 1})
+    given = Counter({row["id"]: 1 for row in build(recipe(), preset, 3)[0]})
+    fresh = [row for row in build(settings, preset, 3)[0] if row["id"] not in given]
+    assert fresh
+    for row in fresh:
+        examples, query = text.parse(row["prompt"], row["domain"])
+        if row["domain"] != "equation":  # symbolic ones stay as they are
+            assert query not in [x for x, _ in examples]
+
+
+def test_augmentation_stays_within_the_knobs_of_the_preset() -> None:
+    knobs = {**TINY.knobs, "cipher": {**TINY.knobs["cipher"], "letters": 4}}
+    narrow = dataclasses.replace(TINY, knobs=knobs)
+    settings = recipe(data__augment={"reorder_examples": 0, "extra_example": 1,
+                                     "perturb_numbers": 1})
+    built = [row for row in build(settings, narrow, 3)[0] if row["domain"] == "cipher"]
+    assert built
+    for row in built:
+        examples, query = text.parse(row["prompt"], "cipher")
+        assert set("".join([query, *(x for x, _ in examples)])) <= set("ABCD")
 
 
 def test_all_mistakes_of_a_recipe_are_named_at_once(tmp_path: Path) -> None:

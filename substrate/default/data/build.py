@@ -31,7 +31,7 @@ def build(recipe: dict[str, Any], preset: Preset, seed: int) -> tuple[list[dict[
     """The rows of a training set in order, and what each filter dropped."""
     settings, weights = recipe["data"], recipe["train"]["loss"]["domain_weights"]
     rng = random.Random(f"build:{seed}")
-    puzzles = augment(sample(preset, settings, seed), settings["augment"], rng)
+    puzzles = augment(sample(preset, settings, seed), settings["augment"], preset, rng)
     kept, dropped = keep(puzzles, settings["filter"], preset)
     rng.shuffle(kept)
     if settings["order"] == "easy_first":
