@@ -192,7 +192,7 @@ def _discoveries(
         figure = f"{found.plateau_rounds} rounds below the leaderboard threshold"
         log.add("rotation", "categories", text, Provenance(round=number, figure=figure))
     figure = _headline(evidence)
-    text = f"{MODE_TITLES[old.mode]}: {_counts(judged)}."
+    text = f"{MODE_TITLES[old.mode]}: {_lesson(evidence, judged)}."
     log.add("summary", "round", text, Provenance(round=number, figure=figure))
     return log.entries
 
@@ -218,15 +218,27 @@ class _Log:
         )
 
 
-def _counts(judged: Judgement) -> str:
-    def count(what: Sequence[object], one: str) -> str:
-        return f"{len(what)} {one}{'' if len(what) == 1 else 's'}"
+def _lesson(evidence: Evidence, judged: Judgement) -> str:
+    """What the round taught, for the trajectory table: what holds, what hurt, what dev is worth."""
+    if judged.promotions:
+        names = [item.change.summary() for item in judged.promotions]
+        held = f"{'; '.join(names)} held up on the leaderboard and now {_stand(names)}"
+    else:
+        held = "no change beat the anchor beyond noise"
+    parts = [held]
+    losses = [
+        (item.comparison.gain, item.move or item.axis)
+        for item in evidence.candidates
+        if item.comparison is not None and item.comparison.beyond_band and item.comparison.gain < 0
+    ]
+    if losses:
+        gain, what = min(losses)
+        parts.append(f"{what} cost {-gain:.3f} of dev")
+    found = evidence.calibration
+    moved = f"dev {signed(found.dev_gain_of_round)}, LB {signed(found.lb_gain_of_round)}"
+    parts.append(f"{VERDICTS[found.verdict].lower()} ({moved} in this round)")
+    return "; ".join(parts)
 
-    undecided = [trial for trial in judged.trials if trial.outcome == "undecided"]
-    return ", ".join(
-        [
-            count(judged.promotions, "promotion"),
-            count(judged.dead_ends, "dead end"),
-            count(undecided, "undecided trial"),
-        ]
-    )
+
+def _stand(names: Sequence[str]) -> str:
+    return "stands" if len(names) == 1 else "stand"
