@@ -74,7 +74,7 @@ def test_a_folder_that_holds_something_else_is_not_overwritten(
 def test_a_missing_package_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert prepare.main(["--model", "smollm2_135m", "--out", str(tmp_path / "m")]) == 2
     error = capsys.readouterr().err
     assert "pip install gguf" in error

@@ -26,7 +26,7 @@ def small_llama(kv_heads: int, tied: bool) -> LlamaForCausalLM:
         num_key_value_heads=kv_heads,
         head_dim=16,
         tie_word_embeddings=tied,
-        rope_theta=50000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
         initializer_range=0.3,
     )
     return LlamaForCausalLM(config).eval()
@@ -37,6 +37,7 @@ def test_logits_equal_transformers(kv_heads: int, tied: bool) -> None:
     network = small_llama(kv_heads, tied)
     config = network.config.to_dict()
     assert supports(config)
+    assert config["rope_parameters"]["rope_theta"] == 50000.0
     decoder = LlamaDecoder(config, network.state_dict())
     ids = torch.randint(0, 97, (5, 23))
     with torch.inference_mode():

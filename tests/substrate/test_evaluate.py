@@ -59,6 +59,10 @@ def extra(tensors: Tensors) -> None:
     tensors["model.embed_tokens.weight"] = torch.zeros(2, 2)
 
 
+def halve(tensors: Tensors) -> None:
+    del tensors[first(tensors)]
+
+
 def whole_numbers(tensors: Tensors) -> None:
     tensors[first(tensors)] = tensors[first(tensors)].to(torch.int32)
 
@@ -69,7 +73,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown module": (lambda f: edit_tensors(f, rename), "lm_head"),
     "extra tensor": (lambda f: edit_tensors(f, extra), "unexpected tensor"),
     "half a pair": (
-        lambda f: edit_tensors(f, lambda t: t.pop(first(t))) or None,
+        lambda f: edit_tensors(f, halve),
         "has only lora_B",
     ),
     "type": (lambda f: edit_tensors(f, whole_numbers), "int32"),
