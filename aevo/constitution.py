@@ -168,8 +168,12 @@ def substrate_is_not_overwritten(case: Case) -> list[str]:
 
 
 @_rule("R7")
-def stacked_changes_are_disjoint(case: Case) -> list[str]:
-    return [
+def stacked_changes_are_few_and_disjoint(case: Case) -> list[str]:
+    admitted = case.previous.noise.promotions_per_round
+    faults = []
+    if len(case.added) > admitted:
+        faults.append(f"{len(case.added)} changes are promoted, the noise rule admits {admitted}")
+    return faults + [
         f"{one.id} and {other.id} both touch {', '.join(conflict(one.change, other.change))}"
         for index, one in enumerate(case.added)
         for other in case.added[index + 1 :]

@@ -38,6 +38,7 @@ class PolicySettings(io.Part):
     promotion_threshold: float = Field(default=0.02, gt=0, lt=1)
     lb_threshold: float = Field(default=0.02, gt=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=1)
+    promotions_per_round: int = Field(default=1, ge=1)
     reason: str = "the operator's start: basic training levers first"
 
 
@@ -64,6 +65,7 @@ def first_policy(settings: PolicySettings, catalogue: Catalogue, n_axes: int) ->
         noise=NoiseRule(
             promotion_threshold=settings.promotion_threshold,
             lb_threshold=settings.lb_threshold,
+            promotions_per_round=settings.promotions_per_round,
             prior=settings.promotion_threshold,
             alpha=settings.alpha,
             provenance=start,

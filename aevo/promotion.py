@@ -123,7 +123,11 @@ def selected_move(summary: CandidateSummary, catalogue: Catalogue) -> str:
 def _promote(
     evidence: Evidence, policy: Policy, catalogue: Catalogue, objective: Objective
 ) -> tuple[list[StandingChange], dict[str, str]]:
-    """Promotions that can stand together, strongest first, and why others have to wait."""
+    """Promotions that can stand together, strongest first, and why others have to wait.
+
+    Gains measured apart need not add up (a higher rate, a flat schedule and a larger adapter are
+    each good, and together too much), so the noise rule bounds how many enter at once.
+    """
     found = []
     for summary in evidence.candidates:
         figure = earned(summary, policy.noise, evidence.calibration, objective)
@@ -137,6 +141,10 @@ def _promote(
     promotions: list[StandingChange] = []
     waiting: dict[str, str] = {}
     for _, summary, figure in found:
+        if len(promotions) >= policy.noise.promotions_per_round:
+            first = ", ".join(item.id for item in promotions)
+            waiting[summary.candidate] = f"{figure}; must now show its gain on top of {first}"
+            continue
         clash = next((p for p in promotions if conflict(p.change, summary.change)), None)
         if clash is not None:
             both = ", ".join(conflict(summary.change, clash.change))

@@ -208,6 +208,18 @@ BROKEN: list[tuple[str, str, Break, str]] = [
         "p and q both touch train.lora",
     ),
     (
+        "R7",
+        "first",
+        lambda c: with_policy(
+            c,
+            standing=[
+                promoted("c01", Change(set={"train.lora.rank": 1}), "p"),
+                promoted("c03", Change(set={"train.steps": 1}), "q"),
+            ],
+        ),
+        "2 changes are promoted, the noise rule admits 1",
+    ),
+    (
         "R8",
         "first",
         lambda c: with_candidate(c, "c00", change=Change(set={"a": 1})),

@@ -230,13 +230,20 @@ def test_gains_that_conflict_do_not_stack(tmp_path: Path) -> None:
     world = World({"clip/m1": Effect(dev=0.05, lb=0.03), "rank/m1": Effect(dev=0.04, lb=0.03)})
     write_round(layout, 1, world)
     evidence = collect(layout, 1, FakeBoard(layout, world))
-    both = propose(evidence, policies.read(layout, 1), catalogue()).policy
+    single = policies.read(layout, 1)
+    alone = propose(evidence, single, catalogue()).policy
+    assert [item.axis for item in alone.standing] == ["clip"]
+    second = next(trial for trial in alone.tried if trial.candidate == "c03")
+    assert second.outcome == "undecided" and "on top of r01-c02" in second.reason
+    noise = single.noise.model_copy(update={"promotions_per_round": 2})
+    double = single.model_copy(update={"noise": noise})
+    both = propose(evidence, double, catalogue()).policy
     assert [item.axis for item in both.standing] == ["clip", "rank"]
     loser = evidence.candidates[3].model_copy(update={"change": evidence.candidates[2].change})
     clash = evidence.model_copy(
         update={"candidates": [*evidence.candidates[:3], loser, *evidence.candidates[4:]]}
     )
-    one = propose(clash, policies.read(layout, 1), catalogue()).policy
+    one = propose(clash, double, catalogue()).policy
     assert [item.axis for item in one.standing] == ["clip"]
     waiting = [trial for trial in one.tried if trial.candidate == "c03"]
     assert waiting[0].outcome == "undecided"

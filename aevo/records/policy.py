@@ -59,11 +59,13 @@ class NoiseRule(Part):
     A candidate is promoted when its gain on `dev` over the anchor exceeds `promotion_threshold`
     (accuracy, 0..1) and its LB gain exceeds `lb_threshold`. `seed_sd` is the measured standard
     deviation of dev between seeds of one recipe, None before there are two such runs. `prior` is
-    the operator's threshold of round 1, below which no revision goes.
+    the operator's threshold of round 1, below which no revision goes. At most
+    `promotions_per_round` changes enter the standing recipe at once.
     """
 
     promotion_threshold: float
     lb_threshold: float
+    promotions_per_round: int = 1
     prior: float = 0.02
     alpha: float = 0.05
     seed_sd: float | None = None
