@@ -1,6 +1,6 @@
 """What each move of the axes catalogue does to dev and hidden, against the default recipe.
 
-    python tests/bench/bench_interventions.py --seeds 4 [--only lr,trace] [--work DIR] [--out FILE]
+    python tests/bench/bench_interventions.py --seeds 4 [--only lr_x2_5,trace_short] [--work DIR] [--out FILE]
 
 Runs the substrate's own code in one process: data.build, train.loop, eval.evaluate, for every move
 that changes recipe values (code patches and checkpoint selection are left out), with the same
@@ -122,7 +122,9 @@ def main() -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Effect of every move on dev and hidden.")
     parser.add_argument("--seeds", type=int, default=4, help="runs of each move")
-    parser.add_argument("--only", default="", help="comma-separated parts of the moves' names")
+    parser.add_argument("--first-seed", type=int, default=1, help="of data and training")
+    parser.add_argument("--items-seed", type=int, default=1, help="draws dev and hidden")
+    parser.add_argument("--only", default="", help="names of moves, comma-separated; default all")
     parser.add_argument("--base", type=Path, default=STACK / "base" / "tiny")
     parser.add_argument("--work", type=Path, help="keeps finished runs")
     parser.add_argument("--out", type=Path, help="also write the table here")
@@ -131,13 +133,13 @@ def main() -> int:
     chosen = {
         name: values
         for name, values in moves().items()
-        if name == REFERENCE or not wanted or any(part in name for part in wanted)
+        if name == REFERENCE or not wanted or name in wanted
     }
     work = args.work or Path(tempfile.mkdtemp(prefix="interventions-"))
     work.mkdir(parents=True, exist_ok=True)
     preset = load_preset(PRESET)
     evaluators = {
-        split: load_evaluator(item_sets.items(preset, split, n, 1), args.base, 48)
+        split: load_evaluator(item_sets.items(preset, split, n, args.items_seed), args.base, 48)
         for split, n in SETS.items()
     }
 
@@ -155,7 +157,7 @@ def main() -> int:
     reference: list[dict[str, Any]] = []
     for name, values in chosen.items():
         runs = []
-        for seed in range(1, args.seeds + 1):
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
             folder = work / f"{name}-{seed}"
 
             def one(v: Any = values, s: int = seed, f: Path = folder) -> dict[str, Any]:
