@@ -1,6 +1,6 @@
 """What each move of the axes catalogue does to dev and hidden, against the default recipe.
 
-    python tests/bench/bench_interventions.py --seeds 4 [--only lr_x2_5,trace_short] [--work DIR] [--out FILE]
+    python tests/bench/bench_interventions.py --seeds 4 [--only lr_x2_5] [--work DIR] [--out FILE]
 
 Runs the substrate's own code in one process: data.build, train.loop, eval.evaluate, for every move
 that changes recipe values (code patches and checkpoint selection are left out), with the same
