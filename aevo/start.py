@@ -167,8 +167,8 @@ def _run(step: Step) -> None:
     """Runs a trusted command of the substrate here and now, with pip's settings as ours."""
     pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     with tempfile.TemporaryDirectory(prefix="aevo-") as scratch:
-        done = subprocess.run(step.argv, cwd=step.cwd, capture_output=True, text=True,
-                              env=environment(os.environ, step.env | pip, os.cpu_count() or 1, scratch))
+        ours = environment(os.environ, step.env | pip, os.cpu_count() or 1, scratch)
+        done = subprocess.run(step.argv, cwd=step.cwd, capture_output=True, text=True, env=ours)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no output"]
         raise JobError(f"`{' '.join(step.argv[1:3])}` failed ({done.returncode}): {lines[-1]}")
