@@ -17,13 +17,13 @@ class Step(Part):
 
 class Resources(Part):
     """What a job asks for. `time_min` is its wall limit in minutes; `slots` what it takes of a
-    machine in local mode (0: a job that only waits)."""
+    machine in local mode: one, or none for a job that only waits."""
 
     cpus: int = 1
     gpus: int = 0
     memory_gb: float | None = None
     time_min: int = 60
-    slots: int = 1
+    slots: Literal[0, 1] = 1
 
 
 class JobSpec(Record):
