@@ -17,10 +17,16 @@ from aevo.trajectory import latest_campaign
 ORDER = ("worker", "collector", "meta")
 
 
+def job_folders(layout: Layout) -> list[JobFolder]:
+    """The folders of all jobs that were ever submitted, the campaign's own and each round's."""
+    places = [layout.jobs, *sorted(path / "jobs" for path in layout.root.glob("round-*"))]
+    found = [sorted(place.glob("*/spec.json")) for place in places if place.is_dir()]
+    return [JobFolder(spec.parent) for specs in found for spec in specs]
+
+
 def cancel_all(layout: Layout) -> list[str]:
     """Cancels the campaign's live jobs and returns their names."""
-    folders = [JobFolder(path.parent) for path in layout.root.glob("**/jobs/*/spec.json")]
-    folders.sort(key=lambda job: (not job.root.name.endswith(ORDER), job.root))
+    folders = sorted(job_folders(layout), key=lambda job: not job.root.name.endswith(ORDER))
     return [job.root.name for job in folders if cancel(job)]
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from aevo.cancel import job_folders
 from aevo.errors import ConfigError, RecordError, SubstrateError
-from aevo.jobs.state import JobFolder, observe
+from aevo.jobs.state import observe
 from aevo.layout import Layout
 from aevo.policy import DEAD_ENDS_TITLE
 from aevo.records.evidence import Evidence
@@ -225,17 +226,21 @@ def test_campaign_killed_again_and_again_ends_as_the_undisturbed_one(cli: Cli) -
 
 def await_new(layout: Layout, name: str, driver: "subprocess.Popen[str]") -> None:
     """Waits until a file of that name appears, or the driver ends."""
-    earlier = set(layout.root.glob(f"round-*/**/{name}"))
-    until(lambda: driver.poll() is not None
-          or bool(set(layout.root.glob(f"round-*/**/{name}")) - earlier))
+    earlier = named(layout, name)
+    until(lambda: driver.poll() is not None or bool(named(layout, name) - earlier))
+
+
+def named(layout: Layout, name: str) -> set[Path]:
+    """Files and folders of that name; os.walk does not mind folders that vanish meanwhile."""
+    return {Path(folder, name) for folder, folders, files in os.walk(layout.root)
+            if name in files or name in folders}
 
 
 def kill_jobs(layout: Layout) -> None:
     """kill -9 of every process of a campaign's jobs."""
-    for path in layout.root.glob("**/running.json"):
-        job = JobFolder(path.parent)
-        if observe(job).alive:
-            running = json.loads(path.read_text())
+    for job in job_folders(layout):
+        if observe(job).alive and job.running.exists():
+            running = json.loads(job.running.read_text())
             for group in (running["pid"], running["child"]):
                 if group:
                     try:
@@ -252,9 +257,7 @@ def test_interrupt_ends_all_jobs_and_the_same_command_goes_on(cli: Cli) -> None:
     _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert "run the same command to go on" in errors
-    alive = [path.parent.name for path in layout.root.glob("**/jobs/*/spec.json")
-             if observe(JobFolder(path.parent)).alive]
-    assert alive == []
+    assert [job.root.name for job in job_folders(layout) if observe(job).alive] == []
     done = cli.run("campaign", "rounds=1", SLOW)
     assert done.returncode == 0, done.stderr
     assert (layout.report / "index.html").exists()
@@ -275,8 +278,7 @@ def test_cancel_ends_a_round_under_way(cli: Cli) -> None:
     until(lambda: any(layout.root.glob("round-01/c*/train/1/out/metrics.jsonl")))
     done = cli.plain("cancel", str(layout.root))
     assert done.returncode == 0 and "c00-worker" in done.stdout
-    assert not [path for path in layout.root.glob("**/jobs/*/spec.json")
-                if observe(JobFolder(path.parent)).alive]
+    assert [job.root.name for job in job_folders(layout) if observe(job).alive] == []
 
 
 def test_candidate_that_fails_for_good_is_left_out_and_said_so(cli: Cli) -> None:
