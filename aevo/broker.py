@@ -4,7 +4,6 @@ An agent names a run by its number and gets back what the records say. It never 
 seed, an item set or a score.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,10 +107,7 @@ class Broker:
         run = self.files.run(number)
         if not run.fork.exists():
             load_recipe(self.files.fork / self.substrate.file.recipe)
-            staging = run.train / "fork.partial"
-            shutil.rmtree(staging, ignore_errors=True)
-            self.substrate.copy(self.files.fork, staging)
-            staging.rename(run.fork)
+            self.substrate.fork(run.fork, [], source=self.files.fork)
         self.substrate.verify(self.campaign.pins.substrate)
         submit(self.train_spec(number), self.cluster)
         self.trace.note("job", run=number, job=self.train_spec(number).name, seed=self.seed(number))

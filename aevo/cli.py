@@ -12,6 +12,11 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(sys.argv[1:])
 
 
+def report(error: AevoError) -> None:
+    """Prints an error as its one line."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
 class errors_as_one_line:
     """Within it, an `AevoError` prints `error: …` and exits with its code."""
 
@@ -20,7 +25,7 @@ class errors_as_one_line:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, AevoError):
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            report(error)
             sys.exit(error.code)
         if isinstance(error, BrokenPipeError):
             sys.exit(141)

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from aevo.change import get_key
+from aevo.cli import report
 from aevo.errors import AevoError, ConfigError
 from aevo.policy import PolicySettings
 from aevo.records.io import Part, problems
@@ -138,7 +139,7 @@ def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
         try:
             task(load(composed))
         except AevoError as error:
-            _report(error)
+            report(error)
             failures.append(error)
 
     def entry() -> None:
@@ -148,7 +149,7 @@ def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
             composed_task()
         except (HydraException, OmegaConfBaseException) as error:
             failures.append(_explain(error))
-            _report(failures[-1])
+            report(failures[-1])
         except KeyboardInterrupt:
             print("stopped; run the same command to go on", file=sys.stderr)
             sys.exit(130)
@@ -162,10 +163,6 @@ def _flags_first(arguments: list[str]) -> list[str]:
     """`+round=3 -m seed=1,2` as `-m +round=3 seed=1,2`: Hydra takes overrides in one piece only."""
     multirun = [word for word in arguments if word in ("-m", "--multirun")]
     return multirun[:1] + [word for word in arguments if word not in ("-m", "--multirun")]
-
-
-def _report(error: AevoError) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def _explain(error: Exception) -> ConfigError:

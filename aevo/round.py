@@ -18,7 +18,7 @@ from aevo.errors import ConfigError, JobError, RecordError
 from aevo.follow import follow
 from aevo.jobs.state import JobFolder, observe
 from aevo.jobs.submit import exhausted, submit
-from aevo.layout import Layout, RoundLayout
+from aevo.layout import Layout
 from aevo.plan import make_plan
 from aevo.records.campaign import Campaign
 from aevo.records.change import Change
@@ -29,7 +29,7 @@ from aevo.records.manifest import Manifest
 from aevo.records.plan import Plan
 from aevo.records.policy import Policy
 from aevo.start import free_space, open_campaign, write_round_config
-from aevo.substrate import Substrate, open_substrate
+from aevo.substrate import open_substrate
 
 # Workers, collector and meta compute next to nothing: they take no slot of the machine.
 LIGHT = Resources(slots=0, time_min=7 * 24 * 60)
@@ -120,7 +120,7 @@ def ensure_plan(config: Config, layout: Layout, campaign: Campaign, number: int)
                       f"mode {rules.mode}, objective {rules.objective}")
     plan = read(Plan, files.plan)
     for candidate in plan.candidates:
-        fork_candidate(substrate, files, candidate.id)
+        substrate.fork(files.candidate(candidate.id).fork, [], source=files.standing)
     return plan
 
 
@@ -131,20 +131,6 @@ def standing_changes(rules: Policy) -> list[Change]:
         changes.append(Change(set={"select.criterion": rules.selection.criterion,
                                    "select.weights": rules.selection.weights}))
     return changes
-
-
-def fork_candidate(substrate: Substrate, files: RoundLayout, name: str) -> None:
-    """A candidate's own copy of the standing files, made at once or not at all."""
-    fork = files.candidate(name).fork
-    if fork.exists():
-        return
-    staging = fork.with_name("fork.partial")
-    if staging.exists():
-        for path in sorted(staging.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        staging.rmdir()
-    substrate.copy(files.standing, staging)
-    staging.rename(fork)
 
 
 def job_specs(layout: Layout, campaign: Campaign, plan: Plan) -> list[JobSpec]:

@@ -108,8 +108,11 @@ class Substrate:
             )
         return lock.digest
 
-    def fork(self, destination: Path, standing: list[Change]) -> None:
-        """Copies the mutable files to `destination` and applies the standing recipe, at once.
+    def fork(
+        self, destination: Path, standing: list[Change], source: Path | None = None
+    ) -> None:
+        """Copies the mutable files (of `source`, another fork, where given) to `destination` and
+        applies the standing recipe, at once or not at all.
 
         Frozen files are not copied: commands find them in the substrate. An existing destination
         is left as it is (a restarted worker goes on in its fork).
@@ -118,7 +121,7 @@ class Substrate:
             return
         staging = destination.with_name(destination.name + ".partial")
         shutil.rmtree(staging, ignore_errors=True)
-        self.copy(self.root, staging)
+        self.copy(source or self.root, staging)
         for item in standing:
             change.apply(item, staging, self.file.recipe)
         staging.rename(destination)
