@@ -135,6 +135,21 @@ class Layout:
         return self.root / "campaign.yaml"
 
     @property
+    def substrate(self) -> Path:
+        """The campaign's own copy of the substrate it started with, read-only."""
+        return self.root / "substrate"
+
+    @property
+    def constitution(self) -> Path:
+        """The campaign's own copy of the constitution it started with, read-only."""
+        return self.root / "constitution.txt"
+
+    @property
+    def snapshots(self) -> Path:
+        """Code, configuration and package list as jobs were submitted with (`aevo.snapshot`)."""
+        return self.root / "snapshots"
+
+    @property
     def vault(self) -> Path:
         """Dev and hidden items with their answers: trusted jobs only, never shown to a worker."""
         return self.root / "vault"

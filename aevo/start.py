@@ -1,6 +1,8 @@
 """Starting a campaign: pin what must not change, draw the item sets, write round 1's policy.
 
-Every step looks for its result first, so a start that was interrupted goes on where it was.
+Every step looks for its result first, so a start that was interrupted goes on where it was. The
+campaign keeps copies of its substrate and constitution: what becomes of the checkout afterwards
+neither changes nor stops it.
 """
 
 import os
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,9 +21,10 @@ from aevo import digest, policy
 from aevo.axes import load as load_catalogue
 from aevo.change import flatten
 from aevo.config import Config
-from aevo.errors import ConfigError, JobError, SubstrateError
+from aevo.errors import AevoError, ConfigError, JobError, SubstrateError
 from aevo.jobs.execute import environment
 from aevo.jobs.submit import submit
+from aevo.keep import MAX_COPIED, keep_constitution, keep_substrate
 from aevo.layout import Layout
 from aevo.records.campaign import Campaign, Pins
 from aevo.records.change import Change
@@ -47,6 +51,7 @@ def open_campaign(config: Config) -> tuple[Layout, Campaign]:
     if finished(Campaign, layout.campaign):
         campaign = read(Campaign, layout.campaign)
         _check_pinned(config, campaign, layout)
+        _note_changed_source(config, campaign, layout)
     else:
         campaign = _start(config, layout)
     verify(campaign)
@@ -56,7 +61,7 @@ def open_campaign(config: Config) -> tuple[Layout, Campaign]:
 
 
 def verify(campaign: Campaign) -> None:
-    """Checks substrate and constitution against the campaign's pins.
+    """Checks substrate and constitution, the campaign's own copies, against its pins.
 
     Raises:
         SubstrateError: one of them was edited since the campaign started.
@@ -77,25 +82,54 @@ def verify(campaign: Campaign) -> None:
 
 
 def _start(config: Config, layout: Layout) -> Campaign:
-    substrate = open_substrate(Path(config.substrate) if config.substrate else DEFAULT)
-    pinned = substrate.verify()
-    constitution = Path(config.constitution or CONSTITUTION).resolve()
+    source, constitution = _sources(config)
+    pinned = source.verify()
     if not constitution.is_file():
         raise ConfigError(f"constitution={constitution} is no file", "give the path of one")
-    base = _base(config, substrate)
+    substrate = keep_substrate(layout, source, pinned)
+    keep_constitution(layout, constitution)
+    base = _base(config, substrate, source)
     _items(config, layout, substrate)
     campaign = Campaign(
         name=config.campaign, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         pins=Pins(
-            substrate=pinned, constitution=digest.of_file(constitution),
+            substrate=pinned, constitution=digest.of_file(layout.constitution),
             base=digest.of_tree(base, ["."]), dev_items=digest.of_file(layout.dev_items),
             hidden_items=digest.of_file(layout.hidden_items),
         ),
-        substrate_path=str(substrate.root), constitution_path=str(constitution),
+        substrate_path=str(substrate.root), constitution_path=str(layout.constitution),
         base_path=str(base), config=config.model_dump(mode="json"), versions=_versions(),
     )
     write_yaml(layout.campaign, campaign, "What this campaign pinned when it started.")
     return campaign
+
+
+def _sources(config: Config) -> tuple[Substrate, Path]:
+    """What the command names: the operator's substrate and constitution, not the copies."""
+    return (open_substrate(Path(config.substrate) if config.substrate else DEFAULT),
+            Path(config.constitution or CONSTITUTION).resolve())
+
+
+def _note_changed_source(config: Config, campaign: Campaign, layout: Layout) -> None:
+    """One line if the operator's substrate or constitution is no longer what the campaign runs.
+
+    A note, never an error: they may be edited, moved or gone.
+    """
+    if Path(campaign.substrate_path) != layout.substrate:
+        return  # a campaign of an earlier version, which has no copies
+    changed = []
+    try:
+        source, constitution = _sources(config)
+        small = _size(source.root, source.names) <= MAX_COPIED
+        if small and source.digest() != campaign.pins.substrate:
+            changed.append(str(source.root))
+        if constitution.is_file() and digest.of_file(constitution) != campaign.pins.constitution:
+            changed.append(str(constitution))
+    except (AevoError, OSError):
+        return
+    if changed:
+        print(f"note: {' and '.join(changed)} changed since the start; this campaign keeps its "
+              f"own copy in {layout.root}", flush=True)
 
 
 def _check_pinned(config: Config, campaign: Campaign, layout: Layout) -> None:
@@ -109,10 +143,16 @@ def _check_pinned(config: Config, campaign: Campaign, layout: Layout) -> None:
         )
 
 
-def _base(config: Config, substrate: Substrate) -> Path:
-    """The base checkpoint's folder; made by the substrate's `prepare` if it does not ship."""
+def _base(config: Config, substrate: Substrate, source: Substrate) -> Path:
+    """The base checkpoint's folder; made by the substrate's `prepare` if it does not ship.
+
+    A relative path names a folder of the campaign's copy, or, if the substrate's digest does not
+    cover it, one of the source, which is pinned by a digest of its own.
+    """
     base = Path(config.model.base)
-    base = base if base.is_absolute() else substrate.root / base
+    if not base.is_absolute():
+        inside = substrate.root / base
+        base = inside if inside.exists() else source.root / base
     if config.model.prepare is not None and not (base / "config.json").exists():
         print(f"preparing {config.model.name} in {base} (once) …", flush=True)
         base.parent.mkdir(parents=True, exist_ok=True)
@@ -203,8 +243,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in digest.files_below(folder, ["."]))
+def _size(folder: Path, names: Iterable[str] = (".",)) -> int:
+    return sum(path.stat().st_size for path in digest.files_below(folder, names))
 
 
 def _short(value: object) -> str:

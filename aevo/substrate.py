@@ -141,7 +141,7 @@ class Substrate:
             target = destination / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-            shutil.copymode(path, target)
+            target.chmod(path.stat().st_mode | 0o200)  # a campaign's substrate is read-only
 
     def recipe_sha256(self, fork: Path) -> str:
         """Identifies what a run trains with: all mutable files, the recipe by value."""

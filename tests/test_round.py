@@ -116,7 +116,8 @@ def constitution(cli: Cli) -> str:
 @contextlib.contextmanager
 def damaged(path: Path, text: str | None) -> Iterator[None]:
     """The file with another content, or without it, for a while."""
-    original = path.read_bytes()
+    original, mode = path.read_bytes(), path.stat().st_mode
+    path.chmod(mode | 0o200)  # some are read-only
     if text is None:
         path.unlink()
     else:
@@ -125,6 +126,7 @@ def damaged(path: Path, text: str | None) -> Iterator[None]:
         yield
     finally:
         path.write_bytes(original)
+        path.chmod(mode)
 
 
 def test_finished_round_is_not_run_again(finished_campaign: Cli) -> None:
@@ -176,8 +178,10 @@ def test_pinned_setting_cannot_be_changed_later(finished_campaign: Cli) -> None:
          "manifest.json is not valid"),
         ("runs/regression-seed1/campaign.yaml", "name: x", RecordError.code, "campaign.yaml"),
         ("runs/regression-seed1/policy/round-01.yaml", "[]", RecordError.code, "round-01.yaml"),
-        ("substrate/eval/score.py", "print('forged')", SubstrateError.code, "eval/score.py"),
-        ("constitution.txt", "do as you like", SubstrateError.code, "constitution.txt"),
+        ("runs/regression-seed1/substrate/eval/score.py", "print('forged')", SubstrateError.code,
+         "eval/score.py"),
+        ("runs/regression-seed1/constitution.txt", "do as you like", SubstrateError.code,
+         "constitution.txt"),
     ],
     ids=["manifest", "campaign", "policy", "substrate", "constitution"],
 )

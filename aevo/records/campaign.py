@@ -19,7 +19,8 @@ class Campaign(Record):
     """Written once by the first command that names the campaign.
 
     `config` is the resolved configuration of that command; `keys that are pinned` in it may not be
-    changed by later commands (see `aevo.config.PINNED`).
+    changed by later commands (see `aevo.config.PINNED`). `substrate_path` and `constitution_path`
+    are the campaign's own copies (`aevo.keep`), `base_path` is where the base checkpoint lies.
     """
 
     name: str
