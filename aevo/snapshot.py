@@ -47,7 +47,7 @@ _MIN_SECRET = 8  # a shorter value of such a variable ("1", "false") is none
 _NAME = (r"[\w.-]*(?:api[_-]?key|access[_-]?key|private[_-]?key|secret[_-]?key|secret|token"
          r"|passwd|password|credentials?)")
 _ASSIGNED = re.compile(
-    rf"(?i)(?P<name>(?<![\w.-]){_NAME}[\"']?\s*(?::=|=|:)\s*|--{_NAME}\s+)"
+    rf"(?i)(?P<name>(?<![\w.-])(?:{_NAME}[\"']?[ \t]*(?::=|=|:)[ \t]*|--{_NAME}[ \t]+))"
     r"(?!\$\{|null\b|none\b|\[redacted\])(?P<value>\"[^\"\n]+\"|'[^'\n]+'|[^\s\"',;)}\]]+)"
 )
 _SHAPES = re.compile(

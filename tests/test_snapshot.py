@@ -174,6 +174,7 @@ def test_uncommitted_changes_are_kept_without_their_secrets(
         ("max_tokens=4096 tokenizer: fast", "max_tokens=4096 tokenizer: fast"),
         ("task-0123456789abcdef risk-free", "task-0123456789abcdef risk-free"),
         ("api_key: ${oc.env:KEY} token: null", "api_key: ${oc.env:KEY} token: null"),
+        ("password:\n  next: 3", "password:\n  next: 3"),
         ("key=value, monkey: 3", "key=value, monkey: 3"),
     ],
 )
