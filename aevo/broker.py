@@ -9,14 +9,18 @@ from pathlib import Path
 
 from aevo import digest, roundlog
 from aevo.change import load_recipe
-from aevo.config import ClusterSettings, ModelSettings
+from aevo.cluster import ClusterSettings
+from aevo.config import ModelSettings
 from aevo.errors import AevoError, JobError
-from aevo.jobs.state import JobFolder, observe, tail
-from aevo.jobs.submit import cancel, submit, wait
+from aevo.graph import evaluation_job, training_job
+from aevo.jobs.ending import cancel
+from aevo.jobs.folder import JobFolder, tail
+from aevo.jobs.state import observe
+from aevo.jobs.submit import submit, wait
 from aevo.layout import CandidateLayout, Layout, RoundLayout, RunLayout
 from aevo.records.campaign import Campaign
 from aevo.records.io import Part, read
-from aevo.records.job import JobSpec, Resources
+from aevo.records.job import JobSpec
 from aevo.records.manifest import CheckpointScore
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.scores import Score, Scores, TrainingResult
@@ -215,14 +219,9 @@ class Broker:
 
     def train_spec(self, number: int) -> JobSpec:
         """The training job of run `number`: data, then training, in the snapshot."""
-        run, seed = self.files.run(number), self.seed(number)
-        base = self.campaign.base_path
-        return self._spec(
-            "train", number, run.result, self.model.train,
-            self.substrate.command("data", run.fork, preset=self.model.preset, seed=seed,
-                                   out=run.data),
-            self.substrate.command("train", run.fork, data=run.data, base=base, seed=seed,
-                                   out=run.output, threads=self.model.train.cpus),
+        return training_job(
+            self.round, self.files.run(number), self.substrate, self.model,
+            self.campaign.base_path, self.seed(number), self.campaign.name,
         )
 
     def evaluate_spec(self, number: int) -> JobSpec:
@@ -232,21 +231,10 @@ class Broker:
             Path(item.path).name: run.output / item.path
             for item in read(TrainingResult, run.result).checkpoints
         }
-        return self._spec(
-            "evaluate", number, run.scores, self.model.evaluate,
-            self.substrate.command("evaluate", adapters=adapters, items=self.layout.dev_items,
-                                   base=self.campaign.base_path, out=run.evaluation),
+        return evaluation_job(
+            self.layout, self.round, run, self.substrate, self.model, self.campaign.base_path,
+            adapters, self.campaign.name,
         )
-
-    def _spec(
-        self, kind: str, number: int, product: Path, resources: Resources, *steps: object
-    ) -> JobSpec:
-        name = f"{self.candidate.id}-{kind}-{number}"
-        return JobSpec.model_validate({
-            "name": name, "kind": kind, "campaign": self.campaign.name,
-            "folder": str(self.round.jobs / name), "product": str(product),
-            "steps": list(steps), "resources": resources, "attempts": 1 if kind == "train" else 2,
-        })
 
     def _known(self, number: int) -> RunLayout:
         if number not in self.runs():

@@ -2,26 +2,40 @@
 
     python -m aevo.campaign rounds=4
     python -m aevo.campaign rounds=2 model=tiny seed=7
+    python -m aevo.campaign rounds=4 cluster=h200 model=nemotron3_nano_30b follow=false
     python -m aevo.campaign -m seed=1,2
 
-Run again, also with more rounds, it continues. Ends with the report.
+Run again, also with more rounds, it continues. Ends with the report. On Slurm all rounds are
+submitted at once, each waiting for the one before it; the command then only follows.
 """
 
 from aevo.config import Config, hydra_main
+from aevo.dryrun import show_graph
 from aevo.report import write_report
-from aevo.round import is_finished, run_round
+from aevo.round import is_finished, run_round, show_submitted, submit_round
 from aevo.start import free_space, open_campaign
 
 
 def main(config: Config) -> None:
     """The command."""
+    numbers = range(1, config.rounds + 1)
+    if config.dry_run:
+        show_graph(config, list(numbers), "python -m aevo.campaign")
+        return
     layout, campaign = open_campaign(config)
     free_space(layout)
     print(f"campaign {layout.root}: {config.rounds} rounds of {config.worker.n} candidates, "
           f"model {config.model.name}, seed {config.seed}", flush=True)
-    for number in range(1, config.rounds + 1):
-        if not is_finished(layout, number):
-            run_round(config, layout, campaign, number, stay=True)
+    unfinished = [number for number in numbers if not is_finished(layout, number)]
+    if config.cluster.kind == "slurm":
+        submitted = {number: submit_round(config, layout, campaign, number)
+                     for number in unfinished}
+        if not config.follow:
+            for number, specs in submitted.items():
+                show_submitted(layout, number, specs)
+            return
+    for number in unfinished:
+        run_round(config, layout, campaign, number, stay=True)
     print(f"report: {write_report(layout.root)}", flush=True)
 
 

@@ -1,20 +1,32 @@
-"""Ends every live job of a campaign on this machine; records stay, the same command goes on later.
+"""Ends live jobs of a campaign; records stay.
 
     python -m aevo.cancel [runs/<campaign>]
+    python -m aevo.cancel [runs/<campaign>] --candidate c03 [--round K]
+
+A whole campaign is only stopped: the same command goes on later. A candidate that is cancelled is
+out of its round for good; the round goes on without it, and the evidence says so.
 """
 
 import argparse
+import getpass
+import time
 from pathlib import Path
 
 from aevo.cli import run
 from aevo.errors import RecordError
-from aevo.jobs.state import JobFolder
-from aevo.jobs.submit import cancel
-from aevo.layout import Layout
+from aevo.graph import worker_name
+from aevo.jobs.ending import cancel, cancel_owned
+from aevo.jobs.folder import JobFolder
+from aevo.layout import Layout, RoundLayout
+from aevo.records.cancelled import Cancelled
+from aevo.records.io import finished, read, write_json
+from aevo.records.manifest import Manifest
+from aevo.records.plan import Plan
 from aevo.trajectory import latest_campaign
 
 # Workers and the collector first: while they live they would submit again what is cancelled.
-ORDER = ("worker", "collector", "meta")
+# Then what waits for others, last round first, so that nothing starts because of a cancellation.
+ORDER = ("worker", "collector", "meta", "plan")
 
 
 def job_folders(layout: Layout) -> list[JobFolder]:
@@ -26,8 +38,30 @@ def job_folders(layout: Layout) -> list[JobFolder]:
 
 def cancel_all(layout: Layout) -> list[str]:
     """Cancels the campaign's live jobs and returns their names."""
-    folders = sorted(job_folders(layout), key=lambda job: not job.root.name.endswith(ORDER))
+    folders = sorted(
+        reversed(job_folders(layout)), key=lambda job: not job.root.name.endswith(ORDER))
     return [job.root.name for job in folders if cancel(job)]
+
+
+def cancel_candidate(files: RoundLayout, candidate: str) -> list[str]:
+    """Takes a candidate out of its round; returns the names of the jobs that were ended.
+
+    Raises:
+        RecordError: the round has no such candidate, or it has finished.
+    """
+    known = [item.id for item in read(Plan, files.plan).candidates]
+    if candidate not in known:
+        raise RecordError(f"round {files.number} has no candidate {candidate}",
+                          f"candidates: {', '.join(known)}")
+    here = files.candidate(candidate)
+    if finished(Manifest, here.manifest):
+        raise RecordError(f"{candidate} of round {files.number} has finished",
+                          f"see {here.manifest}")
+    write_json(here.cancelled, Cancelled(candidate=candidate, time=time.time(),
+                                         by=getpass.getuser()))
+    worker = JobFolder(files.jobs / worker_name(candidate))
+    ended = [worker.root.name] if cancel(worker) else []
+    return ended + cancel_owned(worker)
 
 
 def main(arguments: list[str]) -> None:
@@ -35,11 +69,20 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m aevo.cancel", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("campaign", type=Path, nargs="?")
+    parser.add_argument("--candidate", help="cancel only this one, for good")
+    parser.add_argument("--round", type=int, help="of that candidate; default: the newest")
     given = parser.parse_args(arguments)
     layout = Layout((given.campaign or latest_campaign(Path("runs"))).resolve())
     if not layout.campaign.exists():
         raise RecordError(f"{layout.root} is no campaign", "give the path of one")
-    ended = cancel_all(layout)
+    if given.candidate:
+        rounds = layout.rounds()
+        number = given.round or (rounds[-1].number if rounds else 1)
+        if not layout.round(number).plan.exists():
+            raise RecordError(f"{layout.root} has no planned round {number}")
+        ended = cancel_candidate(layout.round(number), given.candidate)
+    else:
+        ended = cancel_all(layout)
     print(f"cancelled {len(ended)} jobs of {layout.root}: {', '.join(ended) or 'none was alive'}")
 
 

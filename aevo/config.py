@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import hydra
 from hydra.errors import HydraException
@@ -19,6 +19,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from aevo.change import get_key
 from aevo.cli import report
+from aevo.cluster import ClusterSettings
 from aevo.errors import AevoError, ConfigError
 from aevo.policy import PolicySettings
 from aevo.records.io import Part, problems
@@ -55,15 +56,6 @@ class WorkerSettings(Part):
     wall_s: PositiveInt
 
 
-class ClusterSettings(Part):
-    """conf/cluster: where jobs run."""
-
-    kind: Literal["local"]
-    slots: PositiveInt | None
-    slot_folder: str | None
-    max_wait_min: PositiveInt
-
-
 class AgentSettings(Part):
     """conf/agent: who works in the forks."""
 
@@ -95,6 +87,7 @@ class Config(Part):
     leaderboard: BoardSettings
     policy: PolicySettings
     follow: bool
+    dry_run: bool
     catch_up: NonNegativeInt
     round: PositiveInt | None = None
 
@@ -189,8 +182,9 @@ def _keys() -> list[str]:
         found = []
         for name, field in kind.model_fields.items():
             found.append(prefix + name)
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
-                found += walk(field.annotation, f"{prefix}{name}.")
+            for part in (field.annotation, *get_args(field.annotation)):
+                if isinstance(part, type) and issubclass(part, Part):
+                    found += walk(part, f"{prefix}{name}.")
         return found
 
     return walk(Config, "")

@@ -86,6 +86,8 @@ def _candidate(folder: RoundLayout, plan: CandidatePlan, predictions: bool) -> C
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except RecordError as error:
         status: Status = "failed" if path.exists() else "missing"
+        if folder.candidate(plan.id).cancelled.exists():
+            return CandidateFacts(plan, status, problem=f"{plan.id} was cancelled")
         return CandidateFacts(plan, status, problem=_without_root(error.what, folder))
     named = (manifest.round, manifest.candidate, manifest.role)
     if named != (folder.number, plan.id, plan.role):

@@ -19,11 +19,12 @@ POLL_S = 0.5
 
 def follow(
     layout: Layout, files: RoundLayout, specs: list[JobSpec], done: Callable[[], bool],
-    resubmit: Callable[[JobSpec], None],
+    resubmit: Callable[[JobSpec], None], ours: bool,
 ) -> None:
     """Stays until `done`. On a terminal it shows a live table, else the lines of round.log.
 
-    Locally the jobs belong to this command: Ctrl-C cancels them before it ends the command.
+    Jobs on this machine are `ours`, they belong to this command: Ctrl-C cancels them before it
+    ends the command. Jobs on Slurm go on without it.
     """
     console = Console()
     log = _Tail(files.log)
@@ -38,6 +39,10 @@ def follow(
                 refresh()
                 time.sleep(POLL_S)
     except KeyboardInterrupt:
+        if not ours:
+            print(f"\nno longer following; the jobs go on (python -m aevo.cancel {layout.root} "
+                  "ends them, the same command follows again)", file=sys.stderr)
+            raise
         print("\nstopping the jobs of this campaign …", file=sys.stderr)
         cancel_all(layout)
         raise

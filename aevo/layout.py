@@ -68,6 +68,11 @@ class CandidateLayout:
     def manifest(self) -> Path:
         return self.root / "manifest.json"
 
+    @property
+    def cancelled(self) -> Path:
+        """Written when a person cancels the candidate: it will not run again."""
+        return self.root / "cancelled.json"
+
     def run(self, number: int) -> RunLayout:
         """The candidate's training run of that number, counted from 1."""
         return RunLayout(self.root, number)

@@ -1,12 +1,72 @@
-"""Planning a round: candidates, axes and seeds, as a pure function of policy and campaign."""
+"""Planning a round: candidates, axes and seeds, as a pure function of policy and campaign; and
+making it: the plan's record and the forks.
+
+    aevo.plan:main CAMPAIGN_FOLDER ROUND
+
+is the job that plans a round whose policy did not exist when the campaign was submitted.
+"""
 
 import hashlib
+from pathlib import Path
 
+from aevo import cli, roundlog
+from aevo import policy as policies
 from aevo.config import Config
-from aevo.errors import ConfigError
+from aevo.errors import ConfigError, RecordError
+from aevo.graph import candidate_ids
+from aevo.layout import Layout
 from aevo.records.campaign import Campaign
+from aevo.records.change import Change
+from aevo.records.io import finished, read, write_yaml
 from aevo.records.plan import Budget, CandidatePlan, Plan
 from aevo.records.policy import AxisBrief, Policy
+from aevo.substrate import open_substrate
+
+
+def main(arguments: list[str]) -> None:
+    """Plans a round from its policy; does nothing that is done."""
+    if len(arguments) != 2:
+        raise ConfigError("wrong arguments", "python -m aevo.plan CAMPAIGN_FOLDER ROUND")
+    layout, number = Layout(Path(arguments[0])), int(arguments[1])
+    config = read(Config, layout.round(number).config)
+    ensure_plan(config, layout, read(Campaign, layout.campaign), number)
+
+
+def ensure_plan(config: Config, layout: Layout, campaign: Campaign, number: int) -> Plan:
+    """The round's plan and forks, made if they are missing; the plan's record is written last.
+
+    Raises:
+        RecordError: the round's policy is missing; SubstrateError: the substrate was edited, or
+            the standing recipe does not apply to it.
+    """
+    files = layout.round(number)
+    substrate = open_substrate(Path(campaign.substrate_path))
+    if not finished(Policy, layout.policy(number)):
+        raise RecordError(f"{layout.policy(number)} is missing",
+                          f"round {number - 1} writes it: run `python -m aevo.round "
+                          f"+round={number - 1}` first")
+    if finished(Plan, files.plan):
+        return read(Plan, files.plan)
+    substrate.verify(campaign.pins.substrate)
+    rules = policies.read(layout, number)
+    substrate.fork(files.standing, standing_changes(rules))
+    plan = make_plan(config, campaign, rules, policies.digest(rules),
+                     substrate.recipe_sha256(files.standing))
+    for candidate in plan.candidates:
+        substrate.fork(files.candidate(candidate.id).fork, [], source=files.standing)
+    write_yaml(files.plan, plan, f"Plan of round {number}. Written once; do not edit.")
+    roundlog.note(files.log, "round", f"{number} planned: {len(plan.candidates)} candidates, "
+                  f"mode {rules.mode}, objective {rules.objective}")
+    return plan
+
+
+def standing_changes(rules: Policy) -> list[Change]:
+    """What every fork of the round starts with: promoted changes, then checkpoint selection."""
+    changes = [item.change for item in rules.standing]
+    if rules.selection.criterion != "dev" or rules.selection.weights:
+        changes.append(Change(set={"select.criterion": rules.selection.criterion,
+                                   "select.weights": rules.selection.weights}))
+    return changes
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
@@ -39,13 +99,14 @@ def make_plan(
     axes: list[AxisBrief | None] = [None, *policy.axes]
     candidates = [
         CandidatePlan(
-            id=f"c{index:02d}",
+            id=name,
             role="explorer" if axis else "anchor",
             axis=axis,
             seeds=_seeds(config, number, index, axis, seeds),
             agent_seed=derive_seed(config.seed, "agent", number, axis.axis if axis else "anchor"),
         )
-        for index, axis in enumerate(axes)
+        for index, (name, axis) in enumerate(
+            zip(candidate_ids(len(axes)), axes, strict=True))
     ]
     return Plan(
         round=number, campaign=campaign.name, policy_sha256=policy_sha256,
@@ -66,3 +127,7 @@ def _seeds(
     if not axis.moves:
         return [derive_seed(config.seed, "train", number, len(common) + index)]
     return common[:1]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -5,38 +5,41 @@
     python -m aevo.round -m seed=1,2
 
 Without `+round` the next unfinished round runs. Run again after any interruption, it adopts what is
-alive, submits only what is missing and repeats no finished work.
+alive, submits only what is missing and repeats no finished work. With `follow=false` it returns
+when the jobs are submitted; with `dry_run=true` it prints them and writes nothing. On Slurm the
+jobs do not need this command: killing it harms nothing.
 """
 
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from aevo import policy, roundlog
+from aevo import snapshot
 from aevo.config import Config, hydra_main
-from aevo.errors import ConfigError, JobError, RecordError
+from aevo.dryrun import show_graph
+from aevo.errors import ConfigError, JobError
 from aevo.follow import follow
-from aevo.jobs.state import JobFolder, observe
+from aevo.graph import round_jobs
+from aevo.jobs.folder import JobFolder
+from aevo.jobs.state import observe
 from aevo.jobs.submit import exhausted, submit
-from aevo.layout import Layout
-from aevo.plan import make_plan
+from aevo.layout import CandidateLayout, Layout
+from aevo.plan import ensure_plan
 from aevo.records.campaign import Campaign
-from aevo.records.change import Change
 from aevo.records.evidence import Evidence
-from aevo.records.io import finished, read, write_yaml
-from aevo.records.job import JobSpec, Resources
+from aevo.records.io import finished
+from aevo.records.job import JobSpec
 from aevo.records.manifest import Manifest
-from aevo.records.plan import Plan
 from aevo.records.policy import Policy
 from aevo.start import free_space, open_campaign, write_round_config
-from aevo.substrate import open_substrate
-
-# Workers, collector and meta compute next to nothing: they take no slot of the machine.
-LIGHT = Resources(slots=0, time_min=7 * 24 * 60)
 
 
 def main(config: Config) -> None:
     """The command: the round that was asked for, after missing earlier ones if few enough."""
+    if config.dry_run:
+        number = config.round or next_round(Layout(config.root))
+        show_graph(config, [number], "python -m aevo.round")
+        return
     layout, campaign = open_campaign(config)
     free_space(layout)
     number = config.round or next_round(layout)
@@ -79,96 +82,78 @@ def run_round(
     if is_finished(layout, number):
         print(f"round {number} of {layout.root} is finished", flush=True)
         return
-    files = layout.round(number)
+    specs = submit_round(config, layout, campaign, number)
+    if not stay:
+        show_submitted(layout, number, specs)
+        return
+    follow(layout, layout.round(number), specs, lambda: is_finished(layout, number),
+           lambda spec: resubmit(spec, config), ours=config.cluster.kind == "local")
+
+
+def submit_round(
+    config: Config, layout: Layout, campaign: Campaign, number: int
+) -> list[JobSpec]:
+    """Submits what is missing of a round; its plan is made here if its policy exists, else by a
+    job that needs the round before.
+
+    Raises:
+        JobError: a job is out of attempts, or another driver is submitting.
+    """
     try:
         with FileLock(layout.lock, timeout=60):
             write_round_config(layout, number, config)
-            plan = ensure_plan(config, layout, campaign, number)
-            specs = job_specs(layout, campaign, plan)
+            planned = finished(Policy, layout.policy(number))
+            if planned:
+                ensure_plan(config, layout, campaign, number)
+            code = str(snapshot.take(layout, config))
+            specs = round_jobs(layout, campaign.name, number, config.worker.n, planned, code)
             for spec in specs:
-                submit_unless_failed(spec, config)
+                if not out_of_round(spec):
+                    submit(spec, config.cluster)
+            return specs
     except Timeout as error:
         raise JobError(f"another command has held {layout.lock} for 60 s",
                        "let it finish, then run this again") from error
-    if not stay:
-        print(f"round {number} is under way; follow it with `tail -f {files.log}`", flush=True)
-        return
-    follow(layout, files, specs, lambda: is_finished(layout, number),
-           lambda spec: submit_unless_failed(spec, config))
 
 
-def ensure_plan(config: Config, layout: Layout, campaign: Campaign, number: int) -> Plan:
-    """The round's plan and forks, made if they are missing.
-
-    Raises:
-        RecordError: the round's policy is missing; SubstrateError: its standing recipe does not
-            apply to the substrate.
-    """
-    files = layout.round(number)
-    substrate = open_substrate(Path(campaign.substrate_path))
-    if not finished(Policy, layout.policy(number)):
-        raise RecordError(f"{layout.policy(number)} is missing",
-                          f"round {number - 1} writes it: run `python -m aevo.round "
-                          f"+round={number - 1}` first")
-    rules = policy.read(layout, number)
-    substrate.fork(files.standing, standing_changes(rules))
-    if not finished(Plan, files.plan):
-        plan = make_plan(config, campaign, rules, policy.digest(rules),
-                         substrate.recipe_sha256(files.standing))
-        write_yaml(files.plan, plan, f"Plan of round {number}. Written once; do not edit.")
-        roundlog.note(files.log, "round", f"{number} planned: {len(plan.candidates)} candidates, "
-                      f"mode {rules.mode}, objective {rules.objective}")
-    plan = read(Plan, files.plan)
-    for candidate in plan.candidates:
-        substrate.fork(files.candidate(candidate.id).fork, [], source=files.standing)
-    return plan
+def out_of_round(spec: JobSpec) -> bool:
+    """True for a worker that will not run again: it has its manifest, was cancelled as a
+    candidate, or failed for good. That is data for the collector, not an error."""
+    if spec.kind != "worker":
+        return False
+    if finished(Manifest, Path(spec.product)):
+        return True
+    if CandidateLayout(Path(spec.product).parent).cancelled.exists():
+        return True
+    job = JobFolder(Path(spec.folder))
+    state = observe(job)
+    return state.phase in ("failed", "lost") and exhausted(job, state, spec)
 
 
-def standing_changes(rules: Policy) -> list[Change]:
-    """What every fork of the round starts with: promoted changes, then checkpoint selection."""
-    changes = [item.change for item in rules.standing]
-    if rules.selection.criterion != "dev" or rules.selection.weights:
-        changes.append(Change(set={"select.criterion": rules.selection.criterion,
-                                   "select.weights": rules.selection.weights}))
-    return changes
-
-
-def job_specs(layout: Layout, campaign: Campaign, plan: Plan) -> list[JobSpec]:
-    """The round's graph: workers, the collector after all of them, meta after the collector."""
-    files, number = layout.round(plan.round), str(plan.round)
-
-    def spec(name: str, kind: str, product: Path, after: list[str], *more: str) -> JobSpec:
-        return JobSpec.model_validate({
-            "name": name, "kind": kind, "campaign": campaign.name,
-            "folder": str(files.jobs / name), "product": str(product),
-            "entry": f"aevo.{kind}:main", "arguments": [str(layout.root), number, *more],
-            "after": after, "resources": LIGHT,
-        })
-
-    workers = [
-        spec(f"{item.id}-worker", "worker", files.candidate(item.id).manifest, [], item.id)
-        for item in plan.candidates
-    ]
-    collector = spec("collector", "collector", files.evidence, [item.name for item in workers])
-    meta = spec("meta", "meta", layout.policy(plan.round + 1), ["collector"])
-    return [*workers, collector, meta]
-
-
-def submit_unless_failed(spec: JobSpec, config: Config) -> None:
-    """Submits what is missing. A worker that failed for good is data for the collector; a
-    collector or meta that did so ends the command.
+def resubmit(spec: JobSpec, config: Config) -> None:
+    """While a round is followed: submits again what failed or was lost, not what was cancelled.
 
     Raises:
-        JobError: collector or meta is out of attempts.
+        JobError: collector or meta is out of attempts, or was cancelled.
     """
     state = observe(JobFolder(Path(spec.folder)))
-    gone = state.phase in ("failed", "lost")
-    if spec.kind == "worker":
-        if finished(Manifest, Path(spec.product)):
+    if state.alive or state.phase == "finished" or out_of_round(spec):
+        return
+    if state.cancelled:
+        if spec.kind == "worker":
             return
-        if gone and exhausted(JobFolder(Path(spec.folder)), state, spec):
-            return
+        raise JobError(f"job {spec.name} was cancelled", "run the same command again to go on")
     submit(spec, config.cluster)
+
+
+def show_submitted(layout: Layout, number: int, specs: list[JobSpec]) -> None:
+    """Job ids, and how to watch them."""
+    states = [observe(JobFolder(Path(spec.folder))) for spec in specs]
+    ids = ", ".join(f"{state.name} {state.job_id}" for state in states if state.job_id)
+    print(f"round {number} is under way: {ids}\n"
+          f"  python -m aevo.status {layout.root} --round {number} --watch\n"
+          f"  scripts/tail {layout.root} --round {number}\n"
+          f"  tail -f {layout.round(number).log}", flush=True)
 
 
 entry = hydra_main(main)

@@ -113,13 +113,21 @@ def variables(code: Path, inherited: str = "") -> dict[str, str]:
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
+def place(layout: Layout) -> Path:
+    """The folder that `take` would return, found without writing anything."""
+    root = Path(aevo.__file__).resolve().parents[1]
+    if _is_snapshot_of(layout, root):
+        return root
+    return layout.snapshots / _identity(_read_tree(root), packages())[:12] / CODE
+
+
 def take_from(root: Path, layout: Layout, config: Config) -> Path:
     """Like `take`, of the tree at `root` (which holds `aevo/`), as it is now."""
     if _is_snapshot_of(layout, root):
         return root
     try:
         tree, installed = _read_tree(root), packages()
-        whole = digest.of_value({"files": tree.leaves, "packages": installed})
+        whole = _identity(tree, installed)
         name = whole[:12]
         folder = layout.snapshots / name
         if not folder.exists():
@@ -187,6 +195,10 @@ class _Tree:
     def leaves(self) -> dict[str, str]:
         return {name: ("x:" if mode & 0o100 else "-:") + digest.of_bytes(data)
                 for name, (data, mode) in self.files.items()}
+
+
+def _identity(tree: _Tree, installed: str) -> str:
+    return digest.of_value({"files": tree.leaves, "packages": installed})
 
 
 def _is_snapshot_of(layout: Layout, root: Path) -> bool:

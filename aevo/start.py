@@ -22,7 +22,7 @@ from aevo.axes import load as load_catalogue
 from aevo.change import flatten
 from aevo.config import Config
 from aevo.errors import AevoError, ConfigError, JobError, SubstrateError
-from aevo.jobs.execute import environment
+from aevo.jobs.environment import environment
 from aevo.jobs.submit import submit
 from aevo.keep import MAX_COPIED, keep_constitution, keep_substrate
 from aevo.layout import Layout

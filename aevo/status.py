@@ -15,7 +15,8 @@ from rich.table import Table
 
 from aevo.cli import run
 from aevo.errors import RecordError
-from aevo.jobs.state import JobFolder, JobState, observe
+from aevo.jobs.folder import JobFolder, JobState
+from aevo.jobs.state import observe
 from aevo.layout import CandidateLayout, Layout, RoundLayout
 from aevo.records.io import Part, finished, read
 from aevo.records.leaderboard import Leaderboard

@@ -31,6 +31,7 @@ class Command(Part):
 
     cwd: Literal["fork", "substrate"]
     argv: list[str]
+    distributed: bool = False
 
 
 class SubstrateFile(Record):
@@ -183,7 +184,8 @@ class Substrate:
         if template.cwd == "fork" and fork is None:
             raise SubstrateError(f"command `{name}` needs a fork to run in")
         cwd = fork if template.cwd == "fork" and fork is not None else self.root
-        return Step(argv=argv, cwd=str(cwd), env={"PYTHONPATH": str(self.root)})
+        return Step(argv=argv, cwd=str(cwd), env={"PYTHONPATH": str(self.root)},
+                    distributed=template.distributed)
 
 
 def open_substrate(root: Path) -> Substrate:

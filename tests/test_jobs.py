@@ -11,18 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from aevo.config import ClusterSettings
+from aevo.cluster import LocalCluster
 from aevo.errors import JobError
-from aevo.jobs.state import JobFolder, observe
-from aevo.jobs.submit import DEPTH, cancel, submit, wait
+from aevo.jobs.ending import cancel
+from aevo.jobs.folder import JobFolder
+from aevo.jobs.script import DEPTH
+from aevo.jobs.state import observe
+from aevo.jobs.submit import submit, wait
 from aevo.records.io import read, read_lines
 from aevo.records.job import JobEnd, JobSpec, LedgerLine, Resources, Running, Step
 from tests.conftest import until
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> ClusterSettings:
-    return ClusterSettings(kind="local", slots=1, slot_folder=str(tmp_path / "slots"),
+def cluster(tmp_path: Path) -> LocalCluster:
+    return LocalCluster(kind="local", slots=1, slot_folder=str(tmp_path / "slots"),
                            max_wait_min=10)
 
 
@@ -40,17 +43,17 @@ LEAVE = "open(product, 'w').write('done')"
 
 
 def test_job_runs_once_and_is_finished_by_its_product(
-    tmp_path: Path, cluster: ClusterSettings
+    tmp_path: Path, cluster: LocalCluster
 ) -> None:
     spec = python_job(tmp_path, "once", "open(product, 'a').write('x')")
     wait(spec, cluster)
     assert submit(spec, cluster).phase == "finished"
     assert Path(spec.product).read_text() == "x"
-    events = [line.event for line in read_lines(LedgerLine, JobFolder(Path(spec.folder)).ledger)]
-    assert events == ["intent", "submitted"]
+    events = sorted(line.event for line in read_lines(LedgerLine, JobFolder(Path(spec.folder)).ledger))
+    assert events == ["intent", "started", "submitted"]
 
 
-def test_exit_without_product_is_a_failure(tmp_path: Path, cluster: ClusterSettings) -> None:
+def test_exit_without_product_is_a_failure(tmp_path: Path, cluster: LocalCluster) -> None:
     spec = python_job(tmp_path, "empty", "print('did nothing')")
     with pytest.raises(JobError, match="without leaving"):
         wait(spec, cluster)
@@ -61,21 +64,21 @@ def test_exit_without_product_is_a_failure(tmp_path: Path, cluster: ClusterSetti
     assert "did nothing" in job.log(1).read_text()
 
 
-def test_failing_command_names_its_exit_code(tmp_path: Path, cluster: ClusterSettings) -> None:
+def test_failing_command_names_its_exit_code(tmp_path: Path, cluster: LocalCluster) -> None:
     spec = python_job(tmp_path, "seven", "import sys; sys.exit(7)", attempts=1)
     with pytest.raises(JobError, match="exit code 7"):
         wait(spec, cluster)
     assert observe(JobFolder(Path(spec.folder))).attempt == 1
 
 
-def test_time_limit_ends_the_command(tmp_path: Path, cluster: ClusterSettings) -> None:
+def test_time_limit_ends_the_command(tmp_path: Path, cluster: LocalCluster) -> None:
     spec = python_job(tmp_path, "slow", "import time; time.sleep(600)", attempts=1,
                       resources=Resources(time_min=0))
     with pytest.raises(JobError, match="TIMEOUT"):
         wait(spec, cluster)
 
 
-def test_killed_job_is_lost_and_comes_back(tmp_path: Path, cluster: ClusterSettings) -> None:
+def test_killed_job_is_lost_and_comes_back(tmp_path: Path, cluster: LocalCluster) -> None:
     code = (
         "import os, time\nmark = product + '.first'\n"
         "if not os.path.exists(mark):\n    open(mark, 'w').close()\n    time.sleep(600)\n" + LEAVE
@@ -94,7 +97,7 @@ def test_killed_job_is_lost_and_comes_back(tmp_path: Path, cluster: ClusterSetti
 
 
 def test_command_that_outlives_its_job_keeps_the_job_alive(
-    tmp_path: Path, cluster: ClusterSettings
+    tmp_path: Path, cluster: LocalCluster
 ) -> None:
     code = f"import os, time\nwhile not os.path.exists(product + '.go'): time.sleep(0.02)\n{LEAVE}"
     spec = python_job(tmp_path, "orphan", code)
@@ -108,7 +111,7 @@ def test_command_that_outlives_its_job_keeps_the_job_alive(
     assert wait(spec, cluster).attempt == 1
 
 
-def test_simultaneous_submissions_start_one_job(tmp_path: Path, cluster: ClusterSettings) -> None:
+def test_simultaneous_submissions_start_one_job(tmp_path: Path, cluster: LocalCluster) -> None:
     spec = python_job(tmp_path, "race", "open(product, 'a').write('x')")
     threads = [threading.Thread(target=submit, args=(spec, cluster)) for _ in range(4)]
     for thread in threads:
@@ -119,7 +122,7 @@ def test_simultaneous_submissions_start_one_job(tmp_path: Path, cluster: Cluster
     assert Path(spec.product).read_text() == "x"
 
 
-def test_slots_bound_how_many_compute_at_once(tmp_path: Path, cluster: ClusterSettings) -> None:
+def test_slots_bound_how_many_compute_at_once(tmp_path: Path, cluster: LocalCluster) -> None:
     code = (
         "import time\nbegin = time.time(); time.sleep(0.3)\n"
         "open(product, 'w').write(f'{begin} {time.time()}')"
@@ -134,18 +137,18 @@ def test_slots_bound_how_many_compute_at_once(tmp_path: Path, cluster: ClusterSe
 
 
 def test_job_after_others_starts_when_they_ended_however_they_ended(
-    tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = python_job(tmp_path, "a", "import time; time.sleep(0.5)\n" + LEAVE)
     last = python_job(tmp_path, "b", f"assert open({first.product!r}).read()\n" + LEAVE,
-                      after=["a"])
+                      after=[first.folder])
     submit(first, cluster)
     submit(last, cluster)
     assert wait(last, cluster).attempt == 1
 
 
 def test_cancelled_job_ends_with_its_command_and_may_run_again(
-    tmp_path: Path, cluster: ClusterSettings
+    tmp_path: Path, cluster: LocalCluster
 ) -> None:
     code = (
         "import os, time\nif not os.path.exists(product + '.second'):\n"
@@ -165,7 +168,7 @@ def test_cancelled_job_ends_with_its_command_and_may_run_again(
 
 
 def test_commands_see_no_secret_and_no_scheduler(
-    tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("OPENAI_API_KEY", "KAGGLE_KEY", "SLURM_JOB_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "secret")
@@ -179,7 +182,7 @@ def test_commands_see_no_secret_and_no_scheduler(
 
 
 def test_job_that_submits_itself_is_stopped(
-    tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(DEPTH, "3")
     with pytest.raises(JobError, match="submits itself"):
@@ -187,7 +190,7 @@ def test_job_that_submits_itself_is_stopped(
 
 
 def test_answer_lost_after_the_intent_is_submitted_again(
-    tmp_path: Path, cluster: ClusterSettings
+    tmp_path: Path, cluster: LocalCluster
 ) -> None:
     spec = python_job(tmp_path, "lost", LEAVE)
     job = JobFolder(Path(spec.folder))

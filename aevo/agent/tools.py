@@ -19,7 +19,7 @@ from aevo import digest
 from aevo.agent.model import ToolSchema
 from aevo.broker import Broker
 from aevo.errors import AevoError
-from aevo.jobs.execute import environment
+from aevo.jobs.environment import environment
 from aevo.records.io import problems, write_text
 from aevo.records.manifest import Claims
 from aevo.records.trace import ToolCall, Turn

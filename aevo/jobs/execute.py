@@ -1,7 +1,13 @@
 """What runs inside a job: wait for its turn, run its commands, leave how it ended.
 
+    python -m aevo.jobs.execute FOLDER ATTEMPT          (the last line of a job's sbatch script)
+
 Exit codes tell the truth: an attempt that did not leave the job's product fails, whatever its
 commands returned.
+
+On Slurm the same submission may start many times: after a requeue by an administrator, a
+preemption, a node failure, or by its own wish when its time limit comes. Each start is an attempt
+with a folder of its own.
 """
 
 import contextlib
@@ -14,34 +20,47 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from aevo.cli import report
 from aevo.errors import AevoError, JobError
-from aevo.jobs import lease
+from aevo.jobs import lease, slurm
+from aevo.jobs.ending import cancel_owned
+from aevo.jobs.environment import environment
+from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, last_attempt
+from aevo.jobs.launch import argv
 from aevo.jobs.lease import Lease
-from aevo.jobs.state import JobFolder, observe
-from aevo.records.io import read, write_json
-from aevo.records.job import JobEnd, JobSpec, Running, Step
+from aevo.jobs.state import observe
+from aevo.jobs.watch import Watch
+from aevo.records.io import append_line, read, write_json
+from aevo.records.job import JobEnd, JobSpec, LedgerLine, Running, Step
 
-# What a command of the substrate may see of our environment. Everything else, API keys and
-# scheduler variables first of all, stays outside.
-PASSED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH",
-          "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "HF_HOME", "SSL_CERT_FILE")
 # A dependency whose process died is given this long to be submitted again before it counts as
 # ended (locally the driver resubmits within a second or two).
 GRACE_S = 20.0
 POLL_S = 0.25
-INTERRUPTED, CANCELLED = 130, 143  # exit codes of an attempt that a person ended
+# A new attempt waits this long for processes of the one before it, which a node that lost its
+# daemon may still be running.
+TAKEOVER_S = 600.0
+TIME_LIMIT = 124  # exit code of an attempt that reached its time limit
+
+
+class TimeLimit(BaseException):
+    """Slurm's warning: the time limit is near."""
+
+
+class Terminated(BaseException):
+    """SIGTERM: someone ends the job, or Slurm takes its node away."""
 
 
 def run_job(folder: str, attempt: int, slots: list[str]) -> int:
-    """Runs attempt `attempt` of the job in `folder`; the function that submitit calls.
+    """Runs the job in `folder`; the function that submitit calls, and `main` on Slurm.
 
     Args:
         folder: the job's folder.
+        attempt: the attempt as submitted; a requeued one opens the next.
         slots: lock files of the machine's slots; empty where a scheduler gives out resources.
 
     Returns:
@@ -52,22 +71,65 @@ def run_job(folder: str, attempt: int, slots: list[str]) -> int:
     """
     job = JobFolder(Path(folder))
     spec = read(JobSpec, job.spec)
-    alive = lease.take(job.alive)
-    if alive is None:
-        raise JobError(f"{spec.name}: another attempt of this job is alive; this one steps back")
     _own_session()
-    signal.signal(signal.SIGTERM, _raise_exit)
+    signal.signal(signal.SIGTERM, _on_term)
+    signal.signal(signal.SIGUSR2, _on_limit)
+    alive = _take_over(job, spec)
+    attempt = _open_attempt(job, spec, attempt)
     started = time.time()
     try:
         _run(job, spec, attempt, [Path(slot) for slot in slots], alive, started)
     except BaseException as error:
-        code, message = _judge(error)
-        _leave_end(job, spec, attempt, code, message, started)
-        if not isinstance(error, AevoError | SystemExit | KeyboardInterrupt):
+        for number in (signal.SIGTERM, signal.SIGUSR2):  # from here on we end in order
+            signal.signal(number, signal.SIG_IGN)
+        code, message = _judge(error, spec)
+        if not isinstance(error, AevoError | TimeLimit | Terminated | KeyboardInterrupt):
             traceback.print_exc()
+        again = spec.queue is not None and _comes_back(job, spec, attempt, code)
+        _leave_end(job, spec, attempt, code, message, started, again)
+        if code == CANCELLED and spec.kind == "worker":
+            cancel_owned(job)
         raise JobError(f"{spec.name}: {message}") from error
-    _leave_end(job, spec, attempt, 0, "", started)
+    _leave_end(job, spec, attempt, 0, "", started, False)
     return 0
+
+
+def _take_over(job: JobFolder, spec: JobSpec) -> Lease:
+    """The job's lease. On Slurm the attempt before may still be dying somewhere; elsewhere
+    a second attempt is a mistake."""
+    end = time.monotonic() + (TAKEOVER_S if spec.queue is not None else 0.0)
+    while True:
+        try:
+            alive = lease.take(job.alive)
+        except OSError as error:
+            if spec.queue is None:
+                raise
+            print(f"warning: {job.alive}: {error.strerror}; mount the filesystem with flock, else "
+                  "an attempt that a lost node still runs is not noticed", flush=True)
+            return lease.unlocked(job.alive)
+        if alive is not None:
+            return alive
+        if time.monotonic() >= end:
+            raise JobError(f"{spec.name}: another attempt of this job is alive")
+        time.sleep(1.0)
+
+
+def _open_attempt(job: JobFolder, spec: JobSpec, submitted: int) -> int:
+    """The number of this start; on Slurm its log becomes our output."""
+    if spec.queue is None:
+        return submitted
+    lines = job.lines()
+    attempt = submitted
+    if any(line.event == "started" and line.attempt >= submitted for line in lines):
+        attempt = last_attempt(lines) + 1
+        _note(job, spec, "requeued", attempt)
+    folder = job.open_attempt(attempt)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with (folder / "log.txt").open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    return attempt
 
 
 def _run(
@@ -79,14 +141,15 @@ def _run(
             host=socket.gethostname(), started=started, phase=phase,
         ))
 
-    enter("waiting" if spec.after else "queued")
-    _await_dependencies(job, spec)
+    enter("waiting" if spec.after or spec.needs else "queued")
+    _await_dependencies(spec)
     inherited = [alive.fd]
     if slots and spec.resources.slots:
         enter("queued")
         slot = lease.take_any(slots, POLL_S, lambda: None)
         inherited.append(slot.fd)
     enter("running")
+    _note(job, spec, "started", attempt)
     if Path(spec.product).exists():
         return
     if spec.entry is not None:
@@ -100,19 +163,21 @@ def _run(
         raise JobError(f"ended without leaving {spec.product}")
 
 
-def _await_dependencies(job: JobFolder, spec: JobSpec) -> None:
-    """Locally, `after` means here what afterany means to a scheduler: ended, however it ended."""
+def _await_dependencies(spec: JobSpec) -> None:
+    """Waits until the jobs before have ended, however they ended: whether they left what this
+    one needs, it finds out for itself. On Slurm this is a second look: Slurm takes an id it has
+    forgotten for a satisfied one, and a job may have been submitted again since."""
     gone_since: dict[str, float] = {}
-    pending = list(spec.after)
+    pending = [*spec.after, *spec.needs]
     while pending:
-        for name in list(pending):
-            state = observe(JobFolder(job.root.parent / name))
-            if state.phase == "finished":
-                pending.remove(name)
+        for folder in list(pending):
+            state = observe(JobFolder(Path(folder)))
+            if state.phase == "finished" or (spec.queue is not None and not state.alive):
+                pending.remove(folder)
             elif state.alive:
-                gone_since.pop(name, None)
-            elif time.monotonic() - gone_since.setdefault(name, time.monotonic()) > GRACE_S:
-                pending.remove(name)
+                gone_since.pop(folder, None)
+            elif time.monotonic() - gone_since.setdefault(folder, time.monotonic()) > GRACE_S:
+                pending.remove(folder)
         if pending:
             time.sleep(POLL_S)
 
@@ -120,56 +185,95 @@ def _await_dependencies(job: JobFolder, spec: JobSpec) -> None:
 def _run_step(
     spec: JobSpec, step: Step, inherited: list[int], deadline: float, scratch: str, enter: Any
 ) -> None:
-    print(f"$ {' '.join(step.argv)}", flush=True)
+    command = argv(spec, step)
+    print(f"$ {' '.join(command)}", flush=True)
     child = subprocess.Popen(
-        step.argv, cwd=step.cwd, stdin=subprocess.DEVNULL, pass_fds=inherited,
-        start_new_session=True, env=environment(os.environ, step.env, spec.resources.cpus, scratch),
+        command, cwd=step.cwd, stdin=subprocess.DEVNULL, pass_fds=inherited,
+        start_new_session=True,
+        env=_step_environment(spec, step, scratch, command[0] == "srun"),
     )
+    watch = Watch(spec)
     try:
         enter("running", child.pid)
-        code = child.wait(timeout=max(1.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        raise JobError(f"TIMEOUT after {spec.resources.time_min} min: {step.argv[2]}") from None
+        while child.poll() is None:
+            if time.monotonic() > deadline:
+                raise JobError(f"TIMEOUT after {spec.resources.time_min} min: {step.argv[2]}")
+            watch.look()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=min(watch.pause_s, max(0.1, deadline - time.monotonic())))
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-    if code != 0:
-        raise JobError(f"`{' '.join(step.argv[1:3])}` ended with {_exit_text(code)}")
+    if child.returncode != 0:
+        raise JobError(f"`{' '.join(step.argv[1:3])}` ended with {_exit_text(child.returncode)}")
 
 
-def environment(
-    ours: Mapping[str, str], step: Mapping[str, str], cpus: int, scratch: str
+def _step_environment(
+    spec: JobSpec, step: Step, scratch: str, slurm_step: bool
 ) -> dict[str, str]:
-    """The environment of a substrate command: a short list of ours, and what makes it repeatable.
-
-    No byte code is written, so that running a command never changes the substrate's tree.
-    """
-    return {
-        **{key: ours[key] for key in PASSED if key in ours},
-        "OMP_NUM_THREADS": str(cpus), "MKL_NUM_THREADS": str(cpus), "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": scratch,
-        "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-        **step,
-    }
+    found = environment(os.environ, step.env, spec.resources.cpus, scratch)
+    if slurm_step:  # srun itself needs to know its job; the rank it starts does not
+        found |= {name: value for name, value in os.environ.items()
+                  if name.startswith("SLURM_") and name != "SLURM_CPU_BIND"}
+    return found
 
 
-def _judge(error: BaseException) -> tuple[int, str]:
+def _judge(error: BaseException, spec: JobSpec) -> tuple[int, str]:
     if isinstance(error, AevoError):
         return error.code, str(error)
+    if isinstance(error, TimeLimit):
+        return TIME_LIMIT, f"TIMEOUT after {spec.resources.time_min} min"
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
+    if isinstance(error, Terminated):
+        return _judge_term(spec)
     if isinstance(error, SystemExit):
-        return CANCELLED, "cancelled"
+        return 1, f"called sys.exit({error.code})"
     return 1, f"{type(error).__name__}: {error}"
 
 
+def _judge_term(spec: JobSpec) -> tuple[int, str]:
+    """Cancelled, or taken off its node by Slurm: preempted, requeued by hand. Slurm has counted
+    the restart by then; if it does not answer, the job is not called cancelled."""
+    if spec.queue is None:
+        return CANCELLED, "cancelled"
+    count = slurm.restarts(os.environ.get("SLURM_JOB_ID", ""))
+    if count is None or count > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return INTERRUPTED, "requeued by Slurm"
+    return CANCELLED, "cancelled"
+
+
+def _comes_back(job: JobFolder, spec: JobSpec, attempt: int, code: int) -> bool:
+    """True if Slurm starts this submission again; asks it to where the job may go on."""
+    if code == INTERRUPTED:
+        return True
+    earlier = [end for number in range(1, attempt) if (end := job.ended(number)) is not None]
+    if code == TIME_LIMIT:
+        wanted = sum(end.exit_code == TIME_LIMIT for end in earlier) < spec.resumes
+    elif code == CANCELLED or spec.entry is None:  # a worker decides about its trainings
+        wanted = False
+    else:
+        failed = sum(end.exit_code not in (0, INTERRUPTED, CANCELLED, TIME_LIMIT)
+                     for end in earlier)
+        wanted = failed + 1 < spec.attempts
+    return wanted and slurm.requeue(os.environ.get("SLURM_JOB_ID", ""))
+
+
 def _leave_end(
-    job: JobFolder, spec: JobSpec, attempt: int, code: int, message: str, started: float
+    job: JobFolder, spec: JobSpec, attempt: int, code: int, message: str, started: float,
+    requeued: bool,
 ) -> None:
     write_json(job.end(attempt), JobEnd(
         name=spec.name, attempt=attempt, exit_code=code, seconds=round(time.time() - started, 2),
-        host=socket.gethostname(), message=message,
+        host=socket.gethostname(), message=message, requeued=requeued,
+    ))
+
+
+def _note(job: JobFolder, spec: JobSpec, event: Any, attempt: int) -> None:
+    append_line(job.ledger, LedgerLine(
+        event=event, name=spec.name, attempt=attempt, time=time.time(),
+        job_id=os.environ.get("SLURM_JOB_ID") if spec.queue is not None else None,
     ))
 
 
@@ -187,5 +291,25 @@ def _own_session() -> None:
     sys.stdout.flush()
 
 
-def _raise_exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+def _on_term(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; Slurm repeats it
+    raise Terminated
+
+
+def _on_limit(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    raise TimeLimit
+
+
+def main(arguments: list[str]) -> None:
+    """The command line of a job's script."""
+    folder, attempt = arguments
+    try:
+        run_job(folder, int(attempt), [])
+    except AevoError as error:
+        report(error)
+        sys.exit(error.code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -23,8 +23,17 @@ class Lease:
         os.close(self.fd)
 
 
+def unlocked(path: Path) -> Lease:
+    """A lease in name only, for filesystems that have no locks."""
+    return Lease(path, os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+
+
 def take(path: Path) -> Lease | None:
-    """The lease on `path`, or None if someone holds it."""
+    """The lease on `path`, or None if someone holds it.
+
+    Raises:
+        OSError: the filesystem has no locks.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -32,6 +41,9 @@ def take(path: Path) -> Lease | None:
     except BlockingIOError:
         os.close(fd)
         return None
+    except OSError:
+        os.close(fd)
+        raise
     os.set_inheritable(fd, True)
     return Lease(path, fd)
 

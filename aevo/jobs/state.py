@@ -1,102 +1,149 @@
-"""The state of a job, told from its folder: product, lease, ledger, and how its attempts ended."""
+"""The state of a job, told from its folder, and for a job on Slurm from what Slurm says of it.
+
+Order: the product, then how the last attempt ended, then the scheduler's queue, then accounting.
+Never guesses: `lost` means submitted, not alive and no record left; `unknown` means that the
+scheduler does not answer, which says nothing of the job.
+"""
 
 import os
-from dataclasses import dataclass
+import time
 from pathlib import Path
-from typing import Literal
 
 from aevo.jobs import lease
-from aevo.records.io import finished, read, read_lines
-from aevo.records.job import JobEnd, JobSpec, LedgerLine, Running
+from aevo.jobs.folder import CANCELLED, JobFolder, JobState, last_attempt
+from aevo.jobs.queue import ACTIVE, WAITING, QueuedJob, Snapshot, accounted, snapshot
+from aevo.records.io import read
+from aevo.records.job import JobSpec, LedgerLine, Queue
 
-Phase = Literal["none", "starting", "waiting", "queued", "running", "finished", "failed", "lost"]
-ALIVE: frozenset[Phase] = frozenset({"starting", "waiting", "queued", "running"})
+# A submission that was not answered may still be on its way for this long.
+ANSWER_S = 60.0
 
-
-@dataclass(frozen=True)
-class JobFolder:
-    """The files of one job, below `<round>/jobs/<name>`."""
-
-    root: Path
-
-    @property
-    def spec(self) -> Path:
-        return self.root / "spec.json"
-
-    @property
-    def ledger(self) -> Path:
-        return self.root / "ledger.jsonl"
-
-    @property
-    def alive(self) -> Path:
-        return self.root / "alive.lock"
-
-    @property
-    def submitting(self) -> Path:
-        return self.root / "submit.lock"
-
-    @property
-    def running(self) -> Path:
-        return self.root / "running.json"
-
-    @property
-    def latest(self) -> Path:
-        return self.root / "latest"
-
-    def attempt(self, number: int) -> Path:
-        """The folder of one attempt: submitit's files, the log, end.json."""
-        return self.root / f"attempt_{number}"
-
-    def end(self, number: int) -> Path:
-        return self.attempt(number) / "end.json"
-
-    def log(self, number: int) -> Path:
-        """Standard output and error of one attempt."""
-        return self.attempt(number) / "log.txt"
+_gone_since: dict[tuple[str, int], float] = {}  # when this process first saw an attempt gone
 
 
-@dataclass(frozen=True)
-class JobState:
-    """What is known of a job now. `message` says why it failed or was lost."""
-
-    name: str
-    phase: Phase
-    attempt: int
-    log: Path | None
-    message: str = ""
-    since: float | None = None
-
-    @property
-    def alive(self) -> bool:
-        """True while an attempt is on its way: wait, do not submit again."""
-        return self.phase in ALIVE
-
-
-def observe(folder: JobFolder) -> JobState:
-    """Reads a job's state. Never guesses: `lost` means submitted, not alive and no record left."""
-    if not folder.spec.exists():
-        return JobState(folder.root.name, "none", 0, None)
-    spec = read(JobSpec, folder.spec)
-    lines = read_lines(LedgerLine, folder.ledger)
-    attempt = max((line.attempt for line in lines), default=0)
-    log = folder.log(attempt) if attempt else None
+def observe(job: JobFolder) -> JobState:
+    """Reads a job's state."""
+    if not job.spec.exists():
+        return JobState(job.root.name, "none", 0, None)
+    spec = read(JobSpec, job.spec)
+    lines = job.lines()
+    attempt = last_attempt(lines)
+    log = job.log(attempt) if attempt else None
     if Path(spec.product).exists():
-        return JobState(spec.name, "finished", attempt, log)
-    if lease.held(folder.alive):
-        running = read(Running, folder.running) if folder.running.exists() else None
+        return JobState(spec.name, "finished", attempt, log, job_id=_job_id(lines))
+    if not lines:
+        return JobState(spec.name, "none", 0, None)
+    if spec.queue is not None:
+        return _on_slurm(job, spec, spec.queue, lines)
+    return _on_this_machine(job, spec, lines)
+
+
+def _on_this_machine(job: JobFolder, spec: JobSpec, lines: list[LedgerLine]) -> JobState:
+    attempt = last_attempt(lines)
+    log = job.log(attempt)
+    if lease.held(job.alive):
+        running = job.current()
         if running is None or running.attempt != attempt:
             return JobState(spec.name, "starting", attempt, log)
         return JobState(spec.name, running.phase, attempt, log, since=running.started)
-    if finished(JobEnd, folder.end(attempt)):
-        end = read(JobEnd, folder.end(attempt))
-        if Path(spec.product).exists():  # it ended between the two looks
-            return JobState(spec.name, "finished", attempt, log)
-        return JobState(spec.name, "failed", attempt, log, end.message or f"exit {end.exit_code}")
-    if lines and lines[-1].event == "submitted" and starting(lines[-1].job_id, folder.root):
+    ended = _ended(job, spec, attempt, log)
+    if ended is not None:
+        return ended
+    if lines[-1].event != "intent" and starting(_job_id(lines), job.root):
         return JobState(spec.name, "starting", attempt, log)
-    if not lines:
-        return JobState(spec.name, "none", 0, None)
     return JobState(spec.name, "lost", attempt, log, "its process is gone and left no record")
+
+
+def _ended(job: JobFolder, spec: JobSpec, attempt: int, log: Path) -> JobState | None:
+    end = job.ended(attempt)
+    if end is None or end.requeued:
+        return None
+    if Path(spec.product).exists():  # it ended between the two looks
+        return JobState(spec.name, "finished", attempt, log)
+    return JobState(spec.name, "failed", attempt, log, end.message or f"exit {end.exit_code}",
+                    cancelled=end.exit_code == CANCELLED, job_id=_job_id(job.lines()))
+
+
+def _on_slurm(
+    job: JobFolder, spec: JobSpec, queue: Queue, lines: list[LedgerLine]
+) -> JobState:
+    attempt = last_attempt(lines)
+    log = job.log(attempt)
+    ended = _ended(job, spec, attempt, log)
+    if ended is not None:
+        return ended
+    if lines[-1].event == "refused":
+        return JobState(spec.name, "lost", attempt, log, lines[-1].text)
+    known = snapshot(queue)
+    job_id = current_id(lines, known)
+    if known.error:
+        return JobState(spec.name, "unknown", attempt, log, job_id=job_id, reason=known.error)
+    asked = [line.time for line in lines if line.event != "started"][-1]
+    if job_id is None:
+        if known.time < asked or time.time() - asked < ANSWER_S:
+            return JobState(spec.name, "starting", attempt, log)
+        return JobState(spec.name, "lost", attempt, log,
+                        "its submission was not answered, and no job of its name exists")
+    row = known.job(job_id)
+    if row is None and known.time <= asked:  # asked before it was submitted
+        return JobState(spec.name, "starting", attempt, log, job_id=job_id)
+    if row is not None and row.state.startswith((*WAITING, *ACTIVE)):
+        _gone_since.pop((str(job.root), attempt), None)
+        return _in_queue(job, spec, row, attempt, log)
+    return _gone(job, spec, queue, job_id, row, attempt)
+
+
+def _in_queue(
+    job: JobFolder, spec: JobSpec, row: QueuedJob, attempt: int, log: Path
+) -> JobState:
+    if row.state.startswith(WAITING):
+        return JobState(spec.name, "queued", attempt, log, job_id=row.id, state=row.state,
+                        reason=row.reason)
+    running = job.current()
+    begun = running is not None and running.attempt == attempt
+    return JobState(
+        spec.name, running.phase if running and begun else "starting", attempt, log,
+        job_id=row.id, state=row.state, since=running.started if running and begun else None,
+    )
+
+
+def _gone(
+    job: JobFolder, spec: JobSpec, queue: Queue, job_id: str, row: QueuedJob | None, attempt: int
+) -> JobState:
+    """A submission that Slurm has done with, and that has left no record (yet)."""
+    log = job.log(attempt)
+    since = _gone_since.setdefault((str(job.root), attempt), time.time())
+    state = row.state if row else ""
+    never_ran = state.startswith("CANCELLED") and row is not None and not row.node
+    if time.time() - since < queue.settle_s and not never_ran:
+        return JobState(spec.name, "ending", attempt, log, job_id=job_id, state=state)
+    state = state or accounted(job_id)
+    word = state.split(" ")[0]
+    message = {
+        "": "Slurm does not know it any more and it left no record",
+        "CANCELLED": "cancelled",
+        "COMPLETED": f"Slurm says COMPLETED, but {spec.product} is missing",
+        "TIMEOUT": f"TIMEOUT after {spec.resources.time_min} min",
+    }.get(word, word)
+    blame = word not in ("", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REVOKED")
+    return JobState(spec.name, "failed" if blame else "lost", attempt, log, message,
+                    job_id=job_id, state=state, cancelled=word == "CANCELLED")
+
+
+def current_id(lines: list[LedgerLine], known: Snapshot) -> str | None:
+    """Slurm's id of the newest submission; one whose answer was lost is found by its name."""
+    last = [line for line in lines if line.event in ("intent", "submitted", "requeued")][-1]
+    if last.event != "intent":
+        return last.job_id
+    for line in lines:  # the job itself may have started before sbatch's answer was noted
+        if line.attempt >= last.attempt and line.job_id:
+            return line.job_id
+    row = known.named(last.job_name) if last.job_name else None
+    return row.id if row else None
+
+
+def _job_id(lines: list[LedgerLine]) -> str | None:
+    return next((line.job_id for line in reversed(lines) if line.job_id), None)
 
 
 def starting(job_id: str | None, folder: Path) -> bool:
@@ -108,13 +155,3 @@ def starting(job_id: str | None, folder: Path) -> bool:
     except OSError:
         return False
     return os.fsencode(folder) in command
-
-
-def tail(log: Path | None, lines: int = 20) -> str:
-    """The last lines of a log, or an empty string."""
-    if log is None or not log.exists():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 64 * 1024))
-        text = file.read().decode(errors="replace")
-    return "\n".join(text.splitlines()[-lines:])

@@ -7,164 +7,196 @@ folder of its own, so that no answer that was lost or stale is ever mistaken for
 
 import contextlib
 import os
-import signal
-import sys
-import tempfile
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import submitit
 from filelock import FileLock
 from submitit.helpers import clean_env
 
-from aevo.config import ClusterSettings
-from aevo.errors import JobError
-from aevo.jobs import lease
-from aevo.jobs.execute import CANCELLED, INTERRUPTED, run_job
-from aevo.jobs.state import JobFolder, JobState, observe, tail
+from aevo.cluster import ClusterSettings, LocalCluster, SlurmCluster, section_of
+from aevo.errors import AevoError, JobError
+from aevo.jobs import local, slurm
+from aevo.jobs.ending import settle
+from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, JobState, tail
+from aevo.jobs.queue import ask
+from aevo.jobs.script import DEPTH, PACKAGE, job_name
+from aevo.jobs.state import current_id, observe
 from aevo.records.io import append_line, read, write_json
-from aevo.records.job import JobEnd, JobSpec, LedgerLine, Running
+from aevo.records.job import JobSpec, Launch, LedgerLine, Queue, Resources
 
-# Set in a job's environment, one deeper in each job that a job submits: a job that submits itself
-# is stopped here, whatever the scheduler's own environment leaks (SLURM.md, trap 1).
-DEPTH = "AEVO_JOB_DEPTH"
+# A job's environment says how deep it was submitted, one deeper in each job that a job submits: a
+# job that submits itself is stopped here, whatever the scheduler's environment leaks (SLURM.md,
+# trap 1). A campaign as a job, its worker, the worker's training: three.
 MAX_DEPTH = 3
 MAX_LOST = 20
+# A parallel launcher's variables would make a job take itself for a rank of another program.
+LAUNCHERS = ("PMI_", "PMIX_", "PMI2_", "OMPI_", "I_MPI_", "MPI_LOCAL",
+             "TORCHELASTIC_")
+DEVICES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
+           "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
 def submit(spec: JobSpec, cluster: ClusterSettings) -> JobState:
     """Makes sure that the job is finished or on its way, and returns its state.
 
     Raises:
-        JobError: it has failed or been lost too often; or jobs nest too deep.
+        ConfigError: the scheduler refused it.
+        JobError: it has failed or been lost too often; jobs nest too deep, or are too many.
     """
     job = JobFolder(Path(spec.folder))
     job.root.mkdir(parents=True, exist_ok=True)
     with FileLock(job.submitting):
+        _adopt(job)
         state = observe(job)
         if state.phase == "finished" or state.alive:
             return state
+        settle(job, state)
         if exhausted(job, state, spec):
             raise JobError(
                 f"job {spec.name} failed for good, last: {state.message}",
                 f"see {state.log}; remove {job.root} to try again",
             )
+        spec = fitted(spec, cluster)
         write_json(job.spec, spec)
         _start(job, spec, state.attempt + 1, cluster)
         return observe(job)
+
+
+def fitted(spec: JobSpec, cluster: ClusterSettings) -> JobSpec:
+    """The job as this cluster runs it: its resources, how it is watched and launched."""
+    code = spec.code or str(PACKAGE)
+    if isinstance(cluster, LocalCluster):
+        return spec.model_copy(update={"code": code})
+    asked = cluster.options(spec.kind, spec.resources)
+    place = Path(spec.folder).parents[1]
+    return spec.model_copy(update={
+        "code": code,
+        "resources": Resources(
+            cpus=asked.cpus or 1, gpus=asked.gpus or 0, memory_gb=asked.memory_gb,
+            time_min=asked.time_min or spec.resources.time_min, nodes=asked.nodes or 1,
+            tasks_per_node=asked.tasks_per_node or 1, slots=spec.resources.slots,
+        ),
+        "resumes": MAX_LOST if section_of(spec.kind) == "control" else cluster.resumes,
+        "queue": Queue(cache=str(place / ".queue.json"), poll_s=cluster.poll_s,
+                       settle_s=cluster.settle_s, watch_s=cluster.watch_s),
+        "launch": Launch(container=cluster.container, srun=asked.srun),
+    })
 
 
 def _start(job: JobFolder, spec: JobSpec, attempt: int, cluster: ClusterSettings) -> None:
     depth = int(os.environ.get(DEPTH, "0")) + 1
     if depth > MAX_DEPTH:
         raise JobError(f"job {spec.name} would be nested {depth} deep: a job submits itself")
-    folder = job.attempt(attempt)
-    folder.mkdir(parents=True, exist_ok=True)
-    _point_latest(job, folder)
-    line = LedgerLine(event="intent", name=spec.name, attempt=attempt, time=time.time())
-    append_line(job.ledger, line)
-    executor = submitit.LocalExecutor(folder=folder)
-    executor.update_parameters(
-        # waiting for dependencies and for a slot is not part of the job's own limit, which
-        # `run_job` keeps itself; submitit's is only a last resort
-        timeout_min=spec.resources.time_min + cluster.max_wait_min,
-        stderr_to_stdout=True,
-        gpus_per_node=spec.resources.gpus,
-        name=spec.name,
-    )
-    slots = [str(path) for path in slot_files(cluster)] if spec.resources.slots else []
-    with clean_env(extra_names=("CUDA_VISIBLE_DEVICES", DEPTH)), _own_output(folder):
+    job.open_attempt(attempt)
+    name = job_name(spec, attempt)
+
+    def note(event: str, **fields: str) -> None:
+        append_line(job.ledger, LedgerLine.model_validate({
+            "event": event, "name": spec.name, "attempt": attempt, "time": time.time(),
+            "job_name": name, **fields,
+        }))
+
+    if isinstance(cluster, SlurmCluster):
+        _below_cap(job, cluster)
+    note("intent")
+    try:
+        with clean_environment(spec, depth, cluster):
+            if isinstance(cluster, SlurmCluster):
+                job_id = slurm.start(job, spec, attempt, cluster)
+            else:
+                job_id = local.start(job, spec, attempt, cluster)
+    except AevoError as error:
+        note("refused", text=str(error))
+        raise
+    note("submitted", job_id=job_id)
+
+
+@contextlib.contextmanager
+def clean_environment(spec: JobSpec, depth: int, cluster: ClusterSettings) -> Iterator[None]:
+    """The environment that a job is submitted in: nothing of the job we may be running in
+    ourselves, no devices, and no secrets for jobs that run a training stack's code.
+
+    submitit's `clean_env` takes SLURM_CONF away too, without which sbatch may not find its
+    cluster; it is put back.
+    """
+    secret = section_of(spec.kind) != "control"
+    names = [name for name in os.environ
+             if name.startswith(LAUNCHERS) or name in DEVICES or name == DEPTH
+             or (secret and SECRET.search(name))]
+    conf = os.environ.get("SLURM_CONF")
+    if isinstance(cluster, SlurmCluster) and cluster.slurm_conf:
+        conf = cluster.slurm_conf
+    with clean_env(extra_names=(*names, "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")):
         os.environ[DEPTH] = str(depth)
-        started = executor.submit(run_job, str(job.root), attempt, slots)
-        del os.environ[DEPTH]
-    job.log(attempt).symlink_to(Path(started.paths.stdout).name)
-    append_line(job.ledger, LedgerLine(
-        event="submitted", name=spec.name, attempt=attempt, time=time.time(),
-        job_id=str(started.job_id),
-    ))
+        if conf is not None:
+            os.environ["SLURM_CONF"] = conf
+        try:
+            yield
+        finally:
+            del os.environ[DEPTH]
+            os.environ.pop("SLURM_CONF", None)
+
+
+def _below_cap(job: JobFolder, cluster: SlurmCluster) -> None:
+    count = sum(1 for ledger in job.root.parent.glob("*/ledger.jsonl")
+                for line in JobFolder(ledger.parent).lines() if line.event == "intent")
+    if count >= cluster.max_jobs_per_round:
+        raise JobError(
+            f"{job.root.parent} has {count} submissions, the most that "
+            f"cluster.max_jobs_per_round={cluster.max_jobs_per_round} allows",
+            "find out what submits so many, then raise it",
+        )
+
+
+def _adopt(job: JobFolder) -> None:
+    """Notes the id of a submission whose answer was lost, found by its name."""
+    lines = job.lines()
+    if not lines or lines[-1].event != "intent" or read(JobSpec, job.spec).queue is None:
+        return
+    known = ask()
+    job_id = current_id(lines, known)
+    if job_id is not None and not known.error:
+        append_line(job.ledger, lines[-1].model_copy(update={
+            "event": "submitted", "job_id": job_id, "time": time.time()}))
 
 
 def exhausted(job: JobFolder, state: JobState, spec: JobSpec) -> bool:
     """True if the job may not be tried again: it failed by itself `spec.attempts` times, or was
     lost over and over. Being interrupted or cancelled by a person is no failure of the job."""
-    ends = [job.end(number) for number in range(1, state.attempt + 1)]
-    codes = [read(JobEnd, end).exit_code for end in ends if end.exists()]
-    failures = sum(code not in (0, INTERRUPTED, CANCELLED) for code in codes)
+    ends = [job.ended(number) for number in range(1, state.attempt + 1)]
+    failures = sum(
+        end.exit_code not in (0, INTERRUPTED, CANCELLED) and not end.requeued
+        for end in ends if end is not None
+    )
+    if state.phase == "failed" and not state.cancelled and ends and ends[-1] is None:
+        failures += 1
     return failures >= spec.attempts or state.attempt >= MAX_LOST
-
-
-def slot_files(cluster: ClusterSettings) -> list[Path]:
-    """The machine's slots, shared by every campaign of this user on it."""
-    count = cluster.slots or os.cpu_count() or 1
-    folder = Path(cluster.slot_folder or Path(tempfile.gettempdir(), f"aevo-slots-{os.getuid()}"))
-    return [folder / f"slot-{number}.lock" for number in range(count)]
 
 
 def wait(spec: JobSpec, cluster: ClusterSettings, poll_s: float = 0.2) -> JobState:
     """Waits until the job is finished; resubmits it if it failed or was lost, within its attempts.
 
+    A job that was cancelled before is submitted again; one that is cancelled while it is waited
+    for stays cancelled.
+
     Raises:
-        JobError: the job is out of attempts; the message ends with the end of its log.
+        JobError: the job is out of attempts or was cancelled; the message ends with its log.
     """
+    job = JobFolder(Path(spec.folder))
+    state = observe(job)
+    fresh = not state.alive
     while True:
-        state = observe(JobFolder(Path(spec.folder)))
         if state.phase == "finished":
             return state
         if not state.alive:
-            if exhausted(JobFolder(Path(spec.folder)), state, spec):
+            if exhausted(job, state, spec) or (state.cancelled and not fresh):
+                settle(job, state)
                 last = tail(state.log, 3).replace("\n", " | ")
                 raise JobError(f"job {spec.name}: {state.message}", f"log {state.log}: {last}")
             submit(spec, cluster)
+            fresh = False
         time.sleep(poll_s)
-
-
-def cancel(job: JobFolder, grace_s: float = 3.0) -> bool:
-    """Ends a live local job: its command's process group and its own; False if none was alive."""
-    if not lease.held(job.alive) or not job.running.exists():
-        return False
-    running = read(Running, job.running)
-    _signal(running, signal.SIGTERM)
-    end = time.monotonic() + grace_s
-    while lease.held(job.alive) and time.monotonic() < end:
-        time.sleep(0.05)
-    if lease.held(job.alive):
-        _signal(running, signal.SIGKILL)
-    return True
-
-
-@contextlib.contextmanager
-def _own_output(folder: Path) -> Iterator[None]:
-    """Sends what submitit's controller says to a file of the attempt.
-
-    The controller inherits our standard output and error; holding on to them it would keep a
-    pipe of the user's open (`… | tee`) until the job ends.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [os.dup(1), os.dup(2)]
-    with (folder / "controller.txt").open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        for descriptor, target in zip(saved, (1, 2), strict=True):
-            os.dup2(descriptor, target)
-            os.close(descriptor)
-
-
-def _signal(running: Running, number: signal.Signals) -> None:
-    for group in (running.pid, running.child):  # the job first: it ends its command and says why
-        if group is not None:
-            try:
-                os.killpg(group, number)
-            except ProcessLookupError:
-                continue
-
-
-def _point_latest(job: JobFolder, folder: Path) -> None:
-    temporary = job.root / ".latest"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.name)
-    temporary.replace(job.latest)
+        state = observe(job)

@@ -4,34 +4,73 @@ from typing import Literal
 
 from aevo.records.io import Part, Record
 
-JobKind = Literal["worker", "train", "evaluate", "leaderboard", "collector", "meta", "prepare"]
+JobKind = Literal["plan", "worker", "train", "evaluate", "leaderboard", "collector", "meta"]
 
 
 class Step(Part):
-    """One command of a job: argument vector, working folder, extra environment."""
+    """One command of a job: argument vector, working folder, extra environment. A `distributed`
+    step is started once per rank."""
 
     argv: list[str]
     cwd: str
     env: dict[str, str] = {}
+    distributed: bool = False
 
 
 class Resources(Part):
-    """What a job asks for. `time_min` is its wall limit in minutes; `slots` what it takes of a
-    machine in local mode: one, or none for a job that only waits."""
+    """What a job asks for. `time_min` is its wall limit in minutes, `gpus` and `tasks_per_node`
+    are per node; `slots` is what it takes of a machine in local mode: one, or none for a job that
+    only waits."""
 
     cpus: int = 1
     gpus: int = 0
     memory_gb: float | None = None
     time_min: int = 60
     slots: Literal[0, 1] = 1
+    nodes: int = 1
+    tasks_per_node: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """Processes of a distributed step."""
+        return self.nodes * self.tasks_per_node
+
+
+class Container(Part):
+    """What the commands of a training stack run in on a compute node. `mounts` are
+    `source:destination`; `arguments` go to srun (pyxis) or to `apptainer exec`."""
+
+    kind: Literal["none", "pyxis", "apptainer"] = "none"
+    image: str | None = None
+    mounts: list[str] = []
+    arguments: list[str] = []
+
+
+class Queue(Part):
+    """How a job on Slurm is watched: `cache` is the file of the round's last answer of squeue."""
+
+    cache: str
+    poll_s: float
+    settle_s: float
+    watch_s: float
+
+
+class Launch(Part):
+    """How the commands of a job on Slurm are started."""
+
+    container: Container = Container()
+    srun: list[str] = []
 
 
 class JobSpec(Record):
     """A job before submission; it is finished when `product` exists.
 
     Exactly one of `steps` (commands, run in order) and `entry` (`module:function`, called with
-    `arguments`) is given. `after` names jobs that must have ended, however they ended. `attempts`
-    is how often it may fail by itself; being killed or cancelled does not count.
+    `arguments`) is given. `after` names the folders of jobs that must have ended, however they
+    ended, `needs` those that must have finished. `owner` is the folder of the worker that the job
+    ends with. `attempts` is how often it may fail by itself; being killed or cancelled does not
+    count. `resumes` is how often it may reach its time limit and go on. `code` is the folder with
+    the package that the job runs.
     """
 
     name: str
@@ -43,22 +82,34 @@ class JobSpec(Record):
     arguments: list[str] = []
     steps: list[Step] = []
     after: list[str] = []
+    needs: list[str] = []
+    owner: str | None = None
     attempts: int = 2
+    resumes: int = 0
     resources: Resources = Resources()
+    code: str | None = None
+    queue: Queue | None = None
+    launch: Launch = Launch()
 
 
 class LedgerLine(Part):
-    """One line of the ledger: `intent` before a submission, `submitted` after it."""
+    """One line of a job's ledger. `intent` stands before a submission, `submitted` or `refused`
+    after it; `requeued` opens the next attempt of the same submission; `started` is written by
+    the attempt itself, when it has what it waited for."""
 
-    event: Literal["intent", "submitted"]
+    event: Literal["intent", "submitted", "refused", "requeued", "started"]
     name: str
     attempt: int
     time: float
     job_id: str | None = None
+    job_name: str | None = None
+    text: str = ""
 
 
 class JobEnd(Record):
-    """How one attempt ended, written by the job itself; missing if it was killed."""
+    """How one attempt ended, written by the job itself, or, with `by` scheduler, from what the
+    scheduler says of an attempt that could not; missing if it was killed. `requeued`: the
+    scheduler starts it again without being asked."""
 
     name: str
     attempt: int
@@ -66,10 +117,12 @@ class JobEnd(Record):
     seconds: float
     host: str
     message: str = ""
+    requeued: bool = False
+    by: Literal["job", "scheduler"] = "job"
 
 
 class Running(Record):
-    """What the live attempt of a job is doing; true only while the lease beside it is held.
+    """What the live attempt of a job is doing; true only while the job is alive.
 
     `child` is the process group of the command it runs.
     """

@@ -1,0 +1,112 @@
+"""The job graph of a round, as pure functions: which jobs there are and what each waits for.
+
+    plan -> c00-worker ... -> collector -> meta -> plan of the next round
+              |  submits c00-train-K, c00-evaluate-K            (to the GPU partition)
+                               |  submits leaderboard
+
+Workers are jobs of their own that compute next to nothing. The collector runs after all of them,
+however they ended; meta needs the collector, the next round's plan needs meta. On Slurm the whole
+campaign is submitted at once; the plan of a round whose policy exists is made by the driver.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aevo.config import ModelSettings
+from aevo.layout import Layout, RoundLayout, RunLayout
+from aevo.records.job import JobSpec, Resources, Step
+from aevo.substrate import Substrate
+
+# Workers, collector, meta and plan compute next to nothing: they take no slot of the machine.
+# Their limit on Slurm is cluster.control.time_min; they outlive it by being requeued.
+LIGHT = Resources(slots=0, time_min=7 * 24 * 60)
+
+
+def candidate_ids(n: int) -> list[str]:
+    """c00 (the anchor), c01, …"""
+    return [f"c{index:02d}" for index in range(n)]
+
+
+def round_jobs(
+    layout: Layout, campaign: str, number: int, n: int, planned: bool = True,
+    code: str | None = None,
+) -> list[JobSpec]:
+    """The jobs of a round that its driver submits, each after those it waits for.
+
+    Args:
+        planned: False for a round whose policy does not exist yet: a job plans it then.
+        code: the folder of the package that the jobs run.
+    """
+    files = layout.round(number)
+
+    def job(
+        name: str, kind: str, product: Path, arguments: tuple[str, ...] = (),
+        after: list[str] | None = None, needs: list[str] | None = None,
+    ) -> JobSpec:
+        return JobSpec.model_validate({
+            "name": name, "kind": kind, "campaign": campaign,
+            "folder": str(files.jobs / name), "product": str(product),
+            "entry": f"aevo.{kind}:main",
+            "arguments": [str(layout.root), str(number), *arguments],
+            "after": after or [], "needs": needs or [], "resources": LIGHT, "code": code,
+        })
+
+    found, before = [], []
+    if not planned:
+        meta = layout.round(number - 1).jobs / "meta"
+        found.append(job("plan", "plan", files.plan, needs=[str(meta)]))
+        before = [found[0].folder]
+    workers = [
+        job(worker_name(item), "worker", files.candidate(item).manifest, (item,), needs=before)
+        for item in candidate_ids(n)
+    ]
+    collector = job("collector", "collector", files.evidence,
+                    after=[item.folder for item in workers], needs=before)
+    meta_job = job("meta", "meta", layout.policy(number + 1), needs=[collector.folder])
+    return [*found, *workers, collector, meta_job]
+
+
+def worker_name(candidate: str) -> str:
+    """Name of a candidate's worker job."""
+    return f"{candidate}-worker"
+
+
+def training_job(
+    files: RoundLayout, run: RunLayout, substrate: Substrate, model: ModelSettings, base: str,
+    seed: int, campaign: str,
+) -> JobSpec:
+    """The training job of a run: data, then training, in the snapshot of the fork."""
+    return _run_job(
+        "train", files, run, campaign, run.result, model.train, [
+            substrate.command("data", run.fork, preset=model.preset, seed=seed, out=run.data),
+            substrate.command("train", run.fork, data=run.data, base=base, seed=seed,
+                              out=run.output, threads=model.train.cpus),
+        ],
+    )
+
+
+def evaluation_job(
+    layout: Layout, files: RoundLayout, run: RunLayout, substrate: Substrate, model: ModelSettings,
+    base: str, adapters: dict[str, Path], campaign: str,
+) -> JobSpec:
+    """The evaluation job of a run: the pristine substrate, no code of the fork."""
+    return _run_job(
+        "evaluate", files, run, campaign, run.scores, model.evaluate, [
+            substrate.command("evaluate", adapters=adapters, items=layout.dev_items, base=base,
+                              out=run.evaluation),
+        ],
+    )
+
+
+def _run_job(
+    kind: str, files: RoundLayout, run: RunLayout, campaign: str, product: Path,
+    resources: Resources, steps: Sequence[Step],
+) -> JobSpec:
+    candidate = run.candidate.name
+    name = f"{candidate}-{kind}-{run.number}"
+    return JobSpec.model_validate({
+        "name": name, "kind": kind, "campaign": campaign, "folder": str(files.jobs / name),
+        "product": str(product), "steps": list(steps), "resources": resources,
+        "attempts": 1 if kind == "train" else 2,
+        "owner": str(files.jobs / worker_name(candidate)),
+    })

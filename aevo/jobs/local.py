@@ -1,0 +1,81 @@
+"""Starting jobs on this machine, through submitit's LocalExecutor.
+
+Locally a job waits for its dependencies and its slot itself, and its lease says that it lives.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import submitit
+
+from aevo.cluster import LocalCluster
+from aevo.jobs.execute import run_job
+from aevo.jobs.folder import JobFolder
+from aevo.records.job import JobSpec
+
+
+def start(job: JobFolder, spec: JobSpec, attempt: int, cluster: LocalCluster) -> str:
+    """Starts an attempt as a process of its own and returns its controller's pid."""
+    folder = job.attempt(attempt)
+    executor = submitit.LocalExecutor(folder=folder)
+    executor.update_parameters(
+        # waiting for dependencies and for a slot is not part of the job's own limit, which
+        # `run_job` keeps itself; submitit's is only a last resort
+        timeout_min=spec.resources.time_min + cluster.max_wait_min,
+        stderr_to_stdout=True,
+        gpus_per_node=spec.resources.gpus,
+        name=spec.name,
+    )
+    slots = [str(path) for path in slot_files(cluster)] if spec.resources.slots else []
+    with _own_output(folder), _package_first(spec.code):
+        started = executor.submit(run_job, str(job.root), attempt, slots)
+    job.log(attempt).symlink_to(Path(started.paths.stdout).name)
+    return str(started.job_id)
+
+
+def slot_files(cluster: LocalCluster) -> list[Path]:
+    """The machine's slots, shared by every campaign of this user on it."""
+    count = cluster.slots or os.cpu_count() or 1
+    folder = Path(cluster.slot_folder or Path(tempfile.gettempdir(), f"aevo-slots-{os.getuid()}"))
+    return [folder / f"slot-{number}.lock" for number in range(count)]
+
+
+@contextlib.contextmanager
+def _package_first(code: str | None) -> Iterator[None]:
+    """Lets the job import aevo from `code`, a snapshot."""
+    before = os.environ.get("PYTHONPATH")
+    if code is not None:
+        os.environ["PYTHONPATH"] = code if not before else f"{code}{os.pathsep}{before}"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+        else:
+            os.environ.pop("PYTHONPATH", None)
+
+
+@contextlib.contextmanager
+def _own_output(folder: Path) -> Iterator[None]:
+    """Sends what submitit's controller says to a file of the attempt.
+
+    The controller inherits our standard output and error; holding on to them it would keep a
+    pipe of the user's open (`… | tee`) until the job ends.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    with (folder / "controller.txt").open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        for descriptor, target in zip(saved, (1, 2), strict=True):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+

@@ -1,0 +1,46 @@
+"""Starts one rank: srun's variables as torch's, then the command itself.
+
+    srun … python aevo/jobs/rank.py PORT COMMAND …
+
+A script of the standard library alone, so that it runs with whatever Python a container has.
+"""
+
+import os
+import re
+import sys
+
+
+def first_host(nodelist: str) -> str:
+    """First host of a Slurm node list: `h200-[03-05,9],x` is `h200-03`."""
+    match = re.match(r"([^\[,]+)(?:\[([^\],-]+))?", nodelist)
+    if match is None:
+        raise ValueError(f"no host in SLURM_STEP_NODELIST={nodelist!r}")
+    return match.group(1) + (match.group(2) or "")
+
+
+def rank_environment(ours: dict[str, str], port: str) -> dict[str, str]:
+    """torch's rank variables from srun's; devices are left as Slurm gave them."""
+    nodes = int(ours["SLURM_STEP_NUM_NODES"])
+    world = int(ours["SLURM_STEP_NUM_TASKS"])
+    return {
+        "RANK": ours["SLURM_PROCID"],
+        "LOCAL_RANK": ours["SLURM_LOCALID"],
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world // nodes),
+        "NODE_RANK": ours["SLURM_NODEID"],
+        "GROUP_RANK": ours["SLURM_NODEID"],
+        "MASTER_ADDR": first_host(ours["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": port,
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Replaces this process by the command, with the rank's environment."""
+    port, *command = arguments
+    here = {name: value for name, value in os.environ.items()
+            if not name.startswith(("SLURM_", "SRUN_", "SBATCH_", "PMI"))}
+    os.execvpe(command[0], command, here | rank_environment(dict(os.environ), port))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

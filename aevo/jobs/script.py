@@ -1,0 +1,155 @@
+"""The sbatch script of a job and the command that submits it: pure functions of job and cluster.
+
+What a dry run prints and what is submitted come from here, so they are the same bytes. Slurm's own
+variables and dependencies are on the command line, not in the script: they are known only when the
+jobs before it have ids.
+"""
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit import SlurmExecutor
+
+from aevo.cluster import SbatchOptions, SlurmCluster, section_of
+from aevo.errors import ConfigError
+from aevo.jobs.folder import JobFolder
+from aevo.records.job import JobSpec
+
+# Counts how deep jobs submit jobs; see aevo.jobs.submit.
+DEPTH = "AEVO_JOB_DEPTH"
+PACKAGE = Path(__file__).parents[2]
+OPTIONS = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "comment",
+           "mail_type", "mail_user")
+EXTRA = ("reservation",)
+
+# Words of sbatch, and the key of conf/cluster that they are about.
+REFUSALS = (
+    ("partition", "partition"), ("account", "account"), ("qos", "qos"),
+    ("reservation", "reservation"), ("generic resource", "gres"), ("gres", "gres"),
+    ("feature", "constraint"), ("time limit", "time_min"), ("walltime", "time_min"),
+    ("memory", "memory_gb"), ("node name", "nodelist"), ("node count", "nodes"),
+    ("mail", "mail_type"), ("node configuration", "gpus, cpus, memory_gb or constraint"),
+    ("cpu count", "cpus"), ("job violates accounting", "account, qos or time_min"),
+)
+
+
+class Executor(SlurmExecutor):
+    """submitit's executor, submitting a command instead of a pickled function: the job reads its
+    records, so nothing is unpickled and nothing can be stale. Dependencies go to sbatch."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str], python: str) -> None:
+        super().__init__(folder=folder, python=f"exec {shlex.quote(python)}")
+        self.arguments = list(arguments)
+
+    @classmethod
+    def affinity(cls) -> int:
+        """A dry run needs no Slurm."""
+        return 2
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return ["sbatch", *self.arguments, str(submission_file_path)]
+
+    def text(self, command: str) -> str:
+        """The script that `start` submits."""
+        return self._make_submission_file_text(command, uid="")
+
+    def start(self, command: str) -> str:
+        """Submits and returns Slurm's id of the job.
+
+        Raises:
+            submitit.core.utils.FailedJobError: sbatch failed; its words are in the message.
+        """
+        return str(self._submit_command(command).job_id)
+
+
+def job_name(spec: JobSpec, attempt: int) -> str:
+    """The name in the queue: readable, and unique to this job and submission, because a
+    submission whose answer was lost is found by it."""
+    place = Path(spec.folder)
+    tag = hashlib.sha256(str(place).encode()).hexdigest()[:8]
+    return f"{spec.name}.{place.parents[1].name}.{spec.campaign}.{tag}-{attempt}"
+
+
+def executor(
+    spec: JobSpec, attempt: int, cluster: SlurmCluster, dependencies: Sequence[str] = ()
+) -> tuple[Executor, str]:
+    """The executor of one submission and the command that its script ends in."""
+    options = cluster.options(spec.kind, spec.resources)
+    python = cluster.python or sys.executable
+    made = Executor(JobFolder(Path(spec.folder)).attempt(attempt), dependencies, python)
+    made.update_parameters(**_parameters(options), job_name=job_name(spec, attempt))
+    made.update_parameters(
+        use_srun=False,  # srun inside the job is ours to call; see aevo.jobs.launch
+        stderr_to_stdout=True,
+        signal_delay_s=cluster.signal_s,
+        setup=_setup(spec, options),
+        additional_parameters=_additional(options, cluster),
+    )
+    command = (f"{made.python} -u -m aevo.jobs.execute {shlex.quote(spec.folder)} {attempt}")
+    return made, command
+
+
+def _parameters(options: SbatchOptions) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        key: value for key in OPTIONS if (value := getattr(options, key)) is not None
+    }
+    found |= {"nodes": options.nodes or 1, "ntasks_per_node": options.tasks_per_node or 1,
+              "cpus_per_task": options.cpus or 1, "time": options.time_min,
+              "wckey": None}  # submitit's own, which sites with wckeys refuse
+    if options.memory_gb is not None:
+        found["mem"] = f"{round(options.memory_gb * 1024)}M"
+    if options.gpus:
+        if options.gres:
+            found["gres"] = options.gres.format(gpus=options.gpus)
+        else:
+            found["gpus_per_node"] = options.gpus
+    if options.exclusive:
+        found["exclusive"] = True
+    return found
+
+
+def _additional(options: SbatchOptions, cluster: SlurmCluster) -> dict[str, Any]:
+    found: dict[str, Any] = {key: value for key in EXTRA
+                             if (value := getattr(options, key)) is not None}
+    # B: the job's own process gets the warning, not the steps it runs
+    found["signal"] = f"B:USR2@{cluster.signal_s}"
+    if options.requeue is not None:
+        found["requeue" if options.requeue else "no-requeue"] = True
+    return found | {key: value for key, value in options.extra.items() if value is not False}
+
+
+def _setup(spec: JobSpec, options: SbatchOptions) -> list[str]:
+    code = shlex.quote(spec.code or str(PACKAGE))
+    lines = ["set -eo pipefail", *options.setup]
+    lines += [f"export {key}={shlex.quote(value)}" for key, value in options.environment.items()]
+    return [*lines, f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}"]
+
+
+def dependency(after: Sequence[str], needs: Sequence[str]) -> list[str]:
+    """sbatch's arguments for Slurm ids: `after` must have ended, `needs` have succeeded."""
+    parts = ([f"afterok:{':'.join(needs)}"] if needs else []) + (
+        [f"afterany:{':'.join(after)}"] if after else [])
+    if not parts:
+        return []
+    return [f"--dependency={','.join(parts)}", "--kill-on-invalid-dep=yes"]
+
+
+def refusal(spec: JobSpec, words: str) -> ConfigError:
+    """What sbatch said, and the key of conf/cluster to change."""
+    said = " ".join(words.split())
+    for line in words.splitlines():
+        if "sbatch: error:" in line:
+            said = line.split("sbatch: error:", 1)[1].strip()
+    section = section_of(spec.kind)
+    for word, key in REFUSALS:
+        if word in said.lower():
+            return ConfigError(
+                f"Slurm refused {spec.name}: {said}",
+                f"change {key} in cluster.{section} or cluster.common "
+                f"(conf/cluster/, or on the command line)",
+            )
+    return ConfigError(f"Slurm refused {spec.name}: {said}", f"see cluster.{section}")
