@@ -21,7 +21,8 @@ from aevo.axes import Move
 from aevo.axes import load as load_catalogue
 from aevo.broker import Broker
 from aevo.config import Config
-from aevo.layout import Layout
+from aevo.jobs.waits import queue_seconds
+from aevo.layout import Layout, RoundLayout
 from aevo.records.campaign import Campaign
 from aevo.records.change import Change
 from aevo.records.io import finished, read, write_json
@@ -51,12 +52,17 @@ def main(arguments: list[str]) -> None:
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
     first = opening(standing_policy, broker.candidate, broker.substrate.file.mutable, moves, check,
                     broker.trainings, budget.turns)
-    outcome = run_loop(model, toolbox, trace, first, budget)
+    outcome = run_loop(model, toolbox, trace, first, budget, lambda: waited(files, name, trace))
     manifest = build_manifest(broker, toolbox.finish_call, outcome.reason, model.name)
     trace.note("finish", status=manifest.status, reason=outcome.reason)
     write_json(broker.files.manifest, manifest)
     what = f"dev {manifest.selected.dev:.3f}" if manifest.selected else manifest.failure or ""
     roundlog.note(files.log, name, f"manifest written: {manifest.status}, {what}")
+
+
+def waited(files: RoundLayout, candidate: str, trace: Trace) -> float:
+    """Seconds in which the candidate waited for the scheduler, its own requeues included."""
+    return queue_seconds(files.jobs.glob(f"{candidate}-*"), trace.started(), time.time())
 
 
 def open_broker(layout: Layout, number: int, name: str) -> Broker:

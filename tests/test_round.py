@@ -9,7 +9,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,6 +26,7 @@ from aevo.records.policy import Policy
 from aevo.records.scores import TrainingResult
 from aevo.records.trace import Event
 from tests.conftest import REGRESSION, REPO, Cli, until
+from tests.outcome import outcome
 
 
 def digest(*roots: Path) -> str:
@@ -36,25 +36,6 @@ def digest(*roots: Path) -> str:
             if path.is_file():
                 found.update(str(path).encode() + path.read_bytes())
     return found.hexdigest()
-
-
-def outcome(layout: Layout, rounds: int) -> dict[str, Any]:
-    """Everything a campaign decided, without times, job ids and how often it was interrupted."""
-    found: dict[str, Any] = {}
-    for number in range(1, rounds + 1):
-        files = layout.round(number)
-        plan = read(Plan, files.plan)
-        for item in plan.candidates:
-            data = read(Manifest, files.candidate(item.id).manifest).model_dump()
-            data["cost"] = data["campaign"] = None
-            for run in data["runs"]:
-                run["seconds"] = None
-            found[f"{number}/{item.id}"] = data
-        evidence = read(Evidence, files.evidence).model_dump()
-        evidence["campaign"] = evidence["manifests"] = None
-        found[f"{number}/evidence"] = evidence
-        found[f"{number}/policy"] = read(Policy, layout.policy(number + 1)).model_dump()
-    return found
 
 
 def test_round_leaves_every_record(cli: Cli) -> None:

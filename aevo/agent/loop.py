@@ -7,6 +7,7 @@ short may run again.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,12 +28,15 @@ class Outcome:
 
 
 def run_loop(
-    model: Model, toolbox: Toolbox, trace: Trace, opening: list[Turn], budget: Budget
+    model: Model, toolbox: Toolbox, trace: Trace, opening: list[Turn], budget: Budget,
+    waited: Callable[[], float] = lambda: 0.0,
 ) -> Outcome:
     """Runs or continues the conversation recorded in `trace`.
 
     Args:
         opening: system and user turns of a new conversation; ignored if the trace has one.
+        waited: seconds so far in which the candidate only waited for the scheduler; they are no
+            part of its wall budget.
     """
     if not trace.turns():
         for turn in opening:
@@ -48,7 +52,7 @@ def run_loop(
             return Outcome("finished")
         if sum(turn.role == "assistant" for turn in turns) >= budget.turns:
             return Outcome("turns")
-        if time.time() - trace.started() > budget.wall_s:
+        if time.time() - trace.started() - waited() > budget.wall_s:
             return Outcome("wall time")
         reply = model.complete(turns, toolbox.schemas())
         trace.message(reply.turn, reply.usage)

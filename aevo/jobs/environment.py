@@ -5,7 +5,8 @@ from collections.abc import Mapping
 # What a command of the substrate may see of our environment. Everything else, API keys and
 # scheduler variables first of all, stays outside.
 PASSED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH",
-          "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "HF_HOME", "SSL_CERT_FILE")
+          "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "HF_HOME", "SSL_CERT_FILE",
+          "AEVO_JOB_DEPTH")
 
 
 def environment(

@@ -46,17 +46,18 @@ def slot_files(cluster: LocalCluster) -> list[Path]:
 
 @contextlib.contextmanager
 def _package_first(code: str | None) -> Iterator[None]:
-    """Lets the job import aevo from `code`, a snapshot."""
-    before = os.environ.get("PYTHONPATH")
+    """Lets the job import aevo from `code`, a snapshot, whatever folder we are in."""
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
     if code is not None:
-        os.environ["PYTHONPATH"] = code if not before else f"{code}{os.pathsep}{before}"
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (code, before["PYTHONPATH"])))
+        os.environ["PYTHONSAFEPATH"] = "1"
     try:
         yield
     finally:
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
-        else:
-            os.environ.pop("PYTHONPATH", None)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

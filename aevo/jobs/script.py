@@ -126,7 +126,9 @@ def _setup(spec: JobSpec, options: SbatchOptions) -> list[str]:
     code = shlex.quote(spec.code or str(PACKAGE))
     lines = ["set -eo pipefail", *options.setup]
     lines += [f"export {key}={shlex.quote(value)}" for key, value in options.environment.items()]
-    return [*lines, f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    # without the second, `python -m` would import aevo from the folder sbatch was called in
+    return [*lines, f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
+            "export PYTHONSAFEPATH=1"]
 
 
 def dependency(after: Sequence[str], needs: Sequence[str]) -> list[str]:

@@ -1,0 +1,46 @@
+"""Time that jobs spent waiting for the scheduler, which is never held against a candidate."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from aevo.jobs.folder import JobFolder
+from aevo.records.job import LedgerLine
+
+
+def queue_seconds(folders: Iterable[Path], since: float, now: float) -> float:
+    """Seconds between two Unix times in which at least one of these jobs waited to be started.
+
+    Waiting is from a submission, or from the last sign of life before a requeue, to the start of
+    the attempt. Two jobs that wait at the same time count once.
+    """
+    total, covered = 0.0, since
+    for begin, end in sorted(interval for folder in folders
+                             for interval in _waits(JobFolder(folder), now)):
+        begin = max(begin, covered)
+        if end > begin:
+            total, covered = total + end - begin, end
+    return total
+
+
+def _waits(job: JobFolder, now: float) -> Iterator[tuple[float, float]]:
+    lines = job.lines()
+    started = {line.attempt: line.time for line in lines if line.event == "started"}
+    for line in lines:
+        if line.event == "intent":
+            later = [other.time for other in lines if other.attempt > line.attempt]
+            ended = later[0] if later else _until(job, line, now)
+            yield line.time, started.get(line.attempt, ended)
+        elif line.event == "requeued":
+            yield _last_sign(job, line), started.get(line.attempt, line.time)
+
+
+def _until(job: JobFolder, line: LedgerLine, now: float) -> float:
+    """An attempt that never started waited until it ended, or waits still."""
+    end = job.end(line.attempt)
+    return end.stat().st_mtime if end.exists() else now
+
+
+def _last_sign(job: JobFolder, line: LedgerLine) -> float:
+    """When the attempt before a requeue was last seen; the requeue itself if it left nothing."""
+    before = (job.end(line.attempt - 1), job.log(line.attempt - 1))
+    return max((path.stat().st_mtime for path in before if path.exists()), default=line.time)
