@@ -15,7 +15,7 @@ from pathlib import Path
 from aevo.cli import run
 from aevo.errors import RecordError
 from aevo.graph import worker_name
-from aevo.jobs.ending import cancel, cancel_owned
+from aevo.jobs.ending import cancel, cancel_many, cancel_owned
 from aevo.jobs.folder import JobFolder
 from aevo.layout import Layout, RoundLayout
 from aevo.records.cancelled import Cancelled
@@ -25,7 +25,6 @@ from aevo.records.plan import Plan
 from aevo.trajectory import latest_campaign
 
 # Workers and the collector first: while they live they would submit again what is cancelled.
-# Then what waits for others, last round first, so that nothing starts because of a cancellation.
 ORDER = ("worker", "collector", "meta", "plan")
 
 
@@ -37,10 +36,16 @@ def job_folders(layout: Layout) -> list[JobFolder]:
 
 
 def cancel_all(layout: Layout) -> list[str]:
-    """Cancels the campaign's live jobs and returns their names."""
-    folders = sorted(
-        reversed(job_folders(layout)), key=lambda job: not job.root.name.endswith(ORDER))
-    return [job.root.name for job in folders if cancel(job)]
+    """Cancels the campaign's live jobs and returns their names.
+
+    Looks again until nothing lives: a worker may have been submitting when it was cancelled.
+    """
+    ended: list[str] = []
+    while again := cancel_many(
+        sorted(job_folders(layout), key=lambda job: not job.root.name.endswith(ORDER))
+    ):
+        ended += again
+    return ended
 
 
 def cancel_candidate(files: RoundLayout, candidate: str) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from aevo import digest, policy
+from aevo import digest, policy, snapshot
 from aevo.axes import load as load_catalogue
 from aevo.change import flatten
 from aevo.config import Config
@@ -199,7 +199,7 @@ def _baseline(config: Config, layout: Layout, campaign: Campaign) -> None:
         folder=str(layout.jobs / "baseline"), product=str(product),
         steps=[substrate.command("baseline", items=layout.dev_items, base=campaign.base_path,
                                  out=layout.baseline)],
-        resources=config.model.evaluate,
+        resources=config.model.evaluate, code=str(snapshot.take(layout, config)),
     ), config.cluster)
 
 

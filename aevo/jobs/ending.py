@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from aevo.jobs import lease, slurm
@@ -10,33 +11,47 @@ from aevo.jobs.folder import CANCELLED, JobFolder, JobState, last_attempt
 from aevo.records.io import read, write_json
 from aevo.records.job import JobEnd, JobSpec, Running
 
+GRACE_S = 3.0  # between asking a local job to end and killing it
 
-def cancel(job: JobFolder, grace_s: float = 3.0) -> bool:
-    """Ends a job if it lives, on this machine within `grace_s` seconds; False if it does not.
+
+def cancel(job: JobFolder) -> bool:
+    """Ends a job if it lives; False if it does not.
 
     Raises:
         JobError: the scheduler does not answer or will not cancel it.
     """
-    if not job.spec.exists():
-        return False
-    spec = read(JobSpec, job.spec)
-    if spec.queue is None:
-        return _end_processes(job, grace_s)
-    if Path(spec.product).exists() or not slurm.cancel(job):
-        return False
-    lines, attempt = job.lines(), last_attempt(job.lines())
-    if not any(line.event == "started" and line.attempt == attempt for line in lines):
-        settle(job, JobState(spec.name, "failed", attempt, None, "cancelled", cancelled=True))
-    return True
+    return bool(cancel_many([job]))
+
+
+def cancel_many(jobs: Iterable[JobFolder]) -> list[str]:
+    """Ends those of the jobs that live and returns their names; Slurm is asked once for all.
+
+    Raises:
+        JobError: the scheduler does not answer or will not cancel.
+    """
+    ended, queued = [], []
+    for job in jobs:
+        if not job.spec.exists():
+            continue
+        spec = read(JobSpec, job.spec)
+        if spec.queue is not None and not Path(spec.product).exists():
+            queued.append(job)
+        elif spec.queue is None and _end_processes(job):
+            ended.append(spec.name)
+    for job in slurm.cancel(queued):
+        ended.append(job.root.name)
+        attempt = last_attempt(job.lines())
+        if not any(line.event == "started" and line.attempt == attempt for line in job.lines()):
+            settle(job, JobState(job.root.name, "failed", attempt, None, "cancelled",
+                                 cancelled=True))
+    return ended
 
 
 def cancel_owned(owner: JobFolder) -> list[str]:
     """Ends every live job that belongs to a worker; their names."""
-    ended = []
-    for path in sorted(owner.root.parent.glob("*/spec.json")):
-        if read(JobSpec, path).owner == str(owner.root) and cancel(JobFolder(path.parent)):
-            ended.append(path.parent.name)
-    return ended
+    specs = sorted(owner.root.parent.glob("*/spec.json"))
+    return cancel_many(JobFolder(path.parent) for path in specs
+                       if read(JobSpec, path).owner == str(owner.root))
 
 
 def settle(job: JobFolder, state: JobState) -> None:
@@ -50,12 +65,12 @@ def settle(job: JobFolder, state: JobState) -> None:
     ))
 
 
-def _end_processes(job: JobFolder, grace_s: float) -> bool:
+def _end_processes(job: JobFolder) -> bool:
     running = job.current()
     if running is None or not lease.held(job.alive):
         return False
     _signal(running, signal.SIGTERM)
-    end = time.monotonic() + grace_s
+    end = time.monotonic() + GRACE_S
     while lease.held(job.alive) and time.monotonic() < end:
         time.sleep(0.05)
     if lease.held(job.alive):

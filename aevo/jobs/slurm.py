@@ -1,6 +1,7 @@
 """Submitting jobs to Slurm and cancelling them there."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -64,19 +65,29 @@ def parents(folders: list[str]) -> list[str]:
     return found
 
 
-def cancel(job: JobFolder) -> bool:
-    """Cancels the job's submission wherever it is; False if Slurm has none that lives."""
+def cancel(jobs: Sequence[JobFolder]) -> list[JobFolder]:
+    """Cancels those of the jobs that Slurm still has, with one question and one command.
+
+    Raises:
+        JobError: Slurm does not answer, or refuses.
+    """
+    if not jobs:
+        return []
     known = ask()
-    job_id = current_id(job.lines(), known) if job.lines() else None
-    row = known.job(job_id) if job_id else None
     if known.error:
-        raise JobError(f"cannot cancel {job.root.name}: {known.error}", "try again later")
-    if row is None or not row.state.startswith((*WAITING, *ACTIVE)):
-        return False
-    code, _, said = call(["scancel", row.id])
-    if code != 0:
-        raise JobError(f"scancel {row.id} ({job.root.name}) failed: {said}")
-    return True
+        raise JobError(f"cannot cancel {len(jobs)} job(s): {known.error}", "try again later")
+    found: dict[str, JobFolder] = {}
+    for job in jobs:
+        job_id = current_id(job.lines(), known) if job.lines() else None
+        row = known.job(job_id) if job_id else None
+        ending = row is not None and row.state.startswith("COMPLETING")
+        if row is not None and row.state.startswith((*WAITING, *ACTIVE)) and not ending:
+            found[row.id] = job
+    if found:
+        code, _, said = call(["scancel", *found])
+        if code != 0:
+            raise JobError(f"scancel {' '.join(found)} failed: {said}")
+    return list(found.values())
 
 
 def requeue(job_id: str) -> bool:
