@@ -1,0 +1,242 @@
+"""Where a language model is served and how it is asked: the settings, and the key.
+
+A key is read when it is used, from an environment variable or a file, and is never part of the
+settings, a record, a message or a `repr`.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+
+from aevo.agent.retry import EndpointError, Kind
+from aevo.errors import ConfigError, RecordError
+from aevo.records.io import Foreign, Part, read
+
+_SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|credential", re.IGNORECASE)
+_KEY_LIKE = re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',;}]+|\bsk-[A-Za-z0-9_-]{6,}")
+_HIDDEN = "[hidden]"
+
+
+class EndpointSettings(Part):
+    """conf/agent/openai and conf/agent/vllm: an OpenAI-compatible endpoint.
+
+    Prices are dollars per million tokens; None means unknown, and then what the endpoint itself
+    says a call cost (`usage.cost`) is counted, if it says so.
+    """
+
+    kind: Literal["openai"] = "openai"
+    base_url: str | None = None
+    model: str | None = None
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    record: str | None = None
+    temperature: NonNegativeFloat | None = None
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: PositiveInt | None = None
+    stream: bool = True
+    tools: Literal["native", "text", "auto"] = "auto"
+    timeout_s: PositiveFloat = 600.0
+    connect_timeout_s: PositiveFloat = 10.0
+    retries: NonNegativeInt = 8
+    max_wait_s: NonNegativeFloat = 900.0
+    context_tokens: int = Field(128_000, ge=1000)
+    price_in: NonNegativeFloat | None = None
+    price_out: NonNegativeFloat | None = None
+    price_cached: NonNegativeFloat | None = None
+    extra_body: dict[str, Any] = {}
+    extra_headers: dict[str, str] = {}
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        return None if value is None else _checked_url(value)
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        # Settings are written to campaign.yaml; a key must not come along.
+        for name, text in value.items():
+            if _SECRET_HEADER.search(name):
+                raise ValueError(f"{name} looks like a secret: use api_key_env or api_key_file")
+            if not (name + text).isascii() or not (name + text).isprintable():
+                raise ValueError(f"{name} holds characters that a header cannot")
+        return value
+
+
+class EndpointRecord(Foreign):
+    """What a served agent leaves for those who use it; rewritten when it moves."""
+
+    schema_version: Literal[1]
+    base_url: str
+    model: str
+    api_key_file: str | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        return _checked_url(value)
+
+
+class Endpoint(NamedTuple):
+    """An address as it is now."""
+
+    base_url: str
+    model: str
+    api_key_file: str | None
+
+
+def locate(settings: EndpointSettings) -> Endpoint:
+    """The address: from the record if one is named (read anew each time), else from the settings.
+
+    Raises:
+        ConfigError: neither a record nor both of base_url and model.
+        EndpointError: kind `connection`: the record is not there (yet) or cannot be used.
+    """
+    if settings.record is None:
+        if settings.base_url is None or settings.model is None:
+            lacking = "base_url" if settings.base_url is None else "model"
+            raise ConfigError(
+                f"agent.{lacking} is not set",
+                "agent=openai agent.base_url=https://HOST/v1 agent.model=NAME",
+            )
+        return Endpoint(settings.base_url, settings.model, settings.api_key_file)
+    problem = ""
+    try:
+        record = read(EndpointRecord, Path(settings.record))
+        return Endpoint(record.base_url, record.model,
+                        settings.api_key_file or record.api_key_file)
+    except RecordError as error:
+        problem = error.what
+    raise EndpointError(
+        f"no served agent is known: {problem}",
+        "start one (slurm/serve_agent.sbatch) and wait until it has written this record",
+        kind=Kind.CONNECTION,
+    )
+
+
+class KeyHolder:
+    """Reads the key at use and takes it out of any text.
+
+    The keys read so far are remembered, only so that `clean` also knows one that was replaced.
+    """
+
+    __slots__ = ("_env", "_file", "_seen")
+
+    def __init__(self, env: str | None, file: str | None) -> None:
+        self._env, self._file = env, file
+        self._seen: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"KeyHolder({self.source})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a key holder is not to be pickled")
+
+    @property
+    def source(self) -> str:
+        """Where the key comes from, in words; never the key."""
+        if self._file is not None:
+            return f"the file {self._file}"
+        return f"the environment variable {self._env}" if self._env else "nowhere"
+
+    @property
+    def named(self) -> bool:
+        """True if a variable or a file is named for the key."""
+        return self._file is not None or self._env is not None
+
+    @property
+    def there(self) -> bool:
+        """True if a key is sent: a file is named, or the variable is set."""
+        return self._file is not None or bool(os.environ.get(self._env or "", "").strip())
+
+    def point_to(self, file: str | None) -> None:
+        """From now on the key is in `file` (a served agent that moved may have a new one)."""
+        self._file = file
+
+    def read(self) -> str | None:
+        """The key as it is now; None if no file is named and the variable is not set.
+
+        Raises:
+            EndpointError: kind `auth`: the file is missing, open to others, or holds no key.
+        """
+        key = self._from_file() if self._file is not None else os.environ.get(self._env or "")
+        if key is None or (self._file is None and not key.strip()):
+            return None
+        key = key.strip()
+        # An illegal header value would be quoted, whole, in the HTTP library's error.
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise EndpointError(
+                f"{self.source} holds no usable key (one line of printable ASCII, no spaces)",
+                "write the key and nothing else", kind=Kind.AUTH,
+            )
+        self._seen.add(key)
+        return key
+
+    def clean(self, text: str) -> str:
+        """The text without any key read so far."""
+        for key in sorted(self._seen, key=len, reverse=True):
+            text = text.replace(key, _HIDDEN)
+        return text
+
+    def scrub(self, text: str) -> str:
+        """For what a server says in an error: also without anything that looks like a key, on one
+        line, without control characters, at most 300 characters."""
+        text = _KEY_LIKE.sub(_HIDDEN, self.clean(text))
+        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return line if len(line) <= 300 else line[:297] + "…"
+
+    def _from_file(self) -> str:
+        path = Path(self._file or "")
+        problem = ""
+        try:
+            mode = path.stat().st_mode & 0o777
+            if mode & 0o077:
+                raise EndpointError(
+                    f"the key file {path} can be read by others (mode {mode:04o})",
+                    f"chmod 600 {path}", kind=Kind.AUTH,
+                )
+            return path.read_text(encoding="ascii", errors="replace")
+        except OSError as error:
+            problem = error.strerror or str(error)
+        raise EndpointError(
+            f"the key file {path} cannot be read ({problem})",
+            "write the key to it and chmod 600 it, or name another in agent.api_key_file",
+            kind=Kind.AUTH,
+        )
+
+
+def shown_url(url: str) -> str:
+    """The address without a query, for messages."""
+    return url.split("?")[0].split("#")[0].rstrip("/")
+
+
+def _checked_url(url: str) -> str:
+    problem = ""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or (
+            parts.port is not None and parts.port < 1
+        ):
+            problem = "is not an address such as https://HOST/v1"
+        elif parts.username is not None or parts.password is not None:
+            problem = "holds a user name or password: use api_key_env or api_key_file"
+        elif url.rstrip("/").endswith(("/chat/completions", "/models")):
+            problem = "is the address of one call: leave out what follows /v1"
+        elif not url.isascii() or not url.isprintable() or " " in url:
+            problem = "holds characters that an address cannot"
+    except ValueError:
+        problem = "is not an address such as https://HOST/v1"
+    if problem:
+        raise ValueError(problem)
+    return url
