@@ -1,0 +1,133 @@
+"""What one command may touch, and the folders that any command needs to run at all."""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from aevo.errors import AevoError
+from aevo.records.io import Part
+
+Kind = Literal["bubblewrap", "landlock", "container", "none"]
+Setting = Literal["auto", "bubblewrap", "landlock", "container", "none"]
+Access = Literal["read", "write", "hide"]
+
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+# Of /etc only what a linker, TLS, and name look-ups read: never /etc/slurm, /etc/munge, keys.
+ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs",
+       "pki/ca-trust/extracted", "crypto-policies", "alternatives", "passwd", "group", "hosts",
+       "localtime", "timezone", "nsswitch.conf", "mime.types")
+ETC_NETWORK = ("resolv.conf", "host.conf", "gai.conf", "protocols", "services", "libibverbs.d")
+SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+DEVICES = ("nvidia[0-9]*", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset",
+           "nvidia-caps", "nvidia-caps-imex-channels", "nvidia-nvswitch*", "kfd", "dri")
+DEVICES_NETWORK = ("infiniband", "gdrdrv")
+
+
+class SandboxError(AevoError):
+    """Nothing here confines a command, or a confinement contradicts itself."""
+
+    code = 8
+
+
+class Confinement(Part):
+    """What one command may touch. Everything that is not named here is out of its reach.
+
+    Paths are absolute and keep their names inside. Where paths nest, the longest one decides: a
+    `read` below a `hide` is readable, a `hide` below a `read` is not. The command's working folder
+    is readable without being named.
+
+    Limits hold for the whole process tree unless they say otherwise; None means no limit.
+    """
+
+    read: list[str] = []  # readable, executable: pristine substrate, base checkpoint, data
+    write: list[str] = []  # also writable: output folder, scratch. They must exist
+    hide: list[str] = []  # must not be seen: campaign, vault, home, folders of munge and Slurm
+    cpu_s: int | None = None  # processor seconds of each process
+    memory_gb: float | None = 16.0  # resident memory in GiB, and the size of /tmp and /dev/shm
+    processes: int | None = 1024  # processes and threads
+    file_gb: float | None = 16.0  # size of one file in GiB
+    disk_gb: float | None = 32.0  # growth of all `write` paths together in GiB
+    log_gb: float | None = 1.0  # growth of the file that stdout or stderr goes to, in GiB
+    open_files: int | None = 4096  # of each process
+    network: bool = False  # only for the ranks of one training run; see the package's docstring
+    devices: bool = False  # GPUs
+    image: str | None = None  # container image, for the kind `container`
+
+
+def python_paths() -> list[str]:
+    """The running interpreter's folders, as they are named and as they resolve."""
+    named = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
+    hops = []
+    hop = Path(sys.executable)
+    while hop.is_symlink():
+        hop = Path(os.path.normpath(hop.parent / hop.readlink()))
+        hops.append(str(hop))
+    found = [*named, *(os.path.realpath(path) for path in named)]
+    return outermost([*found, *hops])
+
+
+def outermost(paths: Iterable[str]) -> list[str]:
+    """The paths that lie in no other of them, in order of their names."""
+    found: list[str] = []
+    for path in sorted(set(paths)):
+        if not any(within(path, other) for other in found):
+            found.append(path)
+    return found
+
+
+def within(path: str, folder: str) -> bool:
+    """True if `path` is `folder` or lies below it, by name."""
+    return folder == "/" or path == folder or path.startswith(folder + "/")
+
+
+def granted(cwd: str, confinement: Confinement) -> list[tuple[str, Access]]:
+    """Every path of the confinement with what it grants, outer ones first.
+
+    A path is granted by its own name and by the one it resolves to, so that a program that
+    resolves links finds itself at home. `hide` is left out where nothing visible surrounds it.
+
+    Raises:
+        SandboxError: a path is not absolute, or a `write` path or `cwd` does not exist.
+    """
+    found: dict[str, Access] = {}
+    order: list[tuple[Access, list[str]]] = [
+        ("hide", confinement.hide), ("read", [*python_paths(), *confinement.read]),
+        ("write", confinement.write),
+    ]
+    for access, paths in order:  # the same path named twice: what grants more holds
+        for path in paths:
+            _check(path, must_exist=access == "write")
+            found.update(dict.fromkeys(_names(path), access))
+    _check(cwd, must_exist=True)
+    for name in _names(cwd):
+        around = [path for path in found if within(name, path)]
+        if not around or found[max(around, key=len)] == "hide":
+            found[name] = "read"
+    return [(path, access) for path, access in sorted(found.items())
+            if access != "hide" or _surrounded(path, found)]
+
+
+def _check(path: str, must_exist: bool) -> None:
+    if not Path(path).is_absolute():
+        raise SandboxError(f"the path {path!r} of a confinement is not absolute")
+    if must_exist and not Path(path).exists():
+        raise SandboxError(f"{path} does not exist, so no command can run with it",
+                           "create it first")
+
+
+def _names(path: str) -> list[str]:
+    return [os.path.normpath(path), os.path.realpath(path)] if Path(path).exists() else []
+
+
+def _surrounded(path: str, found: dict[str, Access]) -> bool:
+    visible = [other for other, access in found.items() if access != "hide"]
+    return any(within(path, other) for other in [*visible, *SYSTEM, "/etc", "/sys", "/dev"])
+
+
+def device_nodes(confinement: Confinement) -> list[str]:
+    """The device files that the command may use beside /dev/null and its like."""
+    patterns = [*(DEVICES if confinement.devices else ()),
+                *(DEVICES_NETWORK if confinement.devices and confinement.network else ())]
+    return sorted(str(path) for pattern in patterns for path in Path("/dev").glob(pattern))

@@ -1,0 +1,314 @@
+"""Runs one confined command and watches it from outside; a script of its own.
+
+    python -I -S supervise.py '{"processes": 64, …}' -- COMMAND [ARGUMENT …]
+
+Standard library only, and no import of aevo: it has to start within milliseconds. It is the parent
+of bwrap (or of the Landlock launcher), never confined itself, and
+
+- hands the command stdin, stdout and stderr and no other descriptor. Leases given with `pass_fds`
+  stay with this process, which lives exactly as long as the command;
+- sets limits that processes inherit, and counts what has no such limit: processes and threads of
+  the tree, its memory, the growth of its files and of its log;
+- stops the whole tree when one is exceeded, says so in one line on stderr and exits with STOPPED;
+- passes SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 on to the command;
+- ends when its parent ends, and the command with it;
+- exits as the command did: its code, or 128 + the signal that ended it.
+
+Not guaranteed: the counts are taken every POLL_S (processes) or SLOW_S (memory, disk), so a tree
+may be over for that long. RLIMIT_NPROC holds in between, except for root, whom Linux exempts.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import stat
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+POLL_S, SLOW_S = 0.03, 0.5
+STOPPED = 122  # exit code of a command that was stopped for exceeding a limit
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+GIB = 1 << 30
+DEPTH = 2  # the command is the child of the child of our child: monitor, init, command
+_SUBREAPER, _KEYCTL = 36, {"x86_64": 250, "aarch64": 219}
+
+
+def usage(paths: Iterable[str]) -> int:
+    """Bytes on disk below `paths`, at least 4 KiB an entry; links are not followed.
+
+    What vanishes or cannot be read while it is counted counts as nothing.
+    """
+    total, pending = 0, list(paths)
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    try:
+                        total += max(4096, entry.stat(follow_symlinks=False).st_blocks * 512)
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(entry.path)
+                    except OSError:
+                        continue
+        except OSError:
+            continue
+    return total
+
+
+def tree(root: int) -> list[int]:
+    """`root` and all its descendants, as process numbers.
+
+    `/proc/PID/task/TID/children` needs no walk over the whole machine; where the kernel lacks it,
+    parents are read from every process there is.
+    """
+    if not os.path.exists(f"/proc/{root}/task/{root}/children"):  # noqa: PTH110 (no pathlib here)
+        return _tree_by_parent(root)
+    found, pending = [], [root]
+    while pending:
+        pid = pending.pop()
+        found.append(pid)
+        for task in _names(f"/proc/{pid}/task"):
+            pending += map(int, _text(f"/proc/{pid}/task/{task}/children").split())
+    return found
+
+
+def _tree_by_parent(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for name in _names("/proc"):
+        if name.isdigit():
+            fields = _text(f"/proc/{name}/stat").rpartition(")")[2].split()
+            if fields:
+                children.setdefault(int(fields[1]), []).append(int(name))
+    found, pending = [], [root]
+    while pending:
+        pid = pending.pop()
+        found.append(pid)
+        pending += children.get(pid, [])
+    return found
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 (no pathlib here: start-up time)
+    except OSError:
+        return []
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path) as file:  # noqa: PTH123
+            return file.read()
+    except OSError:
+        return ""
+
+
+class Watch:
+    """Counts what the tree below `root` uses against the limits."""
+
+    def __init__(self, root: int, limits: dict[str, Any]) -> None:
+        self.root, self.limits = root, limits
+        self.write = limits.get("write", [])
+        self.disk_before, self.log_before = usage(self.write), _log_size()
+        self.machine, self.slow_at, self.slow_for = 0, 0.0, 0.0
+
+    def over(self) -> str | None:
+        """What is exceeded, in words; None if nothing is."""
+        machine = int(_text("/proc/loadavg").split()[3].split("/")[1])  # tasks of the machine
+        slow = time.monotonic() >= self.slow_at
+        allowed = self.limits.get("processes")
+        # A walk over the tree is dear, this one number is not: walk when it has jumped.
+        if allowed and (slow or machine > self.machine + allowed // 4):
+            self.machine = machine
+            tasks = sum(max(1, len(_names(f"/proc/{pid}/task"))) for pid in tree(self.root))
+            if tasks - DEPTH > allowed:
+                return f"more than {allowed} processes and threads"
+        if not slow:
+            return None
+        begun = time.monotonic()
+        found = self._log() or self._memory() or self._disk()
+        # On a slow file system counting must not become the load it is to prevent.
+        self.slow_at = time.monotonic() + max(SLOW_S, 5 * (time.monotonic() - begun))
+        return found
+
+    def _memory(self) -> str | None:
+        allowed = self.limits.get("memory")
+        if not allowed:
+            return None
+        pids = tree(self.root)
+        resident = sum(_field(f"/proc/{pid}/status", "RssAnon:")
+                       + _field(f"/proc/{pid}/status", "RssShmem:") for pid in pids)
+        if resident <= allowed:
+            return None
+        # Forked processes share pages: the proportional figure is just, but dear to take.
+        shared = sum(_field(f"/proc/{pid}/smaps_rollup", "Pss_Anon:")
+                     + _field(f"/proc/{pid}/smaps_rollup", "Pss_Shmem:") for pid in pids)
+        if 0 < shared <= allowed:
+            return None
+        return f"more than {allowed / GIB:g} GiB of memory"
+
+    def _disk(self) -> str | None:
+        allowed = self.limits.get("disk")
+        if not allowed:
+            return None
+        used = usage(self.write) + self._deleted() - self.disk_before
+        return f"more than {allowed / GIB:g} GiB written" if used > allowed else None
+
+    def _deleted(self) -> int:
+        """Bytes of files that are deleted but held open on the disks that may be written."""
+        disks, found = {os.stat(path).st_dev for path in self.write}, {}  # noqa: PTH116
+        for pid in tree(self.root):
+            for number in _names(f"/proc/{pid}/fd"):
+                try:
+                    file = os.stat(f"/proc/{pid}/fd/{number}")  # noqa: PTH116
+                except OSError:
+                    continue
+                if file.st_nlink == 0 and stat.S_ISREG(file.st_mode) and file.st_dev in disks:
+                    found[file.st_dev, file.st_ino] = file.st_blocks * 512
+        return sum(found.values())
+
+    def _log(self) -> str | None:
+        allowed = self.limits.get("log")
+        if not allowed or _log_size() - self.log_before <= allowed:
+            return None
+        return f"more than {allowed / GIB:g} GiB of output"
+
+
+def _log_size() -> int:
+    files = {}
+    for number in (1, 2):
+        file = os.fstat(number)
+        if stat.S_ISREG(file.st_mode):
+            files[file.st_dev, file.st_ino] = file.st_size
+    return sum(files.values())
+
+
+def _field(path: str, name: str) -> int:
+    """A figure in kB of a status file, in bytes; 0 where there is none."""
+    for line in _text(path).splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def kill_tree(child: int) -> None:
+    """Ends everything below us. The kernel ends a process namespace as a whole; where there is
+    none, we are the reaper of what the command left behind and go on until nothing is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    while True:
+        below = tree(os.getpid())[1:]
+        for pid in below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.002)
+
+
+def set_limits(limits: dict[str, Any]) -> None:
+    """Limits that the kernel keeps for each process; below what the caller had, never above."""
+    wanted = {resource.RLIMIT_CORE: 0}
+    # Twice: private mappings of files count too. The sum of resident memory is what Watch counts.
+    data = None if limits.get("devices") or not limits.get("memory") else 2 * limits["memory"]
+    for name, value in ((resource.RLIMIT_CPU, limits.get("cpu")), (resource.RLIMIT_DATA, data),
+                        (resource.RLIMIT_FSIZE, limits.get("file")),
+                        (resource.RLIMIT_NOFILE, limits.get("open_files"))):
+        if value:
+            wanted[name] = int(value)
+    for name, value in wanted.items():
+        hard = resource.getrlimit(name)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        # Over the soft limit comes a signal (SIGXCPU), over the hard one SIGKILL.
+        resource.setrlimit(name, (value, value + 2 if name == resource.RLIMIT_CPU else value))
+
+
+def _start(argv: list[str], limits: dict[str, Any]) -> int:
+    """Forks and executes `argv` with stdio alone; its pid."""
+    given, hidden = None, limits.get("hidden", 0)
+    if hidden:  # bwrap reads its options from a descriptor: no path of ours in /proc/1/cmdline
+        given = os.memfd_create("options", 0)
+        os.write(given, b"".join(os.fsencode(word) + b"\0" for word in argv[1 : 1 + hidden]))
+        os.lseek(given, 0, os.SEEK_SET)
+        argv = [argv[0], "--args", str(given), *argv[1 + hidden :]]
+    child = os.fork()
+    if child:
+        if given is not None:
+            os.close(given)
+        return child
+    try:
+        os.setsid()  # a signal to our group reaches us alone: we pass it on to the command
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        for number in (*FORWARDED, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        last = max((int(name) for name in _names("/proc/self/fd")), default=3) + 1
+        for handle in range(3, last):
+            if handle != given:
+                with contextlib.suppress(OSError):
+                    os.close(handle)
+        set_limits(limits)
+        os.execvp(argv[0], argv)
+    except OSError as error:
+        print(f"aevo sandbox: cannot run {argv[0]}: {error}", file=sys.stderr, flush=True)
+    os._exit(127)
+
+
+def _forward(child: int, number: int) -> None:
+    pid = child
+    for _ in range(DEPTH):
+        below = [int(word) for word in _text(f"/proc/{pid}/task/{pid}/children").split()]
+        below = below or [other for other in _tree_by_parent(pid) if other != pid]
+        if not below:
+            break
+        pid = below[0]
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def main(limits: dict[str, Any], argv: list[str]) -> int:
+    """Runs `argv` to its end; the exit code to leave with."""
+    libc, parent, arrived = ctypes.CDLL(None), os.getppid(), []
+    libc.prctl(_SUBREAPER, 1, 0, 0, 0)
+    if os.uname().machine in _KEYCTL:  # a session keyring of its own: no tickets of ours
+        libc.syscall(_KEYCTL[os.uname().machine], 1, None)
+    for number in FORWARDED:
+        signal.signal(number, lambda number, frame: arrived.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    child = _start(argv, limits)
+    watch = Watch(os.getpid(), limits)
+    while True:
+        signal.sigtimedwait({signal.SIGCHLD}, POLL_S)
+        while arrived:
+            _forward(child, arrived.pop(0))
+        done, status = _reap(child)
+        if done:
+            kill_tree(child)
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+        if os.getppid() != parent:
+            kill_tree(child)
+            return 128 + signal.SIGKILL
+        over = watch.over()
+        if over:
+            kill_tree(child)
+            print(f"aevo sandbox: stopped: {over}", file=sys.stderr, flush=True)
+            return STOPPED
+
+
+def _reap(child: int) -> tuple[bool, int]:
+    """True and its status if `child` has ended; reaps what was left to us besides."""
+    while True:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid in (0, child):
+            return pid == child, status
+
+
+if __name__ == "__main__":
+    _at = sys.argv.index("--")
+    sys.exit(main(json.loads(sys.argv[1]), sys.argv[_at + 1 :]))
