@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,8 +13,11 @@ from aevo.agent.completion import BadAnswer, ErrorAnswer, Unfinished
 from aevo.agent.retry import EndpointError, Failure, Kind, classify, classify_body
 from aevo.agent.settings import Endpoint, EndpointSettings, KeyHolder, shown_url
 
-# The HTTP library of `openai`, an other one in its newer versions; its errors may come through.
+# The HTTP library of `openai`, another one in its newer versions; its errors may come through.
 HTTP = importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") else "httpx")
+# Its debug log holds the headers of answers, and a server may say the key back in one.
+for _name in ("httpcore", "httpcore2"):
+    logging.getLogger(_name).setLevel(logging.INFO)
 NO_KEY = "none"  # sent where no key is set: endpoints without keys do not look at it
 
 T = TypeVar("T")

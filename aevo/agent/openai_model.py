@@ -38,6 +38,9 @@ from aevo.agent.text_protocol import (
 )
 from aevo.records.trace import Turn
 
+_MAY_HAVE_MOVED = (Kind.CONNECTION, Kind.TIMEOUT, Kind.AUTH, Kind.NOT_FOUND, Kind.SERVER,
+                   Kind.MALFORMED)
+
 
 class _Answer(NamedTuple):
     completion: Completion
@@ -72,6 +75,7 @@ class OpenAIModel:
         self._tools_proven = False
         self._stream_usage, self._limit_name = True, "max_tokens"
         self._endpoint = None if settings.record else locate(settings)
+        self._stale = False  # the record is to be read again
         self._client: openai.OpenAI | None = None
 
     @property
@@ -146,14 +150,10 @@ class OpenAIModel:
                 if self._window.fit(turns, overhead) != sent:
                     self.on_retry(outcome.kind, patience.tries + 1, 0.0, outcome.text)
                     continue
-            moved = self._moved(outcome)
-            wait = 0.0 if moved and patience.tries < self.settings.retries else None
+            wait = patience.next_wait(outcome, at_once=self._moved(outcome))
             if wait is None:
-                wait = patience.next_wait(outcome)
-            else:
-                patience.tries += 1
-            if wait is None:
-                raise self._final(outcome, patience)
+                tries = f" after {patience.tries} tries" if patience.tries > 1 else ""
+                raise final_error(outcome, self._endpoint, self.keys, tries)
             self.on_retry(outcome.kind, patience.tries, wait, outcome.text)
             self.sleep(wait)
 
@@ -182,7 +182,8 @@ class OpenAIModel:
             raw = client.chat.completions.with_raw_response.create(
                 model=endpoint.model, extra_body=self.settings.extra_body or None, **body
             )
-            if "event-stream" not in raw.headers.get("content-type", ""):
+            streamed = "event-stream" in raw.headers.get("content-type", "")
+            if not (streamed and self.settings.stream):
                 return from_body(json_of(raw.http_response))
             with raw.parse() as stream:
                 return from_chunks(self._in_time(stream, begin))
@@ -199,25 +200,26 @@ class OpenAIModel:
             yield chunk.to_dict(warnings=False)
 
     def _connect(self) -> tuple[openai.OpenAI, Endpoint]:
-        endpoint = self._endpoint or locate(self.settings)
+        endpoint = self._endpoint
+        if endpoint is None or self._stale:
+            endpoint = locate(self.settings)
         self.keys.point_to(endpoint.api_key_file)
         key = self.keys.read() or NO_KEY
-        if self._client is None or endpoint != self._endpoint or self._client.api_key != key:
-            if self._client is not None:
-                self._client.close()
-            self._client = open_client(self.settings, endpoint, key)
-            self._endpoint = endpoint
-        return self._client, endpoint
+        client = self._client
+        if client is None or self._stale or client.api_key != key or endpoint != self._endpoint:
+            if client is not None:
+                client.close()
+            client = self._client = open_client(self.settings, endpoint, key)
+            self._endpoint, self._stale = endpoint, False
+        return client, endpoint
 
     def _moved(self, failure: Failure) -> bool:
         """True if the endpoint's record now tells another address than the one that failed."""
-        if self.settings.record is None or failure.kind not in (
-            Kind.CONNECTION, Kind.TIMEOUT, Kind.AUTH, Kind.NOT_FOUND, Kind.SERVER, Kind.MALFORMED
-        ):
+        if self.settings.record is None or failure.kind not in _MAY_HAVE_MOVED:
             return False
-        before, self._endpoint = self._endpoint, None
+        self._stale = True
         try:
-            return before is not None and locate(self.settings) != before
+            return self._endpoint is not None and locate(self.settings) != self._endpoint
         except EndpointError:
             return False  # the next try says so
 
@@ -239,15 +241,6 @@ class OpenAIModel:
             self._text = True
             return True
         return False
-
-    def _final(self, failure: Failure, patience: Patience) -> EndpointError:
-        try:
-            endpoint = self._endpoint or locate(self.settings)
-        except EndpointError:
-            endpoint = None
-        tries = f" after {patience.tries} tries" if patience.tries > 1 else ""
-        return final_error(failure, endpoint, self.keys, tries)
-
 
 def _gist(turn: Turn) -> str:
     if not turn.tool_calls:

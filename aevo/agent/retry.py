@@ -34,7 +34,8 @@ class Kind(StrEnum):
 RETRIED = frozenset(
     {Kind.TIMEOUT, Kind.RATE_LIMIT, Kind.SERVER, Kind.CONNECTION, Kind.MALFORMED}
 )
-# (kind, number of the try that failed, seconds until the next, what happened)
+# (kind, number of the try that failed, seconds until the next, what happened). What it raises ends
+# the call: so a worker whose time is up need not wait out the endpoint.
 OnRetry = Callable[[Kind, int, float, str], None]
 
 
@@ -80,9 +81,15 @@ class Patience:
         self.retries, self.max_wait_s, self.rng = retries, max_wait_s, rng
         self.tries, self.waited_s = 0, 0.0
 
-    def next_wait(self, failure: Failure) -> float | None:
-        """Seconds to wait, or None: give up."""
+    def next_wait(self, failure: Failure, at_once: bool = False) -> float | None:
+        """Seconds to wait, or None: give up.
+
+        Args:
+            at_once: the next try goes elsewhere: no wait, whatever the failure was.
+        """
         self.tries += 1
+        if at_once and self.tries <= self.retries:
+            return 0.0
         left = self.max_wait_s - self.waited_s
         if failure.kind not in RETRIED or self.tries > self.retries or left <= 0:
             return None

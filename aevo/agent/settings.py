@@ -42,7 +42,7 @@ class EndpointSettings(Part):
     api_key_file: str | None = None
     record: str | None = None
     temperature: NonNegativeFloat | None = None
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: PositiveInt | None = None
     stream: bool = True
     tools: Literal["native", "text", "auto"] = "auto"
@@ -50,7 +50,7 @@ class EndpointSettings(Part):
     connect_timeout_s: PositiveFloat = 10.0
     retries: NonNegativeInt = 8
     max_wait_s: NonNegativeFloat = 900.0
-    context_tokens: int = Field(128_000, ge=1000)
+    context_tokens: int = Field(default=128_000, ge=1000)
     price_in: NonNegativeFloat | None = None
     price_out: NonNegativeFloat | None = None
     price_cached: NonNegativeFloat | None = None
@@ -197,7 +197,7 @@ class KeyHolder:
         return line if len(line) <= 300 else line[:297] + "…"
 
     def _from_file(self) -> str:
-        path = Path(self._file or "")
+        path = Path(self._file or "").expanduser()
         problem = ""
         try:
             mode = path.stat().st_mode & 0o777
