@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,11 @@ def test_server_as_a_command_for_several_processes(tmp_path: Path) -> None:
             data = json.dumps([fault.plain(fault.overloaded())]).encode()
             urllib.request.urlopen(f"{url.removesuffix('/v1')}/fake/faults", data).close()
             assert model.complete(OPENING, []).turn.content == "hello, 2 messages"
+            with ThreadPoolExecutor(8) as pool:
+                given = EndpointSettings(record=str(record))
+                replies = pool.map(lambda _: OpenAIModel(given).complete(OPENING, []), range(24))
+                assert {reply.turn.content for reply in replies} == {"hello, 2 messages"}
             entries = [json.loads(line) for line in log.read_text().splitlines()]
-            assert len(entries) == 2 and entries[0]["body"]["messages"][0]["role"] == "system"
+            assert len(entries) == 26 and entries[0]["body"]["messages"][0]["role"] == "system"
         finally:
             process.terminate()

@@ -1,12 +1,12 @@
-"""The client of OpenAI-compatible endpoints, against a real server: replies, text, context."""
+"""The client of OpenAI-compatible endpoints, against a real server: replies, text."""
 
 import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from aevo.agent.completion import BadAnswer, Completion, Unfinished, apart, from_body, from_chunks
-from aevo.agent.context import Window
 from aevo.agent.openai_model import OpenAIModel
 from aevo.agent.pricing import usage_of
 from aevo.agent.repair import (
@@ -22,8 +22,8 @@ from aevo.agent.repair import (
 from aevo.agent.retry import EndpointError, Kind
 from aevo.agent.settings import EndpointSettings
 from aevo.agent.text_protocol import decode, describe, native_messages, text_messages
+from aevo.agent.tools import Arguments
 from aevo.records.trace import ToolCall, Turn
-from tests import fake_faults as fault
 from tests.fake_openai import FakeOpenAI, says_hello
 from tests.openai_support import (
     OPENING,
@@ -104,6 +104,13 @@ def test_malformed_arguments_come_back_as_a_call_that_can_be_answered(
         model.complete(again, TOOLS)
         sent = server.chats()[1]["messages"][2]["tool_calls"][0]["function"]["arguments"]
         assert isinstance(json.loads(sent), dict)  # servers parse what is sent back to them
+
+
+def test_every_tool_refuses_the_mark_of_a_malformed_call() -> None:
+    kinds = Arguments.__subclasses__()
+    for kind in kinds + [below for above in kinds for below in above.__subclasses__()]:
+        with pytest.raises(ValidationError, match=MALFORMED):
+            kind.model_validate({MALFORMED: "{"})
 
 
 @pytest.mark.parametrize(("raw", "arguments"), [
@@ -307,80 +314,3 @@ def test_text_messages_alternate_and_show_a_malformed_call_as_it_was() -> None:
     assert text_messages([TASK], TOOLS)[0]["role"] == "system"
     assert describe([]) == "" and native_messages([TASK]) == [
         {"role": "user", "content": TASK.content}]
-
-
-# --- context --------------------------------------------------------------------------------------
-
-
-def test_old_outputs_are_left_out_oldest_first_never_what_must_stay() -> None:
-    turns = conversation(*[f"{number}" * 4000 for number in range(8)])
-    window = Window(6000)
-    sent = window.fit(turns)
-    assert window.estimate(turns) > 6000 >= window.estimate(sent)
-    assert sent[:2] == OPENING and sent[-6:] == turns[-6:] and len(sent) == len(turns)
-    markers = [turn.content.startswith("[output of read_file") for turn in sent
-               if turn.role == "tool"]
-    assert markers == sorted(markers, reverse=True) and 0 < sum(markers) < 8
-    assert "4000 characters" in sent[3].content
-    more = [*turns, *conversation("9" * 300)[2:]]
-    assert window.fit(more)[: len(sent) - 6] == sent[:-6]  # stays as it was: prompt caches
-
-
-def test_short_conversation_is_sent_as_it_is() -> None:
-    turns = conversation("short", "x" * 4000)
-    assert Window(6000).fit(turns) == turns
-
-
-def test_long_arguments_of_old_calls_go_when_outputs_do_not_suffice() -> None:
-    turns = [*OPENING]
-    for number in range(8):
-        call = ToolCall(id=f"w{number}", name="write_file",
-                        arguments={"path": "a.py", "content": "x" * 4000})
-        turns += [Turn(role="assistant", content="", tool_calls=[call]),
-                  Turn(role="tool", tool_call_id=call.id, content="written")]
-    window = Window(6000)
-    sent = window.fit(turns)
-    assert window.estimate(sent) <= 6000 and sent[-6:] == turns[-6:]
-    assert sent[2].tool_calls[0].arguments == {
-        "path": "a.py", "content": "[left out to save room: 4000 characters]"}
-
-
-def test_estimate_follows_what_the_endpoint_counts() -> None:
-    dense = {"prompt_tokens": 12_000, "completion_tokens": 1}  # about one token a character
-    turns = conversation(*["x" * 2000 for _ in range(6)])
-    with FakeOpenAI(says(content="ok", usage=dense)) as server:
-        model = client(server, context_tokens=8000)
-        model.complete(turns, TOOLS)
-        model.complete(turns, TOOLS)
-        first, second = (json.dumps(body["messages"]) for body in server.chats())
-        assert len(second) < len(first) and "left out" in second and "left out" not in first
-
-
-@both
-def test_context_exceeded_is_answered_by_trimming_harder_once(stream: bool, waits: Waits) -> None:
-    turns = conversation(*["x" * 3000 for _ in range(6)])
-    with FakeOpenAI(says_hello, context_tokens=2500) as server:
-        model = client(server, waits, stream=stream)
-        assert "hello" in model.complete(turns, TOOLS).turn.content
-        assert waits.kinds() == [Kind.BAD_REQUEST] and len(server.chats()) == 2
-        model.complete(turns, TOOLS)
-        assert len(server.chats()) == 3  # remembered
-
-
-def test_output_longer_than_the_context_is_shortened_when_refused() -> None:
-    with FakeOpenAI(says_hello, context_tokens=2500) as server:
-        turns = conversation("head" + "x" * 100_000 + "tail")
-        client(server).complete(turns, TOOLS)
-        content = server.chats()[-1]["messages"][-1]["content"]
-        assert content.startswith("head") and content.endswith("tail")
-
-
-def test_context_exceeded_for_good_says_so(waits: Waits) -> None:
-    with FakeOpenAI(says_hello) as server:
-        server.faults.add(fault.context_exceeded(times=-1))
-        with pytest.raises(EndpointError, match=r"lower agent\.context_tokens"):
-            client(server, waits).complete(conversation("x" * 9000, "x" * 9000), TOOLS)
-        assert len(server.chats()) == 2 and not waits.slept
-        with pytest.raises(EndpointError):
-            client(server, waits).complete(OPENING, TOOLS)  # nothing to trim: asked once
-        assert len(server.chats()) == 3
