@@ -21,6 +21,7 @@ from aevo.sandbox import (
     Confinement,
     Kind,
     SandboxError,
+    irregular,
     offered,
     probe,
     require,
@@ -268,7 +269,7 @@ for number, *words in ((165, b"tmpfs", b"/tmp", b"tmpfs", 0, None), (272, 0x1000
     if libc.syscall(number, *words) >= 0 or ctypes.get_errno() not in (1, 25):
         print(number, os.strerror(ctypes.get_errno()))
 status = open("/proc/self/status").read()
-for line in ("CapEff:\\t0000000000000000", "CapBnd:\\t0000000000000000", "NoNewPrivs:\\t1"):
+for line in ("CapEff:\\t0000000000000000", "CapPrm:\\t0000000000000000", "NoNewPrivs:\\t1"):
     if line not in status:
         print(line)
 open("f", "w")
@@ -497,6 +498,16 @@ def test_usage_does_not_follow_links(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/usr")
     (tmp_path / "file").write_bytes(bytes(100_000))
     assert 100_000 <= usage([str(tmp_path)]) < 200_000
+
+
+def test_what_a_command_leaves_behind_is_judged_before_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "fine").write_text("x")
+    (tmp_path / "sub").mkdir()
+    assert irregular(tmp_path) == []
+    (tmp_path / "sub" / "result.json").symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "pipe")
+    os.link(tmp_path / "fine", tmp_path / "twin")
+    assert irregular(tmp_path) == ["fine", "pipe", "sub/result.json", "twin"]
 
 
 def test_tree_by_parents_agrees(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,11 +188,20 @@ def become(rules: dict[str, Any], argv: list[str], isolated: bool) -> NoReturn:
     env = {key: value for key, value in os.environ.items() if key in names}
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; the command decides
         signal.signal(number, signal.SIG_DFL)
-    os.execvpe(argv[0], argv, env)
+    try:
+        os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        print(f"aevo sandbox: {argv[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        os._exit(127)
 
 
 def _limit_tasks(tasks: int, isolated: bool) -> None:
-    """RLIMIT_NPROC counts what the user runs in its user namespace, else on the machine."""
+    """RLIMIT_NPROC counts what the user runs in its user namespace, else on the machine.
+
+    It leaves a margin above the limit that the supervisor keeps, so that a tree that grows is
+    stopped with a reason instead of starving in silence.
+    """
+    tasks += max(16, tasks // 8)
     if not isolated:
         tasks += sum(_tasks(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
     hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
@@ -224,7 +233,10 @@ def _end_all(number: int, frame: Any) -> None:
         for name in os.listdir("/proc"):  # noqa: PTH208
             if name.isdigit() and _parent(name) == os.getpid():
                 with contextlib.suppress(ProcessLookupError):
+                    group = os.getpgid(int(name))
                     os.kill(int(name), signal.SIGKILL)
+                    if group != os.getpgrp():  # atomic for the group, unlike one by one
+                        os.killpg(group, signal.SIGKILL)
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:
@@ -278,9 +290,6 @@ if __name__ == "__main__":
     _at = sys.argv.index("--")
     try:
         main(json.loads(sys.argv[1]), sys.argv[_at + 1 :])
-    except FileNotFoundError as error:
-        print(f"aevo sandbox: {error.filename}: not found", file=sys.stderr, flush=True)
-        os._exit(127)
     except OSError as error:
         print(f"aevo sandbox: not confined, so not run: {error}", file=sys.stderr, flush=True)
         os._exit(FAILED)

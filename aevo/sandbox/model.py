@@ -1,6 +1,7 @@
 """What one command may touch, and the folders that any command needs to run at all."""
 
 import os
+import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -131,3 +132,20 @@ def device_nodes(confinement: Confinement) -> list[str]:
     patterns = [*(DEVICES if confinement.devices else ()),
                 *(DEVICES_NETWORK if confinement.devices and confinement.network else ())]
     return sorted(str(path) for pattern in patterns for path in Path("/dev").glob(pattern))
+
+
+def irregular(folder: Path) -> list[str]:
+    """What below `folder` is neither a folder nor a plain file with one name, in order.
+
+    A confined command can leave a link to a file that it may not read; a trusted reader that
+    follows it would read that file on its behalf, or wait on a pipe for ever.
+    """
+    found = []
+    for top, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(top, name)
+            mode = path.lstat()
+            plain = stat.S_ISREG(mode.st_mode) and mode.st_nlink == 1
+            if not plain and not stat.S_ISDIR(mode.st_mode):
+                found.append(path.relative_to(folder).as_posix())
+    return sorted(found)

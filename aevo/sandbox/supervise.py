@@ -200,10 +200,15 @@ def kill_tree(child: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     while True:
-        below = tree(os.getpid())[1:]
-        for pid in below:
+        groups = set()
+        for pid in tree(os.getpid())[1:]:
             with contextlib.suppress(ProcessLookupError):
+                groups.add(os.getpgid(pid))
                 os.kill(pid, signal.SIGKILL)
+        # One call for a whole group is atomic: a fork bomb cannot outrun it, but can a walk.
+        for group in groups - {os.getpgrp()}:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
