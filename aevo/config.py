@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import hydra
 from hydra.errors import HydraException
@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
+from aevo.agent.settings import EndpointSettings
 from aevo.change import get_key
 from aevo.cli import report
 from aevo.cluster import ClusterSettings
@@ -24,10 +25,11 @@ from aevo.errors import AevoError, ConfigError
 from aevo.policy import PolicySettings
 from aevo.records.io import Part, problems
 from aevo.records.job import Resources
+from aevo.sandbox.model import Setting
 
 CONF = Path(__file__).parents[1] / "conf"
 # What later commands may not change; `aevo.start` compares these with campaign.yaml.
-PINNED = ("seed", "model", "agent", "leaderboard", "policy", "substrate", "constitution",
+PINNED = ("seed", "model", "agent.kind", "leaderboard", "policy", "substrate", "constitution",
           "worker.n")
 
 
@@ -54,12 +56,19 @@ class WorkerSettings(Part):
     anchor_seeds: PositiveInt
     turns: int = Field(ge=8)
     wall_s: PositiveInt
+    tokens: PositiveInt | None
+    dollars: float | None = Field(gt=0)
+    gpu_hours: float | None = Field(gt=0)
+    failures: PositiveInt
 
 
-class AgentSettings(Part):
-    """conf/agent: who works in the forks."""
+class ScriptedAgent(Part):
+    """conf/agent/scripted: rules instead of a model."""
 
     kind: Literal["scripted"]
+
+
+AgentSettings = Annotated[ScriptedAgent | EndpointSettings, Field(discriminator="kind")]
 
 
 class BoardSettings(Part):
@@ -85,6 +94,7 @@ class Config(Part):
     cluster: ClusterSettings
     agent: AgentSettings
     leaderboard: BoardSettings
+    sandbox: Setting
     policy: PolicySettings
     follow: bool
     dry_run: bool

@@ -111,8 +111,8 @@ def make_plan(
     return Plan(
         round=number, campaign=campaign.name, policy_sha256=policy_sha256,
         substrate_sha256=campaign.pins.substrate, standing_recipe_sha256=standing_sha256,
-        budget=Budget(trainings=config.worker.trainings, turns=config.worker.turns,
-                      wall_s=config.worker.wall_s),
+        budget=Budget.model_validate(
+            config.worker.model_dump(exclude={"n", "anchor_seeds"})),
         candidates=candidates,
     )
 

@@ -7,11 +7,16 @@ from aevo.records.policy import AxisBrief
 
 
 class Budget(Part):
-    """What one candidate may spend."""
+    """What one candidate may spend. `wall_s` leaves out what it waited for the scheduler;
+    `failures` are failed tool calls in a row; null is no limit."""
 
     trainings: int
     turns: int
     wall_s: int
+    tokens: int | None = None
+    dollars: float | None = None
+    gpu_hours: float | None = None
+    failures: int = 12
 
 
 class CandidatePlan(Part):
