@@ -10,7 +10,7 @@ from pathlib import Path
 from aevo import digest, roundlog
 from aevo.change import load_recipe
 from aevo.cluster import ClusterSettings
-from aevo.config import ModelSettings
+from aevo.config import AgentSettings, ModelSettings
 from aevo.errors import AevoError, JobError
 from aevo.graph import evaluation_job, training_job
 from aevo.jobs.ending import cancel
@@ -24,6 +24,7 @@ from aevo.records.job import JobSpec
 from aevo.records.manifest import CheckpointScore
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.scores import Score, Scores, TrainingResult
+from aevo.sandbox.model import Setting
 from aevo.selection import Criterion, criterion_of
 from aevo.substrate import Substrate
 from aevo.trace import Trace
@@ -72,6 +73,8 @@ class Broker:
     substrate: Substrate
     model: ModelSettings
     cluster: ClusterSettings
+    sandbox: Setting
+    agent: AgentSettings
     trace: Trace
 
     @property
@@ -221,7 +224,7 @@ class Broker:
         """The training job of run `number`: data, then training, in the snapshot."""
         return training_job(
             self.round, self.files.run(number), self.substrate, self.model,
-            self.campaign.base_path, self.seed(number), self.campaign.name,
+            self.campaign.base_path, self.seed(number), self.campaign.name, self.sandbox,
         )
 
     def evaluate_spec(self, number: int) -> JobSpec:

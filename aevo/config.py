@@ -123,11 +123,20 @@ def load(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(str(error))) from error
     try:
-        return Config.model_validate(data)
+        return _with_whole_paths(Config.model_validate(data))
     except ValidationError as error:
         raise ConfigError(
             f"configuration: {problems(error)}", "see conf/ for every key and its meaning"
         ) from error
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Paths of the agent's made absolute: jobs read them in other folders."""
+    if not isinstance(config.agent, EndpointSettings):
+        return config
+    given = {key: getattr(config.agent, key) for key in ("record", "api_key_file")}
+    whole = {key: str(Path(path).expanduser().resolve()) for key, path in given.items() if path}
+    return config.model_copy(update={"agent": config.agent.model_copy(update=whole)})
 
 
 def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:

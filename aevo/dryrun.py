@@ -73,7 +73,7 @@ def _jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpec]:
             run = files.candidate(job.arguments[2]).run(1)
             for inner in (
                 training_job(files, run, substrate, config.model, str(base), seed,
-                             config.campaign),
+                             config.campaign, config.sandbox),
                 evaluation_job(layout, files, run, substrate, config.model, str(base),
                                {"CHECKPOINT": run.output / "checkpoints"}, config.campaign),
             ):

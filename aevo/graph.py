@@ -15,6 +15,7 @@ from pathlib import Path
 from aevo.config import ModelSettings
 from aevo.layout import Layout, RoundLayout, RunLayout
 from aevo.records.job import JobSpec, Resources, Step
+from aevo.sandbox.model import Confinement, Setting
 from aevo.substrate import Substrate
 
 # Workers, collector, meta and plan compute next to nothing: they take no slot of the machine.
@@ -73,15 +74,30 @@ def worker_name(candidate: str) -> str:
 
 def training_job(
     files: RoundLayout, run: RunLayout, substrate: Substrate, model: ModelSettings, base: str,
-    seed: int, campaign: str,
+    seed: int, campaign: str, sandbox: Setting,
 ) -> JobSpec:
-    """The training job of a run: data, then training, in the snapshot of the fork."""
-    return _run_job(
-        "train", files, run, campaign, run.result, model.train, [
-            substrate.command("data", run.fork, preset=model.preset, seed=seed, out=run.data),
-            substrate.command("train", run.fork, data=run.data, base=base, seed=seed,
-                              out=run.output, threads=model.train.cpus),
-        ],
+    """The training job of a run: data, then training, in the snapshot of the fork. Both run code
+    of the worker's, so both are confined: they see fork, substrate and base, and write the run's
+    own folders."""
+    data = substrate.command("data", run.fork, preset=model.preset, seed=seed, out=run.data)
+    train = substrate.command("train", run.fork, data=run.data, base=base, seed=seed,
+                              out=run.output, threads=model.train.cpus)
+    frozen = str(substrate.root)
+    steps = [
+        data.model_copy(update={"confine": confinement(
+            model.train, [frozen], [str(run.data)])}),
+        train.model_copy(update={"confine": confinement(
+            model.train, [frozen, base, str(run.data)], [str(run.output)])}),
+    ]
+    job = _run_job("train", files, run, campaign, run.result, model.train, steps)
+    return job.model_copy(update={"sandbox": sandbox})
+
+
+def confinement(resources: Resources, read: list[str], write: list[str]) -> Confinement:
+    """What worker-written code of a job may touch and use up."""
+    return Confinement(
+        read=read, write=write, memory_gb=resources.memory_gb, disk_gb=resources.disk_gb,
+        file_gb=resources.disk_gb, devices=resources.gpus > 0, network=resources.ranks > 1,
     )
 
 

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import yaml
 
-from aevo import digest, policy, snapshot
+from aevo import digest, policy, sandbox, snapshot
+from aevo.agent.preflight import check
+from aevo.agent.settings import EndpointSettings
 from aevo.axes import load as load_catalogue
 from aevo.change import flatten
 from aevo.config import Config
@@ -48,6 +50,7 @@ def open_campaign(config: Config) -> tuple[Layout, Campaign]:
         SubstrateError: the substrate, constitution or base is not the pinned one.
     """
     layout = Layout(config.root)
+    can_run(config)
     if finished(Campaign, layout.campaign):
         campaign = read(Campaign, layout.campaign)
         _check_pinned(config, campaign, layout)
@@ -58,6 +61,22 @@ def open_campaign(config: Config) -> tuple[Layout, Campaign]:
     _first_policy(config, layout, campaign)
     _baseline(config, layout, campaign)
     return layout, campaign
+
+
+def can_run(config: Config) -> None:
+    """Finds out what would fail later, before anything is submitted.
+
+    Raises:
+        SandboxError: nothing here confines worker-written code, and the user did not say
+            `sandbox=none`.
+        EndpointError: the agent's endpoint cannot be used: wrong key, address or model.
+        ConfigError: a setting of the agent's is missing.
+    """
+    if sandbox.require(config.sandbox) == "none":
+        print("WARNING: sandbox=none: worker-written code runs unconfined, as you, with your "
+              "files and your network", file=sys.stderr, flush=True)
+    if isinstance(config.agent, EndpointSettings):
+        check(config.agent)
 
 
 def verify(campaign: Campaign) -> None:

@@ -13,15 +13,19 @@ from pathlib import Path
 
 from aevo import policy, roundlog
 from aevo.agent.loop import run_loop
+from aevo.agent.meter import Meter
 from aevo.agent.model import Model
+from aevo.agent.openai_model import OpenAIModel
 from aevo.agent.prompts import opening
 from aevo.agent.scripted import ScriptedModel
+from aevo.agent.settings import EndpointSettings
 from aevo.agent.tools import Finish, Toolbox, claims
 from aevo.axes import Move
 from aevo.axes import load as load_catalogue
 from aevo.broker import Broker
 from aevo.config import Config
-from aevo.jobs.waits import queue_seconds
+from aevo.errors import AevoError
+from aevo.jobs.waits import gpu_hours, queue_seconds
 from aevo.layout import Layout, RoundLayout
 from aevo.records.campaign import Campaign
 from aevo.records.change import Change
@@ -52,7 +56,10 @@ def main(arguments: list[str]) -> None:
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
     first = opening(standing_policy, broker.candidate, broker.substrate.file.mutable, moves, check,
                     broker.trainings, budget.turns)
-    outcome = run_loop(model, toolbox, trace, first, budget, lambda: waited(files, name, trace))
+    meter = Meter(budget, trace, lambda: waited(files, name, trace),
+                  lambda: gpu_hours(files.jobs.glob(f"{name}-*"), time.time()))
+    outcome = run_loop(model, toolbox, trace, first, meter)
+    score_last_run(broker, toolbox.finish_call)
     manifest = build_manifest(broker, toolbox.finish_call, outcome.reason, model.name)
     trace.note("finish", status=manifest.status, reason=outcome.reason)
     write_json(broker.files.manifest, manifest)
@@ -74,7 +81,8 @@ def open_broker(layout: Layout, number: int, name: str) -> Broker:
     return Broker(
         layout=layout, round=files, campaign=campaign, plan=plan, candidate=plan.candidate(name),
         substrate=open_substrate(Path(campaign.substrate_path)), model=config.model,
-        cluster=config.cluster, trace=Trace(files.candidate(name).trace),
+        cluster=config.cluster, sandbox=config.sandbox, agent=config.agent,
+        trace=Trace(files.candidate(name).trace),
     )
 
 
@@ -89,6 +97,12 @@ def assigned_moves(broker: Broker) -> list[Move]:
 
 def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
     """The agent the campaign is configured with."""
+    agent = broker.agent
+    if isinstance(agent, EndpointSettings):
+        return OpenAIModel(agent, seed=broker.candidate.agent_seed,
+                           on_retry=lambda kind, trial, wait_s, text: broker.trace.note(
+                               "note", retry=str(kind), trial=trial, wait_s=round(wait_s, 1),
+                               text=text))
     return ScriptedModel(
         moves, replicates=len(broker.candidate.seeds), recipe=broker.substrate.file.recipe,
         check=check, seed=broker.candidate.agent_seed,
@@ -101,6 +115,18 @@ def check_command(broker: Broker) -> str:
         "data", broker.files.fork, preset=broker.model.preset, seed=broker.seed(1), out="SCRATCH"
     )
     return shlex.join(step.argv).replace("SCRATCH", '"$TMPDIR/check"')
+
+
+def score_last_run(broker: Broker, finish: Finish | None) -> None:
+    """Evaluates the last finished run if the agent ended without a scored one: what was trained
+    and paid for counts."""
+    runs = [number for number in broker.runs() if broker.files.run(number).result.exists()]
+    if finish is not None or not runs or broker.files.run(runs[-1]).scores.exists():
+        return
+    try:
+        broker.evaluate(runs[-1])
+    except AevoError as error:
+        broker.trace.note("note", unscored=str(error))
 
 
 def axis_name(candidate: CandidatePlan) -> str:

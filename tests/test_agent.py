@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aevo.agent.loop import run_loop
+from aevo.agent.meter import Meter
 from aevo.agent.model import Reply, ToolSchema
 from aevo.agent.prompts import opening
 from aevo.agent.scripted import ScriptedModel
@@ -155,7 +156,8 @@ def test_loop_cut_at_any_turn_ends_the_same(finished_round: Cli, tmp_path: Path)
                         broker)
         mutable = broker.substrate.file.mutable
         first = opening(policy, broker.candidate, mutable, moves, check, 2, 40)
-        outcome = run_loop(model, tools, broker.trace, first, broker.plan.budget)
+        meter = Meter(broker.plan.budget, broker.trace)
+        outcome = run_loop(model, tools, broker.trace, first, meter)
         manifest = build_manifest(broker, tools.finish_call, outcome.reason, model.name)
         data = json.loads(manifest.model_dump_json())
         data["cost"] = reference["cost"]
@@ -164,15 +166,17 @@ def test_loop_cut_at_any_turn_ends_the_same(finished_round: Cli, tmp_path: Path)
 
 def test_finished_calls_are_not_repeated(toolbox: Toolbox, tmp_path: Path) -> None:
     calls = [
-        ToolCall(id="1", name="run", arguments={"command": f"echo x >> {tmp_path}/count"}),
+        ToolCall(id="1", name="run", arguments={"command": "echo x >> data/count"}),
         ToolCall(id="2", name="finish", arguments={"summary": "done"}),
     ]
     path = tmp_path / "trace.jsonl"
-    run_loop(Scripted(calls), toolbox, Trace(path), OPENING, BUDGET)
+    begun = Trace(path)
+    run_loop(Scripted(calls), toolbox, begun, OPENING, Meter(BUDGET, begun))
     model = Scripted(calls)
-    outcome = run_loop(model, toolbox, Trace(path), OPENING, BUDGET)
+    again = Trace(path)
+    outcome = run_loop(model, toolbox, again, OPENING, Meter(BUDGET, again))
     assert outcome.reason == "finished" and model.asked == 0
-    assert (tmp_path / "count").read_text() == "x\n"
+    assert (toolbox.fork / "data" / "count").read_text() == "x\n"
 
 
 def test_model_without_tool_call_is_nudged_and_turns_are_bounded(
@@ -183,7 +187,8 @@ def test_model_without_tool_call_is_nudged_and_turns_are_bounded(
             return Reply(turn=Turn(role="assistant", content="let me think"))
 
     trace = Trace(tmp_path / "trace.jsonl")
-    outcome = run_loop(Talker([]), toolbox, trace, OPENING, Budget(trainings=1, turns=8, wall_s=60))
+    outcome = run_loop(Talker([]), toolbox, trace, OPENING,
+                       Meter(Budget(trainings=1, turns=8, wall_s=60), trace))
     assert outcome.reason == "turns"
     assert sum(turn.role == "assistant" for turn in trace.turns()) == 8
     assert "Call a tool" in trace.turns()[-1].content

@@ -4,60 +4,71 @@ finishes or its budget is spent.
 The trace is the only state. A loop started again on an old trace rebuilds the conversation, runs
 the tool calls that have no result yet, and goes on; tools are written so that a call that was cut
 short may run again.
+
+When a budget is spent the model gets one more turn to finish in its own words; then the loop ends
+and the manifest is written from the records.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
+from aevo.agent.meter import Meter
 from aevo.agent.model import Model
+from aevo.agent.retry import EndpointError
 from aevo.agent.tools import Toolbox
-from aevo.records.plan import Budget
 from aevo.records.trace import ToolCall, Turn, Usage
 from aevo.trace import Trace
 
 NUDGE = "Call a tool to go on, or `finish` to end."
+LAST_WORD = "Your budget is spent ({reason}). Call `finish` now; no other tool will run."
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the loop ended: `finished`, or which budget ran out."""
+    """How the loop ended: `finished`, or what ran out."""
 
-    reason: Literal["finished", "turns", "wall time"]
+    reason: str
 
 
 def run_loop(
-    model: Model, toolbox: Toolbox, trace: Trace, opening: list[Turn], budget: Budget,
-    waited: Callable[[], float] = lambda: 0.0,
+    model: Model, toolbox: Toolbox, trace: Trace, opening: list[Turn], meter: Meter
 ) -> Outcome:
     """Runs or continues the conversation recorded in `trace`.
 
     Args:
         opening: system and user turns of a new conversation; ignored if the trace has one.
-        waited: seconds so far in which the candidate only waited for the scheduler; they are no
-            part of its wall budget.
     """
     if not trace.turns():
         for turn in opening:
             trace.message(turn)
     while True:
         turns = trace.turns()
+        spent = meter.spent()
         pending = unanswered(turns)
         if pending:
             for call in pending:
-                trace.message(answer(toolbox, call))
+                refused = spent and is_last_word(turns) and call.name != "finish"
+                trace.message(refusal(call) if refused else answer(toolbox, call))
             continue
         if toolbox.recall_finish(turns):
             return Outcome("finished")
-        if sum(turn.role == "assistant" for turn in turns) >= budget.turns:
-            return Outcome("turns")
-        if time.time() - trace.started() - waited() > budget.wall_s:
-            return Outcome("wall time")
-        reply = model.complete(turns, toolbox.schemas())
+        if spent and is_last_word(turns):
+            return Outcome(spent)
+        if spent:
+            trace.message(Turn(role="user", content=LAST_WORD.format(reason=spent)))
+        try:
+            reply = model.complete(trace.turns(), toolbox.schemas())
+        except EndpointError as error:
+            trace.note("note", endpoint=str(error), failure=str(error.kind))
+            return Outcome(f"working endpoint: {error.what}")
         trace.message(reply.turn, reply.usage)
         if not reply.turn.tool_calls:
             trace.message(Turn(role="user", content=NUDGE), Usage())
+
+
+def is_last_word(turns: list[Turn]) -> bool:
+    """True once the model was told that its budget is spent."""
+    mark = LAST_WORD.split("(")[0]
+    return any(turn.role == "user" and turn.content.startswith(mark) for turn in turns)
 
 
 def unanswered(turns: list[Turn]) -> list[ToolCall]:
@@ -72,3 +83,8 @@ def unanswered(turns: list[Turn]) -> list[ToolCall]:
 def answer(toolbox: Toolbox, call: ToolCall) -> Turn:
     """Runs one tool call and returns its result as a turn."""
     return Turn(role="tool", tool_call_id=call.id, content=toolbox.call(call))
+
+
+def refusal(call: ToolCall) -> Turn:
+    """The answer to a call that comes after the budget is spent."""
+    return Turn(role="tool", tool_call_id=call.id, content="error: the budget is spent; finish")

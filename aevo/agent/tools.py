@@ -5,10 +5,7 @@ message that says what was wrong. No tool raises for what the model did: it read
 mends it. Each call may be repeated after a crash and then has the same effect.
 """
 
-import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aevo import digest
 from aevo.agent.model import ToolSchema
+from aevo.agent.shell import run_shell
 from aevo.broker import Broker
 from aevo.errors import AevoError
-from aevo.jobs.environment import environment
 from aevo.records.io import problems, write_text
 from aevo.records.manifest import Claims
 from aevo.records.trace import ToolCall, Turn
@@ -185,20 +182,9 @@ class Toolbox:
         return f"{given.path} edited"
 
     def _run(self, given: Shell) -> str:
-        with tempfile.TemporaryDirectory(prefix="aevo-run-") as scratch:
-            step = {"PYTHONPATH": str(self.frozen)}
-            process = subprocess.Popen(
-                ["bash", "-c", given.command], cwd=self.fork, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-                env=environment(os.environ, step, 1, scratch),
-            )
-            try:
-                output, _ = process.communicate(timeout=given.timeout_s)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                output, _ = process.communicate()
-                return f"timed out after {given.timeout_s} s\n{output.decode(errors='replace')}"
-        return f"exit code {process.returncode}\n{output.decode(errors='replace')}"
+        code, output = run_shell(given.command, self.fork, [str(self.frozen)],
+                                 self.broker.sandbox, given.timeout_s)
+        return f"{code}\n{output}"
 
     def _train(self, given: Nothing) -> str:
         return self.broker.train().model_dump_json()

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from aevo import sandbox
 from aevo.cli import report
 from aevo.errors import AevoError, JobError
 from aevo.jobs import lease, slurm
@@ -44,6 +45,8 @@ POLL_S = 0.25
 # A new attempt waits this long for processes of the one before it, which a node that lost its
 # daemon may still be running.
 TAKEOVER_S = 600.0
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK",
+                  "MASTER_ADDR", "MASTER_PORT")
 TIME_LIMIT = 124  # exit code of an attempt that reached its time limit
 
 
@@ -185,13 +188,14 @@ def _await_dependencies(spec: JobSpec) -> None:
 def _run_step(
     spec: JobSpec, step: Step, inherited: list[int], deadline: float, scratch: str, enter: Any
 ) -> None:
-    command = argv(spec, step)
-    print(f"$ {' '.join(command)}", flush=True)
-    child = subprocess.Popen(
-        command, cwd=step.cwd, stdin=subprocess.DEVNULL, pass_fds=inherited,
-        start_new_session=True,
-        env=_step_environment(spec, step, scratch, command[0] == "srun"),
-    )
+    print(f"$ {' '.join(argv(spec, step))}", flush=True)
+    variables = environment(os.environ, step.env, spec.resources.cpus, scratch)
+    command = argv(spec, step, _confined(spec, step, scratch, variables))
+    if command[0] == "srun":  # it needs to know its job; the rank it starts does not
+        variables |= {name: value for name, value in os.environ.items()
+                      if name.startswith("SLURM_") and name != "SLURM_CPU_BIND"}
+    child = subprocess.Popen(command, cwd=step.cwd, stdin=subprocess.DEVNULL, pass_fds=inherited,
+                             start_new_session=True, env=variables)
     watch = Watch(spec)
     try:
         enter("running", child.pid)
@@ -209,14 +213,31 @@ def _run_step(
         raise JobError(f"`{' '.join(step.argv[1:3])}` ended with {_exit_text(child.returncode)}")
 
 
-def _step_environment(
-    spec: JobSpec, step: Step, scratch: str, slurm_step: bool
-) -> dict[str, str]:
-    found = environment(os.environ, step.env, spec.resources.cpus, scratch)
-    if slurm_step:  # srun itself needs to know its job; the rank it starts does not
-        found |= {name: value for name, value in os.environ.items()
-                  if name.startswith("SLURM_") and name != "SLURM_CPU_BIND"}
-    return found
+def _confined(
+    spec: JobSpec, step: Step, scratch: str, variables: dict[str, str]
+) -> list[str]:
+    """The step's command inside of the sandbox that holds on this machine.
+
+    Raises:
+        SandboxError: nothing confines here, and the user did not say `sandbox=none`.
+    """
+    if step.confine is None:
+        return step.argv
+    if spec.launch.container.kind != "none" and spec.sandbox != "none":
+        raise sandbox.SandboxError(
+            "worker-written code in a container of the site's is not confined by aevo",
+            "set sandbox=none to rely on the container alone",
+        )
+    kind = sandbox.require(spec.sandbox)
+    if kind == "none":
+        print("WARNING: sandbox=none: worker-written code runs unconfined", flush=True)
+        return step.argv
+    for folder in step.confine.write:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    variables["HOME"] = scratch
+    names = dict.fromkeys(RANK_VARIABLES, "") if spec.resources.ranks > 1 else {}
+    allowed = step.confine.model_copy(update={"write": [*step.confine.write, scratch]})
+    return sandbox.wrap(step.argv, step.cwd, variables | names, allowed, kind)
 
 
 def _judge(error: BaseException, spec: JobSpec) -> tuple[int, str]:

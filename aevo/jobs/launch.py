@@ -8,6 +8,7 @@ set it (SLURM.md, trap 9). Elsewhere torchrun starts the ranks of this machine.
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from aevo.errors import JobError
@@ -16,12 +17,13 @@ from aevo.records.job import Container, JobSpec, Step
 RANK = Path(__file__).with_name("rank.py")
 
 
-def argv(spec: JobSpec, step: Step) -> list[str]:
-    """The whole argument vector of a step.
+def argv(spec: JobSpec, step: Step, command: Sequence[str] | None = None) -> list[str]:
+    """The whole argument vector of a step; `command` is what the sandbox made of the step's own.
 
     Raises:
         JobError: several nodes are asked for where there is no Slurm.
     """
+    step = step.model_copy(update={"argv": list(command or step.argv)})
     ranks = spec.resources.ranks if step.distributed else 1
     if spec.queue is None:
         return step.argv if ranks == 1 else _torchrun(spec, step)

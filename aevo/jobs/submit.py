@@ -78,6 +78,7 @@ def fitted(spec: JobSpec, cluster: ClusterSettings) -> JobSpec:
             cpus=asked.cpus or 1, gpus=asked.gpus or 0, memory_gb=asked.memory_gb,
             time_min=asked.time_min or spec.resources.time_min, nodes=asked.nodes or 1,
             tasks_per_node=asked.tasks_per_node or 1, slots=spec.resources.slots,
+            disk_gb=spec.resources.disk_gb,
         ),
         "resumes": MAX_LOST if section_of(spec.kind) == "control" else cluster.resumes,
         "queue": Queue(cache=str(place / ".queue.json"), poll_s=cluster.poll_s,

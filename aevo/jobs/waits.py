@@ -1,10 +1,12 @@
-"""Time that jobs spent waiting for the scheduler, which is never held against a candidate."""
+"""Times of jobs: what they waited for the scheduler, which is never held against a candidate, and
+what they took of its GPUs."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from aevo.jobs.folder import JobFolder
-from aevo.records.job import LedgerLine
+from aevo.records.io import read
+from aevo.records.job import JobSpec, LedgerLine
 
 
 def queue_seconds(folders: Iterable[Path], since: float, now: float) -> float:
@@ -19,6 +21,20 @@ def queue_seconds(folders: Iterable[Path], since: float, now: float) -> float:
         begin = max(begin, covered)
         if end > begin:
             total, covered = total + end - begin, end
+    return total
+
+
+def gpu_hours(folders: Iterable[Path], now: float) -> float:
+    """GPU-hours of these jobs until `now` (Unix time), all attempts together."""
+    total = 0.0
+    for folder in folders:
+        job = JobFolder(folder)
+        if not job.spec.exists():
+            continue
+        asked = read(JobSpec, job.spec).resources
+        for line in job.lines():
+            if line.event == "started":
+                total += (_until(job, line, now) - line.time) * asked.gpus * asked.nodes / 3600
     return total
 
 

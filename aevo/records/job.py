@@ -3,24 +3,27 @@
 from typing import Literal
 
 from aevo.records.io import Part, Record
+from aevo.sandbox.model import Confinement, Setting
 
 JobKind = Literal["plan", "worker", "train", "evaluate", "leaderboard", "collector", "meta"]
 
 
 class Step(Part):
     """One command of a job: argument vector, working folder, extra environment. A `distributed`
-    step is started once per rank."""
+    step is started once per rank. A step with `confine` runs code that a worker may have written,
+    in the sandbox; scratch space is added to what it may write."""
 
     argv: list[str]
     cwd: str
     env: dict[str, str] = {}
     distributed: bool = False
+    confine: Confinement | None = None
 
 
 class Resources(Part):
     """What a job asks for. `time_min` is its wall limit in minutes, `gpus` and `tasks_per_node`
     are per node; `slots` is what it takes of a machine in local mode: one, or none for a job that
-    only waits."""
+    only waits. `disk_gb` is what its confined commands may write, in GiB."""
 
     cpus: int = 1
     gpus: int = 0
@@ -29,6 +32,7 @@ class Resources(Part):
     slots: Literal[0, 1] = 1
     nodes: int = 1
     tasks_per_node: int = 1
+    disk_gb: float = 32.0
 
     @property
     def ranks(self) -> int:
@@ -90,6 +94,7 @@ class JobSpec(Record):
     code: str | None = None
     queue: Queue | None = None
     launch: Launch = Launch()
+    sandbox: Setting = "auto"
 
 
 class LedgerLine(Part):

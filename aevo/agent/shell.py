@@ -1,0 +1,58 @@
+"""The shell of a worker's agent: one command in its fork, in the sandbox."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from aevo import sandbox
+from aevo.jobs.environment import environment
+
+# What a shell command may use up; a training is what is meant to take more.
+LIMITS = sandbox.Confinement(memory_gb=4.0, processes=256, file_gb=1.0, disk_gb=2.0, log_gb=0.05)
+SHOWN = 64 * 1024  # bytes of output that are kept, half from its start and half from its end
+
+
+def run_shell(
+    command: str, fork: Path, read: list[str], setting: sandbox.Setting, timeout_s: int
+) -> tuple[str, str]:
+    """Runs `command` with bash in `fork`; how it ended, and what it said (at most SHOWN bytes).
+
+    It sees the fork, the paths in `read` and scratch space in $TMPDIR, and writes the fork and
+    the scratch space. Its whole process tree ends with it.
+
+    Raises:
+        SandboxError: nothing confines here, and the user did not say `sandbox=none`.
+    """
+    kind = sandbox.require(setting)
+    with tempfile.TemporaryDirectory(prefix="aevo-run-") as scratch, \
+            tempfile.TemporaryFile() as output:
+        variables = environment(os.environ, {"PYTHONPATH": read[0], "HOME": scratch}, 1, scratch)
+        allowed = LIMITS.model_copy(update={
+            "read": read, "write": [str(fork), scratch], "cpu_s": timeout_s})
+        argv = sandbox.wrap(["bash", "-c", command], str(fork), variables, allowed, kind)
+        process = subprocess.Popen(
+            argv, cwd=fork, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True, env=variables,
+        )
+        try:
+            process.wait(timeout_s)
+            ended = f"exit code {process.returncode}"
+        except subprocess.TimeoutExpired:
+            ended = f"timed out after {timeout_s} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return ended, _ends(output.fileno())
+
+
+def _ends(descriptor: int) -> str:
+    """Start and end of a file, as text."""
+    size = os.fstat(descriptor).st_size
+    if size <= SHOWN:
+        return os.pread(descriptor, SHOWN, 0).decode(errors="replace")
+    head = os.pread(descriptor, SHOWN // 2, 0).decode(errors="replace")
+    last = os.pread(descriptor, SHOWN // 2, size - SHOWN // 2).decode(errors="replace")
+    return f"{head}\n[… {size - SHOWN} bytes left out …]\n{last}"
