@@ -4,6 +4,10 @@
 
 Runs after all workers have ended, however they ended. It waits for nothing, never fails over a
 candidate, and does nothing if the evidence exists. Killed and run again, it gives the same files.
+
+Figures, statistics and verdicts are computed. Where the round's agent is a language model, it adds
+prose to the five sections, which is checked against the figures and which no decision reads; where
+it fails, the computed sentences stand alone and the record says why (`aevo.agent.collector_agent`).
 """
 
 import sys
@@ -11,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aevo import cli, narrative
+from aevo.agent.collector_agent import write_prose
+from aevo.agent.single_tool import endpoint_of
 from aevo.errors import ConfigError, RecordError
 from aevo.evidence import build
 from aevo.facts import CandidateFacts, RoundFacts, read_round, read_rounds
@@ -53,6 +59,10 @@ def collect(layout: Layout, number: int, board: Board) -> Evidence:
     entries = [entry for manifest in chosen if (entry := _entry(folder, manifest)) is not None]
     board.submit(number, entries)
     evidence = build(read_rounds(layout, number))
+    settings = endpoint_of(folder)
+    if settings is not None:
+        prose = write_prose(evidence, settings, folder.root / "collector")
+        evidence = evidence.model_copy(update={"prose": prose})
     io.write_text(folder.evidence_text, narrative.render(evidence))
     io.write_json(folder.evidence, evidence)
     return evidence

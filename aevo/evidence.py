@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aevo import cli, narrative, statistics
+from aevo.agent.quotes import prose_faults
 from aevo.audit import audit
 from aevo.calibration import build as build_calibration
 from aevo.calibration import figure
@@ -232,6 +233,8 @@ def differences(recorded: Any, computed: Any, where: str = "") -> list[str]:
 def verify(layout: Layout) -> list[str]:
     """Recomputes the evidence of every finished round; one line for each difference.
 
+    A model's prose is no figure: it is taken as it is, and its quotations are checked again.
+
     Raises:
         RecordError: there is no evidence, or a record it rests on is missing or corrupt.
     """
@@ -242,8 +245,11 @@ def verify(layout: Layout) -> list[str]:
     for number in numbers:
         folder = layout.round(number)
         recorded = io.read(Evidence, folder.evidence)
-        computed = build(read_rounds(layout, number))
+        computed = build(read_rounds(layout, number)).model_copy(update={"prose": recorded.prose})
         found = differences(recorded.model_dump(mode="json"), computed.model_dump(mode="json"))
+        if recorded.prose is not None and recorded.prose.sections:
+            faults = prose_faults(recorded.prose.sections, computed)
+            found += [f"prose.sections.{fault}" for fault in faults]
         if not found and _text(folder.evidence_text) != narrative.render(computed):
             found = ["evidence.md is not the rendering of evidence.json"]
         lines += [f"round {number}: {line}" for line in found]

@@ -143,9 +143,24 @@ def render(evidence: Evidence) -> str:
     }
     lines = [f"# Evidence of round {evidence.round}, {evidence.campaign}", ""]
     lines.append(f"Search mode: {evidence.mode}. Policy {evidence.policy_sha256[:12]}.")
+    if evidence.prose is not None:
+        author = " ".join(_plain(evidence.prose.author).split())
+        lines += ["", f"Figures and verdicts are computed. Prose, in quotation: {author}."]
     for key, title in SECTIONS.items():
         lines += ["", f"## {title}", "", *(bodies[key] or ["None."])]
+        lines += _prose(evidence, key)
     return "\n".join(lines) + "\n"
+
+
+def _prose(evidence: Evidence, section: str) -> list[str]:
+    """A model's words as a quotation, which can hold no heading and no markup of its own."""
+    text = evidence.prose.sections.get(section, "") if evidence.prose else ""
+    quoted = [f"> {line}".rstrip() for line in _plain(text).strip().splitlines()]
+    return ["", *quoted] if quoted else []
+
+
+def _plain(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _candidates(evidence: Evidence) -> list[str]:

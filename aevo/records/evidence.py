@@ -5,6 +5,7 @@ from typing import Literal
 from aevo.records.change import Change
 from aevo.records.io import Part, Record
 from aevo.records.leaderboard import Submission
+from aevo.records.manifest import Cost
 
 SECTIONS = {
     "candidates": "Per-candidate summaries",
@@ -140,8 +141,24 @@ class Audit(Part):
     text: str
 
 
+class Prose(Part):
+    """What a language model wrote beside the computed sections; no decision reads it.
+
+    `sections` is empty where the rules stand in, and then `author` says why. Every figure in it
+    matched the evidence when it was written, and does again in `python -m aevo.evidence verify`.
+    """
+
+    author: str
+    sections: dict[str, str]
+    refusals: int
+    cost: Cost
+
+
 class Evidence(Record):
-    """The five sections of a round, always these five, plus what identifies the round."""
+    """The five sections of a round, always these five, plus what identifies the round.
+
+    `prose` is None where no language model was asked.
+    """
 
     campaign: str
     round: int
@@ -154,6 +171,7 @@ class Evidence(Record):
     calibration: Calibration
     surprises: list[Surprise]
     audit: list[Audit]
+    prose: Prose | None = None
 
     def anchor(self) -> CandidateSummary | None:
         """The anchor's summary if it was scored."""
