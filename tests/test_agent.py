@@ -190,8 +190,10 @@ def test_model_without_tool_call_is_nudged_and_turns_are_bounded(
     outcome = run_loop(Talker([]), toolbox, trace, OPENING,
                        Meter(Budget(trainings=1, turns=8, wall_s=60), trace))
     assert outcome.reason == "turns"
-    assert sum(turn.role == "assistant" for turn in trace.turns()) == 8
-    assert "Call a tool" in trace.turns()[-1].content
+    said = [turn.content for turn in trace.turns() if turn.role == "user"]
+    assert sum(turn.role == "assistant" for turn in trace.turns()) == 9, "8, and the last word"
+    assert any("Call a tool" in text for text in said)
+    assert any("budget is spent (turns)" in text for text in said)
 
 
 def test_scripted_model_leaves_a_move_that_does_not_build() -> None:
