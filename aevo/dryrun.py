@@ -17,12 +17,13 @@ from aevo.cluster import SlurmCluster
 from aevo.config import Config
 from aevo.graph import evaluation_job, round_jobs, training_job
 from aevo.jobs.launch import argv
+from aevo.jobs.preflight import check
 from aevo.jobs.script import dependency, executor
 from aevo.jobs.submit import fitted
 from aevo.layout import Layout
 from aevo.plan import derive_seed
 from aevo.records.job import JobSpec
-from aevo.substrate import DEFAULT, open_substrate
+from aevo.substrate import DEFAULT, Substrate, open_substrate
 
 
 def show_graph(config: Config, numbers: list[int], command: str) -> None:
@@ -30,10 +31,14 @@ def show_graph(config: Config, numbers: list[int], command: str) -> None:
     layout = Layout(config.root)
     console = Console(width=200, highlight=False, markup=False)
     tree = Tree(f"{layout.root}: cluster {config.cluster.kind}, model {config.model.name}")
-    jobs = [job for number in numbers for job in _jobs(config, layout, number)]
+    jobs = [job for number in numbers for job in planned_jobs(config, layout, number)]
+    first = list(campaign_jobs(config, layout))
+    for job in first:
+        tree.add(_line(job, config))
     for number in numbers:
         _branch(tree, config, number, [job for job in jobs if _round_of(job) == number])
     console.print(tree)
+    jobs = [*first, *jobs]
     if isinstance(config.cluster, SlurmCluster):
         for job in jobs:
             print(script(job, config.cluster), end="")
@@ -43,6 +48,18 @@ def show_graph(config: Config, numbers: list[int], command: str) -> None:
                   f"candidate (up to {config.worker.trainings} are allowed)")
     words = shlex.join(word for word in sys.argv[1:] if not word.startswith("dry_run="))
     console.print(f"# nothing was written or submitted; to run it:\n{command} {words}".rstrip())
+
+
+def ask_slurm(config: Config, number: int) -> None:
+    """Lets Slurm judge, before anything is submitted, every kind of job that the round will have.
+
+    Raises:
+        ConfigError: it refuses some of them, with its words and the keys to change.
+    """
+    if isinstance(config.cluster, SlurmCluster):
+        layout = Layout(config.root)
+        check([*campaign_jobs(config, layout), *planned_jobs(config, layout, number)],
+              config.cluster)
 
 
 def script(job: JobSpec, cluster: SlurmCluster) -> str:
@@ -58,13 +75,24 @@ def script(job: JobSpec, cluster: SlurmCluster) -> str:
     return f"{head}{made.text(command)}{entry}{runs}"
 
 
-def _jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpec]:
+def campaign_jobs(config: Config, layout: Layout) -> Iterator[JobSpec]:
+    """The jobs that a campaign submits once, when it starts."""
+    product = layout.baseline / "scores.json"
+    if not product.exists():
+        yield fitted(JobSpec(
+            name="baseline", kind="evaluate", campaign=config.campaign,
+            folder=str(layout.jobs / "baseline"), product=str(product),
+            steps=[_substrate(config, layout).command(
+                "baseline", items=layout.dev_items, base=_base(config, layout),
+                out=layout.baseline)],
+            resources=config.model.evaluate, code=str(snapshot.place(layout)),
+        ), config.cluster)
+
+
+def planned_jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpec]:
     """The round's jobs in the order of submission, with one training each."""
     planned = number == 1 or layout.policy(number).exists()
-    substrate = open_substrate(Path(config.substrate) if config.substrate else DEFAULT)
-    base = Path(config.model.base)
-    base = base if base.is_absolute() else layout.substrate / base
-    files = layout.round(number)
+    substrate, base, files = _substrate(config, layout), _base(config, layout), layout.round(number)
     seed = derive_seed(config.seed, "train", number, 0)
     code = str(snapshot.place(layout))
     for job in round_jobs(layout, config.campaign, number, config.worker.n, planned, code):
@@ -72,9 +100,9 @@ def _jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpec]:
         if job.kind == "worker":
             run = files.candidate(job.arguments[2]).run(1)
             for inner in (
-                training_job(files, run, substrate, config.model, str(base), seed,
+                training_job(files, run, substrate, config.model, base, seed,
                              config.campaign, config.sandbox),
-                evaluation_job(layout, files, run, substrate, config.model, str(base),
+                evaluation_job(layout, files, run, substrate, config.model, base,
                                {"CHECKPOINT": run.output / "checkpoints"}, config.campaign),
             ):
                 yield fitted(inner.model_copy(update={"code": code}), config.cluster)
@@ -83,6 +111,17 @@ def _jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpec]:
                 name="leaderboard", kind="leaderboard", campaign=config.campaign,
                 folder=str(files.jobs / "leaderboard"), product="", code=code,
                 resources=config.model.evaluate), config.cluster)
+
+
+def _substrate(config: Config, layout: Layout) -> Substrate:
+    """The operator's substrate, at the place of the copy that the campaign will have."""
+    source = open_substrate(Path(config.substrate) if config.substrate else DEFAULT)
+    return Substrate(layout.substrate, source.file)
+
+
+def _base(config: Config, layout: Layout) -> str:
+    base = Path(config.model.base)
+    return str(base if base.is_absolute() else layout.substrate / base)
 
 
 def _branch(tree: Tree, config: Config, number: int, jobs: list[JobSpec]) -> None:

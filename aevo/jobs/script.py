@@ -5,7 +5,9 @@ variables and dependencies are on the command line, not in the script: they are 
 jobs before it have ids.
 """
 
+import contextlib
 import hashlib
+import io
 import shlex
 import sys
 from collections.abc import Sequence
@@ -26,14 +28,20 @@ OPTIONS = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "
            "mail_type", "mail_user")
 EXTRA = ("reservation",)
 
-# Words of sbatch, and the key of conf/cluster that they are about.
+# Words of sbatch, and the keys of conf/cluster that they are about; the first that fits holds.
 REFUSALS = (
-    ("partition", "partition"), ("account", "account"), ("qos", "qos"),
-    ("reservation", "reservation"), ("generic resource", "gres"), ("gres", "gres"),
-    ("feature", "constraint"), ("time limit", "time_min"), ("walltime", "time_min"),
-    ("memory", "memory_gb"), ("node name", "nodelist"), ("node count", "nodes"),
-    ("mail", "mail_type"), ("node configuration", "gpus, cpus, memory_gb or constraint"),
-    ("cpu count", "cpus"), ("job violates accounting", "account, qos or time_min"),
+    ("option '", "extra"), ("unrecognized", "extra"), ("license", "extra"), ("wckey", "extra"),
+    ("violates accounting", "account, qos, time_min or nodes"),
+    ("partition configuration", "partition, time_min or nodes"),
+    ("node configuration", "partition, nodes, gpus, gres, cpus, memory_gb or constraint"),
+    ("account/partition", "account or partition"), ("account", "account"), ("qos", "qos"),
+    ("partition", "partition"), ("reservation", "reservation"),
+    ("generic resource", "gres or gpus"), ("gres", "gres or gpus"), ("tres", "gres or gpus"),
+    ("feature", "constraint"), ("--constraint", "constraint"),
+    ("time limit", "time_min"), ("--time", "time_min"), ("walltime", "time_min"),
+    ("memory", "memory_gb"), ("node name", "nodelist or exclude"), ("node count", "nodes"),
+    ("processors", "cpus, tasks_per_node or nodes"), ("cpu count", "cpus or tasks_per_node"),
+    ("mail", "mail_type or mail_user"),
 )
 
 
@@ -62,8 +70,16 @@ class Executor(SlurmExecutor):
 
         Raises:
             submitit.core.utils.FailedJobError: sbatch failed; its words are in the message.
+            ConfigError: there is no sbatch here.
         """
-        return str(self._submit_command(command).job_id)
+        try:
+            # submitit prints what sbatch said of a failure, which is in the error already
+            with contextlib.redirect_stderr(io.StringIO()):
+                return str(self._submit_command(command).job_id)
+        except FileNotFoundError as error:
+            if error.filename != "sbatch":
+                raise
+            raise no_slurm() from error
 
 
 def job_name(spec: JobSpec, attempt: int) -> str:
@@ -77,8 +93,13 @@ def job_name(spec: JobSpec, attempt: int) -> str:
 def executor(
     spec: JobSpec, attempt: int, cluster: SlurmCluster, dependencies: Sequence[str] = ()
 ) -> tuple[Executor, str]:
-    """The executor of one submission and the command that its script ends in."""
+    """The executor of one submission and the command that its script ends in.
+
+    Raises:
+        ConfigError: a value cannot be written into an sbatch script.
+    """
     options = cluster.options(spec.kind, spec.resources)
+    _refuse_unwritable(spec, options)
     python = cluster.python or sys.executable
     made = Executor(JobFolder(Path(spec.folder)).attempt(attempt), dependencies, python)
     made.update_parameters(**_parameters(options), job_name=job_name(spec, attempt))
@@ -91,6 +112,19 @@ def executor(
     )
     command = (f"{made.python} -u -m aevo.jobs.execute {shlex.quote(spec.folder)} {attempt}")
     return made, command
+
+
+def _refuse_unwritable(spec: JobSpec, options: SbatchOptions) -> None:
+    """`#SBATCH` lines end with the line, and sbatch replaces `%` in the name of an output file."""
+    if set(spec.folder) & set("%\\\n\r"):
+        raise ConfigError(f"sbatch cannot write to {spec.folder!r}",
+                          "give runs=PATH without %, backslash and line break")
+    values = options.model_dump(exclude={"setup", "environment", "srun"})
+    values |= {f"extra.{key}": value for key, value in values.pop("extra").items()}
+    for key, value in values.items():
+        if isinstance(value, str) and ("\n" in value or "\r" in value):
+            raise ConfigError(f"cluster.{section_of(spec.kind)}.{key} has a line break, which an "
+                              "sbatch script cannot hold", "write it in one line")
 
 
 def _parameters(options: SbatchOptions) -> dict[str, Any]:
@@ -142,16 +176,26 @@ def dependency(after: Sequence[str], needs: Sequence[str]) -> list[str]:
 
 def refusal(spec: JobSpec, words: str) -> ConfigError:
     """What sbatch said, and the key of conf/cluster to change."""
-    said = " ".join(words.split())
-    for line in words.splitlines():
-        if "sbatch: error:" in line:
-            said = line.split("sbatch: error:", 1)[1].strip()
+    said = "; ".join(dict.fromkeys(filter(None, map(_bare, words.splitlines()))))
     section = section_of(spec.kind)
-    for word, key in REFUSALS:
-        if word in said.lower():
-            return ConfigError(
-                f"Slurm refused {spec.name}: {said}",
-                f"change {key} in cluster.{section} or cluster.common "
-                f"(conf/cluster/, or on the command line)",
-            )
-    return ConfigError(f"Slurm refused {spec.name}: {said}", f"see cluster.{section}")
+    key = next((key for word, key in REFUSALS if word in said.lower()), None)
+    change = f"change {key} in" if key else "see"
+    return ConfigError(
+        f"Slurm refused {spec.name}: {said or 'sbatch failed without a word'}",
+        f"{change} cluster.{section} or cluster.common (conf/cluster/, or on the command line)",
+    )
+
+
+def no_slurm() -> ConfigError:
+    """The error of a machine without Slurm's commands."""
+    return ConfigError("sbatch is not installed here",
+                       "run this where Slurm's commands are on PATH, or choose cluster=local")
+
+
+def _bare(line: str) -> str:
+    """A line of sbatch's without what is the same in all of them."""
+    if line.startswith("Try "):
+        return ""
+    for prefix in ("sbatch: ", "error: ", "Batch job submission failed: ", "allocation failure: "):
+        line = line.removeprefix(prefix)
+    return line.strip()

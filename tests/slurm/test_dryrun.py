@@ -1,0 +1,160 @@
+"""The dry run: golden scripts, nothing written, the bytes that are really submitted, and scripts
+that a real Slurm accepts.
+
+    AEVO_WRITE_GOLDEN=1 pytest tests/slurm/test_dryrun.py -k golden    writes the golden files anew
+"""
+
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from aevo.config import CONF, load
+from aevo.jobs.folder import JobFolder
+from aevo.jobs.launch import argv
+from aevo.records.io import read
+from aevo.records.job import JobSpec
+from tests.conftest import REPO, Cli
+from tests.slurm.conftest import Slurm
+
+GOLDEN = Path(__file__).parent / "golden"
+SITE = (  # what a demanding site asks for
+    "cluster.common.account=lab", "cluster.common.qos=high", "cluster.common.reservation=maint",
+    "cluster.train.constraint='h200&ib'", "cluster.common.exclude='h200-[3-5]'",
+    "cluster.common.mail_type=FAIL", "cluster.common.mail_user=me@example.org",
+    "cluster.common.comment=\"it's ours\"", "+cluster.common.extra.licenses='scratch:1'",
+    "+cluster.train.extra.nice=100", "+cluster.train.extra.contiguous=true",
+    "cluster.train.setup=['module load cuda/12.8']",
+    "+cluster.train.environment.NCCL_DEBUG='WARN x'", "cluster.train.nodes=2",
+    "cluster.train.tasks_per_node=8", "cluster.train.gpus=8", "cluster.common.requeue=false",
+)
+PYXIS = (*SITE, "cluster.container.kind=pyxis", "cluster.container.image='reg.example.org#aevo:1'",
+         "cluster.container.mounts=['/data:/data','/models:/models']",
+         "cluster.container.arguments=['--container-writable']", "cluster.train.srun=['--mpi=pmix']")
+APPTAINER = ("cluster.container.kind=apptainer", "cluster.container.image=/images/aevo.sif",
+             "cluster.container.mounts=['/data:/data']")
+VARIANTS = {"h200": (), "h200_site_pyxis": PYXIS, "h200_apptainer": APPTAINER}
+H200 = ("rounds=1", "worker.n=2", "cluster=h200", "model=nemotron3_nano_30b",
+        "model.base=/models/nemotron", "dry_run=true")
+
+
+def dry_run(
+    folder: Path, *words: str, env: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "aevo.campaign", *words], text=True, cwd=folder,
+                          capture_output=True, timeout=60, env=env)
+
+
+def scripts(printed: str) -> dict[str, str]:
+    """Name of each job and all that was printed of it."""
+    parts = printed.split("\n#==> ")[1:]
+    parts[-1] = parts[-1].rpartition("\n# nothing was written")[0].rpartition("\n# ")[0]
+    return {re.split(r"[\n,]", part)[0].split("/")[1]: part for part in parts}
+
+
+def submitted(part: str) -> str:
+    """What of a printed job goes to sbatch."""
+    lines = part[part.index("#!/bin/bash"):].splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("# runs: "))
+
+
+def quoted(path: Path) -> str:
+    """A path as a Hydra override takes it."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'runs="{text}"'
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_golden(tmp_path: Path, name: str) -> None:
+    done = dry_run(tmp_path, *H200, *VARIANTS[name])
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.replace(str(tmp_path), "RUNS").replace(sys.executable, "PYTHON")
+    text = text.replace(str(REPO), "REPO")
+    text = re.sub(r"snapshots/[0-9a-f]{12}", "snapshots/DIGEST", text)
+    text = re.sub(r"\.[0-9a-f]{8}-1\n", ".TAG-1\n", text)
+    text = re.sub(r"(rank\.py) \d+", r"\1 PORT", text)
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("AEVO_WRITE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_dry_run_writes_nothing_and_needs_no_slurm(tmp_path: Path) -> None:
+    for name in ("here", "home", "tmp"):
+        (tmp_path / name).mkdir()
+    env = {"PATH": "/nowhere", "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"),
+           "PYTHONDONTWRITEBYTECODE": "1"}
+    done = dry_run(tmp_path / "here", *H200, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "c01-evaluate-1" in done.stdout
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    # matplotlib keeps a list of fonts in HOME, once, whoever imports it
+    assert [name for name in left if not name.startswith("fontlist")] == []
+    assert list((tmp_path / "here").iterdir()) == []
+    last = done.stdout.strip().splitlines()[-1]
+    assert last == shlex.join(["python", "-m", "aevo.campaign", *H200[:-1]])
+
+
+def test_every_combination_of_conf_files_loads() -> None:
+    groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+              for folder in CONF.iterdir() if folder.is_dir()}
+    assert {"model", "cluster", "agent", "leaderboard", "policy"} <= set(groups)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for choice in itertools.product(*groups.values()):
+            words = [f"{group}={name}" for group, name in zip(groups, choice, strict=True)]
+            load(compose("config", overrides=words))
+
+
+@pytest.mark.parametrize("folder", ["runs", "a b's \"q\" $x; ü"])
+def test_slurm_accepts_every_printed_script(slurm: Slurm, tmp_path: Path, folder: str) -> None:
+    done = dry_run(tmp_path, *H200[:-1], "dry_run=true", quoted(tmp_path / folder),
+                   "cluster.control.partition=cpu", "cluster.train.partition=h200",
+                   "cluster.evaluate.partition=h200-preempt", "cluster.train.nodes=2",
+                   "cluster.train.tasks_per_node=4", "cluster.train.gpus=8")
+    assert done.returncode == 0, done.stderr
+    found = scripts(done.stdout)
+    assert {"baseline", "c01-train-1", "c01-evaluate-1", "leaderboard", "meta"} <= set(found)
+    for name, part in found.items():
+        path = tmp_path / "script.sh"
+        path.write_text(submitted(part))
+        answer = slurm.run(["sbatch", "--test-only", str(path)])
+        assert answer.returncode == 0, f"{name}: {answer.stderr}"
+
+
+def test_what_is_printed_is_what_is_submitted(
+    slurm: Slurm, slurm_cli: Cli, tmp_path: Path
+) -> None:
+    """For every job of a real round, in a folder whose name needs quotes."""
+    slurm_cli.folder = tmp_path / "a b's \"q\" $x; ü"
+    slurm_cli.folder.mkdir()
+    (slurm_cli.folder / "conf").symlink_to(REPO / "tests" / "conf")
+    words = [word for word in slurm_cli.argv("campaign", "rounds=1", "worker.anchor_seeds=1", n=2)
+             if not word.startswith("runs=")]
+    words += [quoted(slurm_cli.runs), "cluster.common.comment=\"it's 'ours'\"",
+              "+cluster.train.environment.NOTE=\"a 'b' c\"", "cluster.train.setup=['export X=1']"]
+    dry = subprocess.run([*words, "dry_run=true"], capture_output=True, text=True,
+                         cwd=slurm_cli.folder, timeout=60)
+    assert dry.returncode == 0, dry.stderr
+    assert not slurm_cli.runs.exists()
+    real = subprocess.run(words, capture_output=True, text=True, cwd=slurm_cli.folder, timeout=200)
+    assert real.returncode == 0, real.stdout + real.stderr
+    printed = scripts(dry.stdout)
+    layout = slurm_cli.layout()
+    jobs = {path.parent.name: path.parent for path in layout.root.glob("**/jobs/*/spec.json")}
+    assert set(jobs) == set(printed)
+    for name, folder in jobs.items():
+        sent = [path for path in folder.glob("attempt_1/*_submission.sh")]
+        assert len(sent) == 1, f"{name} was submitted {len(sent)} times"
+        assert submitted(printed[name]) == sent[0].read_text(), name
+        spec = read(JobSpec, JobFolder(folder).spec)
+        runs = [shlex.join(argv(spec, step)) for step in spec.steps]
+        if spec.kind in ("train", "worker", "collector", "meta") or name == "baseline":
+            # what an evaluation takes is known when the checkpoints exist
+            entry = [f"{spec.entry} {shlex.join(spec.arguments)}"] if spec.entry else []
+            assert re.findall(r"^# runs: (.*)$", printed[name], re.M) == entry + runs
