@@ -70,7 +70,8 @@ def _torchrun(spec: JobSpec, step: Step) -> list[str]:
                        "run it with a Slurm cluster, or set nodes to 1")
     python, *rest = step.argv
     return [python, "-m", "torch.distributed.run", "--standalone", "--no-python",
-            f"--nproc-per-node={spec.resources.tasks_per_node}", python, *rest]
+            f"--nproc-per-node={spec.resources.tasks_per_node}",
+            python, str(RANK), "torchrun", python, *rest]
 
 
 def _port(spec: JobSpec) -> int:

@@ -1,21 +1,34 @@
 """Starts one rank: srun's variables as torch's, then the command itself.
 
     srun … python aevo/jobs/rank.py PORT COMMAND …
+    torchrun … python aevo/jobs/rank.py torchrun COMMAND …    (which sets the variables itself)
+
+A rank dies with the process that started it, however that dies: torchrun gives each rank a session
+of its own, so that killing torchrun's would leave the ranks behind, and a slurmstepd that is killed
+cannot end its tasks.
 
 A script of the standard library alone, so that it runs with whatever Python a container has.
 """
 
+import ctypes
 import os
 import re
+import signal
 import sys
+
+SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2); it survives exec
 
 
 def first_host(nodelist: str) -> str:
-    """First host of a Slurm node list: `h200-[03-05,9],x` is `h200-03`."""
-    match = re.match(r"([^\[,]+)(?:\[([^\],-]+))?", nodelist)
-    if match is None:
+    """First host of a Slurm node list: `h200-[03-05,9],x` is `h200-03`.
+
+    Raises:
+        ValueError: the list is empty.
+    """
+    first = re.match(r"(?:[^\[,]|\[[^\]]*\])+", nodelist)
+    if first is None:
         raise ValueError(f"no host in SLURM_STEP_NODELIST={nodelist!r}")
-    return match.group(1) + (match.group(2) or "")
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group())
 
 
 def rank_environment(ours: dict[str, str], port: str) -> dict[str, str]:
@@ -37,6 +50,9 @@ def rank_environment(ours: dict[str, str], port: str) -> dict[str, str]:
 def main(arguments: list[str]) -> None:
     """Replaces this process by the command, with the rank's environment."""
     port, *command = arguments
+    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if port == "torchrun":
+        os.execvp(command[0], command)
     here = {name: value for name, value in os.environ.items()
             if not name.startswith(("SLURM_", "SRUN_", "SBATCH_", "PMI"))}
     os.execvpe(command[0], command, here | rank_environment(dict(os.environ), port))

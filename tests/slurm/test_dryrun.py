@@ -34,9 +34,11 @@ SITE = (  # what a demanding site asks for
     "+cluster.train.environment.NCCL_DEBUG='WARN x'", "cluster.train.nodes=2",
     "cluster.train.tasks_per_node=8", "cluster.train.gpus=8", "cluster.common.requeue=false",
 )
-PYXIS = (*SITE, "cluster.container.kind=pyxis", "cluster.container.image='reg.example.org#aevo:1'",
+PYXIS = (*SITE, "cluster.container.kind=pyxis",
+         "cluster.container.image='reg.example.org#aevo:1'",
          "cluster.container.mounts=['/data:/data','/models:/models']",
-         "cluster.container.arguments=['--container-writable']", "cluster.train.srun=['--mpi=pmix']")
+         "cluster.container.arguments=['--container-writable']",
+         "cluster.train.srun=['--mpi=pmix']")
 APPTAINER = ("cluster.container.kind=apptainer", "cluster.container.image=/images/aevo.sif",
              "cluster.container.mounts=['/data:/data']")
 VARIANTS = {"h200": (), "h200_site_pyxis": PYXIS, "h200_apptainer": APPTAINER}
@@ -149,7 +151,7 @@ def test_what_is_printed_is_what_is_submitted(
     jobs = {path.parent.name: path.parent for path in layout.root.glob("**/jobs/*/spec.json")}
     assert set(jobs) == set(printed)
     for name, folder in jobs.items():
-        sent = [path for path in folder.glob("attempt_1/*_submission.sh")]
+        sent = list(folder.glob("attempt_1/*_submission.sh"))
         assert len(sent) == 1, f"{name} was submitted {len(sent)} times"
         assert submitted(printed[name]) == sent[0].read_text(), name
         spec = read(JobSpec, JobFolder(folder).spec)
