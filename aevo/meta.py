@@ -4,12 +4,18 @@
 
 Does nothing if the next policy exists. Killed at any point and run again, it writes the same files:
 proposal, verdict, discoveries, and the policy last.
+
+With a language model as the round's agent, the proposal is the model's; where it fails, the rules
+stand in and the record says so (`aevo.agent.meta_agent`). The constitution judges both.
 """
 
 from pathlib import Path
 
 from aevo import cli, constitution, discovery
 from aevo import policy as policies
+from aevo.agent.draft import Question
+from aevo.agent.meta_agent import propose_with_model
+from aevo.agent.single_tool import endpoint_of
 from aevo.axes import load as load_catalogue
 from aevo.constitution import History
 from aevo.errors import ConfigError, ConstitutionError, JobError
@@ -38,12 +44,18 @@ def main(arguments: list[str]) -> None:
     if io.finished(Policy, layout.policy(number + 1)):
         return
     campaign = io.read(Campaign, layout.campaign)
-    constitution.load(Path(campaign.constitution_path), campaign.pins.constitution)
+    text = constitution.load(Path(campaign.constitution_path), campaign.pins.constitution)
     evidence = _evidence(layout, number)
     previous = policies.read(layout, number)
     catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue)
     history = History(catalogue, tuple(discovery.read(layout)))
-    accept(layout, propose(evidence, previous, catalogue), evidence, previous, history)
+    proposal = propose(evidence, previous, catalogue)
+    folder = layout.round(number)
+    settings = endpoint_of(folder)
+    if settings is not None:
+        asked = Question(evidence, previous, catalogue, proposal)
+        proposal = propose_with_model(settings, asked, history, text, folder.meta)
+    accept(layout, proposal, evidence, previous, history)
 
 
 def accept(
