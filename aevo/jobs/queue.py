@@ -21,6 +21,9 @@ FORMAT = "%i|%T|%r|%N|%S|%V|%j"
 DEADLINE_S = 30.0  # of one question to the scheduler
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD",
            "SUSPENDED")
+# Reasons of Slurm's own for never starting a job: after a launch that failed (a node or the
+# controller came back with an older memory of it) or too many requeues.
+STUCK = ("launch failed requeued held", "jobholdmaxrequeue")
 ACTIVE = ("CONFIGURING", "RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED")
 
 
@@ -34,6 +37,12 @@ class QueuedJob(Part):
     start: str
     submitted: str
     name: str
+
+
+    @property
+    def stuck(self) -> bool:
+        """True if Slurm holds it for good, not a person."""
+        return self.reason.replace("_", " ").lower().startswith(STUCK)
 
 
 class Snapshot(Record):

@@ -96,6 +96,9 @@ def _on_slurm(
 def _in_queue(
     job: JobFolder, spec: JobSpec, row: QueuedJob, attempt: int, log: Path
 ) -> JobState:
+    if row.stuck:
+        return JobState(spec.name, "lost", attempt, log, f"Slurm holds it ({row.reason})",
+                        job_id=row.id, state=row.state, reason=row.reason)
     if row.state.startswith(WAITING):
         return JobState(spec.name, "queued", attempt, log, job_id=row.id, state=row.state,
                         reason=row.reason)

@@ -54,6 +54,8 @@ def submit(spec: JobSpec, cluster: ClusterSettings) -> JobState:
         if state.phase == "finished" or state.alive:
             return state
         settle(job, state)
+        if state.reason:  # held for good: it must not start beside its successor
+            slurm.cancel([job])
         if exhausted(job, state, spec):
             raise JobError(
                 f"job {spec.name} failed for good, last: {state.message}",

@@ -27,6 +27,7 @@ def other(slurm: Slurm) -> Iterator[Path]:
     """A folder of another user's, with a Python environment that this user may run."""
     if not SYSTEM_PYTHON.exists() or not readable(REPO) or not readable(Path(np.__file__).parent):
         pytest.skip(f"another user cannot run {SYSTEM_PYTHON} or read {REPO}")
+    slurm.run(["sacctmgr", "-i", "delete", "user", USER])  # it remembers the uid of a former one
     subprocess.run(["useradd", "--no-create-home", USER], check=False, capture_output=True)
     account = pwd.getpwnam(USER)
     slurm.run(["sacctmgr", "-i", "add", "user", USER, "account=aevo", "DefaultAccount=aevo"])
@@ -42,6 +43,7 @@ def other(slurm: Slurm) -> Iterator[Path]:
         os.chown(folder, account.pw_uid, account.pw_gid)
         yield folder
         subprocess.run(["pkill", "-KILL", "-u", USER], check=False)
+    slurm.run(["sacctmgr", "-i", "delete", "user", USER])
     subprocess.run(["userdel", USER], check=False, capture_output=True)
 
 
