@@ -13,8 +13,8 @@ from pathlib import Path
 
 from aevo import cli, constitution, discovery
 from aevo import policy as policies
-from aevo.agent.draft import Question
 from aevo.agent.meta_agent import propose_with_model
+from aevo.agent.proposing import Question
 from aevo.agent.single_tool import endpoint_of
 from aevo.axes import load as load_catalogue
 from aevo.constitution import History

@@ -14,8 +14,8 @@ import pytest
 
 from aevo import collector, discovery, meta
 from aevo import policy as policies
-from aevo.agent.draft import Question
 from aevo.agent.meta_agent import PROPOSE, judge, opening
+from aevo.agent.proposing import Question
 from aevo.constitution import RULES, History
 from aevo.layout import Layout
 from aevo.proposer import propose
@@ -28,7 +28,7 @@ from aevo.records.trace import Event
 from tests.builders import CONSTITUTION, FakeBoard, catalogue, files, paper_world, start_campaign
 from tests.builders import write_round as write_workers
 from tests.conftest import REPO, until
-from tests.fake_faults import hang
+from tests.fake_faults import hang, overloaded
 from tests.fake_openai import FakeOpenAI
 from tests.openai_support import calls
 from tests.test_collector import Killed, kill_at_fsync
@@ -331,6 +331,53 @@ def test_the_prompt_holds_the_round_and_fits(question: Question) -> None:
         assert words in task.content
 
 
+def test_a_model_without_tool_calls_proposes_in_text(
+    layout: Layout, draft: dict[str, Any]
+) -> None:
+    block = json.dumps({"name": "propose", "arguments": draft})
+    with FakeOpenAI(lambda request: {"content": f"So be it.\n```tool\n{block}\n```"},
+                    native_tools=False) as server:
+        run_meta(layout, server)
+    assert session(layout).author == "fake-model"
+
+
+def test_model_and_rules_can_take_turns(tmp_path: Path) -> None:
+    """What a model left behind (an axis of its own, retirements, thresholds) stops no later round
+    whose endpoint is down, and the other way round."""
+    layout = start_campaign(tmp_path / "camp")
+    own = {"axis": "dropout", "category": "regularisation", "brief": "Vary the adapter's dropout.",
+           "knobs": ["train.lora.dropout"], "reason": "never varied so far"}
+    authors = []
+    for number in range(1, 6):
+        write_workers(layout, number, paper_world())
+        evidence = collector.collect(layout, number, FakeBoard(layout, paper_world(), 8))
+        policy = policies.read(layout, number)
+        rules = propose(evidence, policy, catalogue()).policy
+        axes = [{"axis": a.axis, "reason": a.category, "moves": a.moves} for a in rules.axes]
+        old = {axis.category for axis in policy.axes} - {axis.category for axis in rules.axes}
+        figure = f"best dev {evidence.calibration.best_dev:.4f}"
+        draft = {
+            "mode": rules.mode, "objective": rules.objective, "reason": f"so it is: {figure}",
+            "axes": [*axes[:-1], own],
+            "retirements": [{"category": name, "figure": figure} for name in sorted(old)],
+            "selection": {**rules.selection.model_dump(include={"criterion", "weights"}),
+                          "figure": figure},
+            "noise": {"lb_threshold": 0.015, "promotions_per_round": 2, "figure": figure},
+            "promotions": [{"candidate": item.provenance.candidate, "figure": figure}
+                           for item in rules.standing[len(policy.standing):]],
+            "discoveries": [{"kind": "summary", "text": "a round went by", "figure": figure}],
+        }
+        with FakeOpenAI(proposes(draft)) as server:
+            if number % 2 == 0:
+                server.faults.add(overloaded(times=-1))
+            agent_config(layout, number, server.url)
+            meta.main([str(layout.root), str(number)])
+        found = read(Session, layout.round(number).meta / "session.json")
+        authors.append(found.author if found.reason is None else f"rules: {found.reason}"[:26])
+    assert authors == ["fake-model", "rules: the endpoint failed"] * 2 + ["fake-model"]
+    assert len(policies.read(layout, 6).standing) >= 2
+
+
 def comparable(layout: Layout) -> dict[str, bytes]:
     """All files, but for what tells the time."""
     found = files(layout.root)
@@ -340,7 +387,7 @@ def comparable(layout: Layout) -> dict[str, bytes]:
     return {**found, "round-01/meta/session.json": json.dumps(kept).encode()}
 
 
-def test_killed_at_every_write_it_repeats_no_call(
+def test_killed_at_every_second_write_it_repeats_no_call(
     layout: Layout, tmp_path: Path, draft: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = {**draft, "axes": draft["axes"][1:]}
@@ -350,7 +397,7 @@ def test_killed_at_every_write_it_repeats_no_call(
         shutil.copytree(layout.root, whole.root)
         meta.main([str(whole.root), "1"])
         expected, kills = comparable(whole), 0
-        for count in range(1, 100):
+        for count in range(1, 100, 2):
             asked = len(server.chats())
             tried = Layout(tmp_path / f"kill{count}")
             shutil.copytree(layout.root, tried.root)
@@ -365,7 +412,7 @@ def test_killed_at_every_write_it_repeats_no_call(
             assert len(server.chats()) == asked + 2, f"killed at fsync {count}"
             if not died():
                 break
-    assert kills >= 25
+    assert kills >= 15
 
 
 def test_kill_9_in_the_middle_of_the_second_call(

@@ -1,7 +1,8 @@
 """The meta step's language model: evidence and policy in, one typed proposal out, by one tool.
 
 Its system prompt is the constitution, verbatim and nothing else. It reads computed figures, the
-collector's prose as commentary, the policy and the catalogue; no claim of an agent, no file, no
+collector's prose as commentary, the policy and the catalogue; no findings of an agent (of a
+worker's words only names of moves, recipe values and why it failed, cut and escaped), no file, no
 shell. The constitution's checked rules judge what it hands in; broken ones go back to it. After
 `single_tool.TRIES` refusals, or where the endpoint fails, the rule-based proposal stands in.
 
@@ -20,8 +21,9 @@ from pydantic import ValidationError
 
 from aevo import constitution
 from aevo.agent import excerpts
-from aevo.agent.draft import Draft, Question, citation_faults, form_faults, to_proposal
+from aevo.agent.draft import Draft
 from aevo.agent.model import ToolSchema
+from aevo.agent.proposing import Question, citation_faults, form_faults, to_proposal
 from aevo.agent.settings import EndpointSettings
 from aevo.agent.single_tool import TRIES, Ruling, at_endpoint, converse
 from aevo.axes import Axis, categories_needed
