@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
+from aevo import multirun
 from aevo.agent.settings import EndpointSettings
 from aevo.change import get_key
 from aevo.cli import report
@@ -149,8 +150,11 @@ def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def composed_task(composed: DictConfig) -> None:
         try:
-            task(load(composed))
+            with multirun.member():
+                task(load(composed))
         except AevoError as error:
+            if multirun.is_job():
+                raise  # to the command that waits for it
             report(error)
             failures.append(error)
 
@@ -158,10 +162,14 @@ def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors reach the handler below
         sys.argv[1:] = _flags_first(sys.argv[1:])
         try:
-            composed_task()
+            with multirun.launch(sys.argv[1:], failures):
+                composed_task()
         except (HydraException, OmegaConfBaseException) as error:
             failures.append(_explain(error))
             report(failures[-1])
+        except AevoError as error:
+            failures.append(error)
+            report(error)
         except KeyboardInterrupt:
             print("stopped; run the same command to go on", file=sys.stderr)
             sys.exit(130)
@@ -183,6 +191,8 @@ def _explain(error: Exception) -> ConfigError:
     override = getattr(error, "override", None)  # what Hydra could not parse
     where = f"override {override!r}: " if override else ""
     text = where + _one_line(str(error)) + cause
+    if "hydra/launcher/submitit" in text:
+        return ConfigError(text, "install the launcher: pip install 'aevo[slurm]'")
     for word in text.replace("'", " ").split():
         near = difflib.get_close_matches(word.rstrip("."), _keys(), n=1, cutoff=0.8)
         if near and near[0] != word.rstrip("."):
