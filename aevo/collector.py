@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> None:
     board = open_board(io.read(Campaign, layout.campaign), layout)
     evidence = collect(layout, number, board)
     print(evidence.calibration.text)
+    if evidence.prose is not None:
+        print(f"prose by {evidence.prose.author}")
 
 
 def collect(layout: Layout, number: int, board: Board) -> Evidence:

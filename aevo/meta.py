@@ -56,6 +56,7 @@ def main(arguments: list[str]) -> None:
         asked = Question(evidence, previous, catalogue, proposal)
         proposal = propose_with_model(settings, asked, history, text, folder.meta)
     accept(layout, proposal, evidence, previous, history)
+    print(f"policy of round {number + 1}, proposed by {proposal.author}")
 
 
 def accept(

@@ -159,6 +159,11 @@ def _prose(evidence: Evidence, section: str) -> list[str]:
     return ["", *quoted] if quoted else []
 
 
+def _one_line(text: str) -> str:
+    """An agent's words cannot begin a line, and so no section, of the document."""
+    return " ".join(text.split())
+
+
 def _plain(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
@@ -166,9 +171,9 @@ def _plain(text: str) -> str:
 def _candidates(evidence: Evidence) -> list[str]:
     lines = []
     for summary in evidence.candidates:
-        lines.append(f"- {summary.text}")
-        lines += [f"  - failure mode: {mode}" for mode in summary.failure_modes]
-        lines += [f"  - the agent reports: {finding}" for finding in summary.findings]
+        lines.append(f"- {_one_line(summary.text)}")
+        lines += [f"  - failure mode: {_one_line(mode)}" for mode in summary.failure_modes]
+        lines += [f"  - the agent reports: {_one_line(said)}" for said in summary.findings]
     return lines
 
 
