@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from aevo.config import load
+from aevo.config import Config, load
 from aevo.dryrun import ask_slurm
 from aevo.errors import ConfigError
+from aevo.jobs.folder import JobFolder
 from aevo.jobs.script import refusal
-from aevo.records.job import JobSpec
+from aevo.jobs.submit import submit
+from aevo.records.job import JobSpec, Step
 from tests.conftest import REPO, Cli
 from tests.slurm.conftest import Slurm
 
@@ -70,20 +72,46 @@ def short_partition(slurm: Slurm) -> Iterator[str]:
     slurm.run(["scontrol", "delete", f"partition={SHORT}"])
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_refusal_is_one_line_with_the_key(slurm: Slurm, slurm_cli: Cli, what: str) -> None:
+def enforced(slurm: Slurm, what: str) -> None:
+    """Skips where the cluster cannot refuse."""
     if what in ENFORCED and "associations" not in slurm.run(["scontrol", "show", "config"]).stdout:
         pytest.skip("this cluster enforces no accounts, so it refuses none")
+
+
+def configured(*words: str) -> Config:
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        return load(compose("config", overrides=["cluster=devcluster", "worker.n=2", *words]))
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_refusal_names_slurms_words_and_the_key(slurm: Slurm, tmp_path: Path, what: str) -> None:
+    enforced(slurm, what)
+    words, said, mend = WRONG[what]
+    config = configured(*words.split(" "))
+    spec = JobSpec(name="scores", kind="evaluate", campaign="refused", product=str(tmp_path / "p"),
+                   folder=str(tmp_path / "round-01" / "jobs" / "scores"),
+                   steps=[Step(argv=["true"], cwd="/")])
+    with pytest.raises(ConfigError) as error:
+        submit(spec, config.cluster)
+    line = str(error.value)
+    assert said in line and mend in line and "cluster.evaluate" in line, line
+    assert "\n" not in line
+    assert "scores.round-01.refused" not in slurm.run(["squeue", "-h", "--format=%j"]).stdout
+    events = [item.event for item in JobFolder(Path(spec.folder)).lines()]
+    assert events == ["intent", "refused"]
+
+
+@pytest.mark.parametrize("what", ["partition", "extra"])
+def test_refusal_ends_a_command_in_one_line(slurm: Slurm, slurm_cli: Cli, what: str) -> None:
     words, said, mend = WRONG[what]
     line = one_line(slurm_cli.run("round", "+round=1", *words.split(" "), n=2))
-    assert said in line and mend in line and "cluster.evaluate" in line, line
+    assert said in line and mend in line, line
     assert in_queue(slurm, slurm_cli) == ""
 
 
 def preflight(*words: str) -> str:
     """What is said before anything is submitted."""
-    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-        config = load(compose("config", overrides=["cluster=devcluster", "worker.n=2", *words]))
+    config = configured(*words)
     with pytest.raises(ConfigError) as error:
         ask_slurm(config, 1)
     return str(error.value)
@@ -122,10 +150,10 @@ def test_machine_without_slurm(slurm_cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["100%j", "back\\slash"])
-def test_path_that_sbatch_would_misread(slurm_cli: Cli, path: str) -> None:
-    runs = str(slurm_cli.folder / path).replace("\\", "\\\\")
-    line = one_line(slurm_cli.run("round", "+round=1", f'runs="{runs}"', n=2))
-    assert "sbatch cannot write to" in line and "runs=PATH" in line, line
+def test_path_that_sbatch_would_misread(slurm: Slurm, path: str) -> None:
+    escaped = path.replace("\\", "\\\\")
+    said = preflight(f'runs="/nowhere/{escaped}"')
+    assert "sbatch cannot write to" in said and "runs=PATH" in said, said
 
 
 def test_line_break_in_an_option(slurm: Slurm) -> None:
