@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ["scripts/quickstart", "scripts/test", "scripts/lib/bootstrap.sh", ".ci/run"]
+SCRIPTS = ["scripts/quickstart", "scripts/test", "scripts/lib/bootstrap.sh", ".ci/run",
+           "scripts/tail", "scripts/cancel", "slurm/devcluster", "slurm/round.sbatch",
+           "slurm/campaign.sbatch", "slurm/serve_agent.sbatch", "slurm/lib/driver.sh"]
 # All that the scripts may rely on besides Python (and apt, pip, nvidia-smi where they are asked)
 TOOLS = ["awk", "bash", "cat", "cut", "df", "dirname", "env", "flock", "grep", "mkdir", "sha256sum"]
 

@@ -84,3 +84,15 @@ def test_queued_jobs_run_what_was_submitted(slurm: Slurm, tmp_path: Path) -> Non
     until(lambda: (root / "policy" / "round-02.yaml").exists(), 90)
     logs = [path.read_text() for path in root.glob("round-01/jobs/*/attempt_*/log.txt")]
     assert logs and "not what was submitted" not in "".join(logs)
+
+
+def test_round_can_be_submitted_with_plain_sbatch(slurm: Slurm, tmp_path: Path) -> None:
+    """`sbatch slurm/round.sbatch 1 …` in the repository: a small job submits the round."""
+    sent = slurm.run([
+        "sbatch", "--parsable", "--wait", f"--output={tmp_path}/driver.out", f"--chdir={REPO}",
+        f"--export=ALL,AEVO_VENV={sys.prefix}", str(REPO / "slurm/round.sbatch"), "1",
+        "--config-dir=tests/conf", "model=regression", f"substrate={REGRESSION}",
+        f"runs={tmp_path}/runs", "worker.n=2", *QUICK])
+    log = (tmp_path / "driver.out").read_text()
+    assert sent.returncode == 0, sent.stderr + log
+    until(lambda: (tmp_path / "runs/regression-seed1/policy/round-02.yaml").exists(), 90)
