@@ -28,6 +28,9 @@ from aevo.records.io import Part, problems
 from aevo.records.job import Resources
 from aevo.sandbox.model import Setting
 
+# Options of Hydra's that are followed by a value.
+VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p",
+          "--experimental-rerun", "--shell-completion", "-sc")
 CONF = Path(__file__).parents[1] / "conf"
 # What later commands may not change; `aevo.start` compares these with campaign.yaml.
 PINNED = ("seed", "model", "agent.kind", "leaderboard", "policy", "substrate", "constitution",
@@ -181,8 +184,16 @@ def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
 
 def _flags_first(arguments: list[str]) -> list[str]:
     """`+round=3 -m seed=1,2` as `-m +round=3 seed=1,2`: Hydra takes overrides in one piece only."""
-    multirun = [word for word in arguments if word in ("-m", "--multirun")]
-    return multirun[:1] + [word for word in arguments if word not in ("-m", "--multirun")]
+    flags, overrides = [], []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif word not in flags:
+            flags.append(word)
+            if word in VALUED and (value := next(words, None)) is not None:
+                flags.append(value)
+    return flags + overrides
 
 
 def _explain(error: Exception) -> ConfigError:
