@@ -82,8 +82,10 @@ def spec(folder: Path, name: str, argv: list[str]) -> JobSpec:
                    steps=[Step(argv=argv, cwd=str(folder))])
 
 
-def waiting(count: Counter, waits: list[Callable[[], Any]], window: float) -> float:
-    """Calls a minute while all of `waits` wait, each in a thread that is left behind."""
+def waiting(
+    count: Counter, waits: list[Callable[[], Any]], window: float, end: Callable[[], Any]
+) -> float:
+    """Calls a minute while all of `waits` wait, each in a thread, until `end` cancels the jobs."""
 
     def quiet(call: Callable[[], Any]) -> None:
         try:
@@ -91,11 +93,16 @@ def waiting(count: Counter, waits: list[Callable[[], Any]], window: float) -> fl
         except (JobError, submitit.core.utils.UncompletedJobError):
             return  # cancelled at the end
 
-    for call in waits:
-        threading.Thread(target=quiet, args=(call,), daemon=True).start()
+    threads = [threading.Thread(target=quiet, args=(call,), daemon=True) for call in waits]
+    for thread in threads:
+        thread.start()
     before = count.calls()
     time.sleep(window)
-    return (count.calls() - before) * 60 / window
+    calls = count.calls() - before
+    end()
+    for thread in threads:  # else they would ask on in the next window
+        thread.join(60)
+    return calls * 60 / window
 
 
 def held(folder: Path, count: Counter, n: int, window: float) -> dict[str, tuple[float, float]]:
@@ -106,15 +113,15 @@ def held(folder: Path, count: Counter, n: int, window: float) -> dict[str, tuple
     for item in specs:
         submit(item, cluster)
     ours = (time.monotonic() - started) / n, (count.calls() - before) / n
-    rate = waiting(count, [lambda item=item: wait(item, cluster) for item in specs], window)
-    cancel_all(Layout(folder))
+    rate = waiting(count, [lambda item=item: wait(item, cluster) for item in specs], window,
+                   lambda: cancel_all(Layout(folder)))
     executor = submitit.SlurmExecutor(folder=folder / "submitit")
     executor.update_parameters(**PARAMETERS, additional_parameters={"hold": True})
     before, started = count.calls(), time.monotonic()
     jobs = [executor.submit(time.time) for _ in range(n)]
     theirs = (time.monotonic() - started) / n, (count.calls() - before) / n
-    their_rate = waiting(count, [job.result for job in jobs], window)
-    subprocess.run(["scancel", *(job.job_id for job in jobs)], check=True)
+    their_rate = waiting(count, [job.result for job in jobs], window, lambda: subprocess.run(
+        ["scancel", *(job.job_id for job in jobs)], check=True))
     return {
         f"submission of a candidate's {JOBS} jobs, N={n} [ms]":
             (1000 * JOBS * ours[0], 1000 * JOBS * theirs[0]),
