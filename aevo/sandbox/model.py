@@ -58,7 +58,8 @@ class Confinement(Part):
 
 
 def python_paths() -> list[str]:
-    """The running interpreter's folders, as they are named and as they resolve."""
+    """The running interpreter's folders, as they are named and as they resolve, and those that
+    packages are installed in beside it (`pip install --user`, a `.pth` file, a module's)."""
     named = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     hops = []
     hop = Path(sys.executable)
@@ -66,7 +67,8 @@ def python_paths() -> list[str]:
         hop = Path(os.path.normpath(hop.parent / hop.readlink()))
         hops.append(str(hop))
     found = [*named, *(os.path.realpath(path) for path in named)]
-    return outermost([*found, *hops])
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    return outermost([*found, *hops, *packages, *(os.path.realpath(path) for path in packages)])
 
 
 def outermost(paths: Iterable[str]) -> list[str]:
