@@ -1,5 +1,6 @@
 """Language models in every role, over real HTTP: whole rounds, faults, and kills at any point."""
 
+import json
 import os
 import shutil
 import signal
@@ -24,12 +25,13 @@ from tests.conftest import Cli, until
 from tests.fake_faults import Fault, error, rate_limited
 from tests.fake_openai import FakeOpenAI
 from tests.openai_support import KEY
+from tests.role_brains import by_role
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with FakeOpenAI(researcher, key=KEY) as running:
+    with FakeOpenAI(by_role(researcher), key=KEY) as running:
         yield running
 
 
@@ -51,11 +53,37 @@ def test_round_of_eight_language_models(cli: Cli, server: FakeOpenAI) -> None:
     assert all(item.selected and item.selected.dev != item.claims.claimed_dev
                for item in explorers)
     assert sum(not item.change.empty for item in explorers) >= 5
-    assert read(Evidence, files.evidence).round == 1
-    assert read(Policy, cli.layout().policy(2)).round == 2
+    check_roles(cli.layout(), server.model)
     secrets = [path for path in cli.layout().root.rglob("*")
                if path.is_file() and KEY.encode() in path.read_bytes()]
     assert secrets == [], "the key was written to a file"
+
+
+def check_roles(layout: Layout, model: str) -> None:
+    """Collector and meta were the model too, and the records say so."""
+    files = layout.round(1)
+    prose = read(Evidence, files.evidence).prose
+    assert prose is not None and prose.author == model
+    session = json.loads((files.meta / "session.json").read_text())
+    assert session["author"] == model
+    assert read(Policy, layout.policy(2)).round == 2
+
+
+def test_round_of_eight_language_models_on_the_tiny_model(
+    tmp_path: Path, server: FakeOpenAI
+) -> None:
+    """The embedded default itself, with few training steps."""
+    overrides = [*agent(server), f"runs={tmp_path}/runs", "+round=1", "worker.anchor_seeds=1",
+                 "model.dev_items=60", "model.hidden_items=60",
+                 "+model.recipe.train.steps=6", "+model.recipe.data.examples=400"]
+    done = subprocess.run([sys.executable, "-m", "aevo.round", *overrides], capture_output=True,
+                          text=True, cwd=tmp_path, timeout=500)
+    assert done.returncode == 0, done.stderr
+    layout = Layout(tmp_path / "runs" / "tiny-seed1")
+    manifests = [read(Manifest, layout.round(1).candidate(f"c{n:02d}").manifest)
+                 for n in range(8)]
+    assert [item.status for item in manifests] == ["ok"] * 8
+    check_roles(layout, server.model)
 
 
 def test_wrong_endpoint_is_one_line_before_anything_is_submitted(
