@@ -10,8 +10,7 @@ submitted at once, each waiting for the one before it; the command then only fol
 """
 
 from aevo.config import Config, hydra_main
-from aevo.dryrun import show_graph
-from aevo.report import write_report
+from aevo.dryrun import ask_slurm, show_graph
 from aevo.round import is_finished, run_round, show_submitted, submit_round
 from aevo.start import free_space, open_campaign
 
@@ -22,6 +21,7 @@ def main(config: Config) -> None:
     if config.dry_run:
         show_graph(config, list(numbers), "python -m aevo.campaign")
         return
+    ask_slurm(config, 1)
     layout, campaign = open_campaign(config)
     free_space(layout)
     print(f"campaign {layout.root}: {config.rounds} rounds of {config.worker.n} candidates, "
@@ -36,6 +36,8 @@ def main(config: Config) -> None:
             return
     for number in unfinished:
         run_round(config, layout, campaign, number, stay=True)
+    from aevo.report import write_report  # a second of imports that most commands do without
+
     print(f"report: {write_report(layout.root)}", flush=True)
 
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from aevo import snapshot
 from aevo.config import Config, hydra_main
-from aevo.dryrun import show_graph
+from aevo.dryrun import ask_slurm, show_graph
 from aevo.errors import ConfigError, JobError
 from aevo.follow import follow
 from aevo.graph import round_jobs
@@ -40,6 +40,7 @@ def main(config: Config) -> None:
         number = config.round or next_round(Layout(config.root))
         show_graph(config, [number], "python -m aevo.round")
         return
+    ask_slurm(config, config.round or 1)
     layout, campaign = open_campaign(config)
     free_space(layout)
     number = config.round or next_round(layout)

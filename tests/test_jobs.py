@@ -18,7 +18,7 @@ from aevo.jobs.folder import JobFolder
 from aevo.jobs.script import DEPTH
 from aevo.jobs.state import observe
 from aevo.jobs.submit import submit, wait
-from aevo.records.io import read, read_lines
+from aevo.records.io import read
 from aevo.records.job import JobEnd, JobSpec, LedgerLine, Resources, Running, Step
 from tests.conftest import until
 
@@ -49,7 +49,7 @@ def test_job_runs_once_and_is_finished_by_its_product(
     wait(spec, cluster)
     assert submit(spec, cluster).phase == "finished"
     assert Path(spec.product).read_text() == "x"
-    events = sorted(line.event for line in read_lines(LedgerLine, JobFolder(Path(spec.folder)).ledger))
+    events = sorted(line.event for line in JobFolder(Path(spec.folder)).lines())
     assert events == ["intent", "started", "submitted"]
 
 

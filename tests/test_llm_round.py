@@ -174,7 +174,8 @@ def test_every_fault_and_a_kill_at_every_turn_end_in_the_same_manifest(
     kills, seen = 0, 0
     while not bench.here.manifest.exists():
         worker = bench.start()
-        until(lambda process=worker: bench.lines() > seen or process.poll() is not None, 60)
+        until(lambda process=worker, seen=seen:  # type: ignore[misc]
+              bench.lines() > seen or process.poll() is not None, 60)
         if worker.poll() is None and kills < 14:
             os.killpg(worker.pid, signal.SIGKILL)
             kills += 1

@@ -29,6 +29,8 @@ def argv(spec: JobSpec, step: Step, command: Sequence[str] | None = None) -> lis
         return step.argv if ranks == 1 else _torchrun(spec, step)
     container = spec.launch.container
     inner = [sys.executable, str(RANK), str(_port(spec)), *step.argv] if ranks > 1 else step.argv
+    if container.python and container.kind != "none":
+        inner = [container.python if word == sys.executable else word for word in inner]
     if container.kind == "apptainer":
         inner = _apptainer(container, step, spec.resources.gpus > 0) + inner
     if ranks == 1 and container.kind != "pyxis":

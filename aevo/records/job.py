@@ -42,12 +42,14 @@ class Resources(Part):
 
 class Container(Part):
     """What the commands of a training stack run in on a compute node. `mounts` are
-    `source:destination`; `arguments` go to srun (pyxis) or to `apptainer exec`."""
+    `source:destination`; `arguments` go to srun (pyxis) or to `apptainer exec`; `python` is the
+    interpreter inside, null for the path of ours."""
 
     kind: Literal["none", "pyxis", "apptainer"] = "none"
     image: str | None = None
     mounts: list[str] = []
     arguments: list[str] = []
+    python: str | None = None
 
 
 class Queue(Part):

@@ -265,7 +265,8 @@ def broken(commands: Cli) -> Path:
     catalogue.write_text(catalogue.read_text() + (
         "- id: broken\n  category: data_construction\n  brief: Break it.\n"
         "  knobs: [train/fit.py]\n  moves:\n  - id: divide\n    why: to fail\n"
-        "    patch: [{file: train/fit.py, find: \"reached = 0.0,\", replace: \"reached = 1 // 0,\"}]\n"))
+        "    patch: [{file: train/fit.py, find: \"reached = 0.0,\","
+        " replace: \"reached = 1 // 0,\"}]\n"))
     done = commands.plain("substrate", "freeze", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
