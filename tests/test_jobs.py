@@ -18,8 +18,9 @@ from aevo.jobs.folder import JobFolder
 from aevo.jobs.script import DEPTH
 from aevo.jobs.state import observe
 from aevo.jobs.submit import submit, wait
+from aevo.jobs.watch import OwnerGone, Watch
 from aevo.records.io import read
-from aevo.records.job import JobEnd, JobSpec, LedgerLine, Resources, Running, Step
+from aevo.records.job import JobEnd, JobSpec, LedgerLine, Queue, Resources, Running, Step
 from tests.conftest import until
 
 
@@ -200,3 +201,18 @@ def test_answer_lost_after_the_intent_is_submitted_again(
     job.ledger.write_text(line.model_dump_json() + "\n")
     assert observe(job).phase == "lost"
     assert wait(spec, cluster).attempt == 2
+
+
+def test_job_that_has_left_its_product_outlives_its_worker(tmp_path: Path) -> None:
+    """A worker may finish as soon as the scores are there, before the job's process has ended."""
+    owner = tmp_path / "jobs" / "c00-worker"
+    queue = Queue(cache=str(tmp_path / "queue.json"), poll_s=60, settle_s=0, watch_s=0)
+    done = python_job(tmp_path, "c00-worker", LEAVE)
+    JobFolder(owner).root.mkdir(parents=True)
+    JobFolder(owner).spec.write_text(done.model_dump_json())
+    Path(done.product).touch()
+    spec = python_job(tmp_path, "c00-evaluate-1", LEAVE, owner=str(owner), queue=queue)
+    with pytest.raises(OwnerGone, match="c00-worker has ended"):
+        Watch(spec).look()
+    Path(spec.product).touch()
+    Watch(spec).look()

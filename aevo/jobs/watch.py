@@ -24,6 +24,7 @@ class Watch:
     """Looks at the owner of a job, every `watch_s` seconds, where it has one and runs on Slurm."""
 
     def __init__(self, spec: JobSpec) -> None:
+        self.product = Path(spec.product)
         self.owner = JobFolder(Path(spec.owner)) if spec.owner and spec.queue else None
         self.pause_s = min(spec.queue.watch_s, 5.0) if spec.queue else 3600.0
         self.every_s = spec.queue.watch_s if spec.queue else 0.0
@@ -39,6 +40,8 @@ class Watch:
         if self.owner is None or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self.every_s
+        if self.product.exists():  # done but for its last breath; the worker need not wait for it
+            return
         state = observe(self.owner)
         self._gone = 0 if state.alive else self._gone + 1
         if state.phase == "finished" or state.cancelled or self._gone > 1:
