@@ -45,3 +45,9 @@ class Trace:
         event = Event(seq=len(self.events), time=time.time(), kind=kind, **fields)
         append_line(self.path, event)
         self.events.append(event)
+
+
+if __name__ == "__main__":
+    from aevo import cli, traceview
+
+    cli.run(traceview.main)
