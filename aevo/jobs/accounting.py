@@ -1,0 +1,218 @@
+"""All jobs of a round looked at once, and what they took: queue wait, run time, GPU-hours.
+
+Times come from the jobs' own records (ledger, end.json, the last sign of life of an attempt that
+could not leave one), never from Slurm's accounting: they are the same where there is none.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aevo.jobs.folder import JobFolder, JobState, last_attempt
+from aevo.jobs.queue import QueuedJob, Snapshot, call, snapshot
+from aevo.jobs.state import current_id, observe
+from aevo.jobs.waits import queue_seconds
+from aevo.records.io import read
+from aevo.records.job import JobSpec, LedgerLine
+
+SACCT_DEADLINE_S = 5.0
+SACCT_FIELDS = ("JobIDRaw", "State", "NodeList", "ExitCode")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One job as it was found; `row` is squeue's, None where it has none or was not asked."""
+
+    job: JobFolder
+    spec: JobSpec
+    lines: list[LedgerLine]
+    state: JobState
+    row: QueuedJob | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """True if a person has cancelled it."""
+        return self.state.cancelled
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The jobs by name, at one time. `error` is what squeue said instead of an answer."""
+
+    time: float
+    jobs: dict[str, Seen]
+    error: str = ""
+
+    @property
+    def on_slurm(self) -> bool:
+        """True if some of the jobs were submitted to Slurm."""
+        return any(seen.spec.queue is not None for seen in self.jobs.values())
+
+
+def survey(folders: Iterable[JobFolder]) -> Survey:
+    """Looks at jobs that were ever submitted.
+
+    The scheduler is asked at most once for each file that its answer is shared through, and not
+    at all when the records tell everything. If it does not answer, jobs whose records do not tell
+    are `unknown`, and it is not asked again.
+    """
+    found: dict[str, Seen] = {}
+    answers: dict[str, Snapshot] = {}
+    error = ""
+    for job in folders:
+        if not job.spec.exists():
+            continue
+        spec, lines = read(JobSpec, job.spec), job.lines()
+        if spec.queue is None or not lines or _on_record(job, spec, lines):
+            found[spec.name] = Seen(job, spec, lines, observe(job))
+            continue
+        known = Snapshot(time=0.0, error=error) if error else answers.get(spec.queue.cache)
+        if known is None:
+            known = answers[spec.queue.cache] = snapshot(spec.queue)
+        error = error or known.error
+        job_id = current_id(lines, known)
+        if known.error:
+            attempt = last_attempt(lines)
+            state = JobState(spec.name, "unknown", attempt, job.log(attempt), job_id=job_id,
+                             reason=known.error)
+        else:
+            state = observe(job)
+        found[spec.name] = Seen(job, spec, lines, state, known.job(job_id) if job_id else None)
+    return Survey(time.time(), found, error)
+
+
+def _on_record(job: JobFolder, spec: JobSpec, lines: list[LedgerLine]) -> bool:
+    """True if the records say how the job stands, without the scheduler."""
+    end = job.ended(last_attempt(lines))
+    return (Path(spec.product).exists() or (end is not None and not end.requeued)
+            or lines[-1].event == "refused")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a job took until now, all attempts together. Seconds; `wait_s` is time in the queue
+    after all that it waits for had ended."""
+
+    wait_s: float = 0.0
+    run_s: float = 0.0
+    gpu_hours: float = 0.0
+
+
+def spent(seen: Seen, now: float) -> Spent:
+    """What a job took until `now` (Unix time).
+
+    An attempt that was killed counts until its last sign of life (its log), so for one that wrote
+    nothing for long the figures are lower bounds.
+    """
+    asked = seen.spec.resources
+    run_s = sum(end - begin for begin, end in _runs(seen, now))
+    released = _released(seen.spec)
+    until = now if seen.state.alive else min(now, _last_sign(seen.job, seen.state.attempt) or now)
+    wait_s = 0.0
+    if released is not None and seen.lines:
+        wait_s = max(0.0, queue_seconds([seen.job.root], released, until))
+    return Spent(wait_s, run_s, run_s * asked.gpus * asked.nodes / 3600)
+
+
+def _runs(seen: Seen, now: float) -> Iterator[tuple[float, float]]:
+    """Begin and end of each attempt that started."""
+    for line in seen.lines:
+        if line.event != "started":
+            continue
+        end = seen.job.ended(line.attempt)
+        if end is not None and end.by == "job":
+            # the file's own time would lie in a copied campaign, so it is bounded
+            last = min(line.time + end.seconds, seen.job.end(line.attempt).stat().st_mtime)
+        elif line.attempt == seen.state.attempt and seen.state.alive:
+            last = now
+        else:
+            later = [other.time for other in seen.lines if other.attempt > line.attempt]
+            sign = _last_sign(seen.job, line.attempt)
+            last = min([sign if sign is not None else now, *later])
+        yield line.time, max(line.time, last)
+
+
+def _last_sign(job: JobFolder, attempt: int) -> float | None:
+    """When an attempt that has ended was last seen."""
+    end = job.ended(attempt) if attempt else None
+    paths = [job.log(attempt)] if end is None or end.by == "scheduler" else [job.end(attempt)]
+    times = [path.stat().st_mtime for path in paths if path.exists()]
+    times += [line.time for line in job.lines() if line.attempt == attempt]
+    return max(times, default=None)
+
+
+def _released(spec: JobSpec) -> float | None:
+    """When the last job that this one waits for had ended; None if one of them has not."""
+    last = 0.0
+    for folder in (*spec.after, *spec.needs):
+        parent = JobFolder(Path(folder))
+        lines = parent.lines()
+        end = parent.end(last_attempt(lines))
+        product = Path(read(JobSpec, parent.spec).product) if parent.spec.exists() else None
+        if product is not None and product.exists():
+            last = max(last, product.stat().st_mtime)
+        elif end.exists():
+            last = max(last, end.stat().st_mtime)
+        else:
+            return None
+    return last
+
+
+def fate_unknown(seen: Seen, now: float) -> bool:
+    """True for a job that Slurm has done with, or forgotten, and that has left no record for
+    longer than the filesystem may lag."""
+    if seen.state.phase != "ending" or seen.spec.queue is None:
+        return False
+    return now - (_last_sign(seen.job, seen.state.attempt) or 0.0) > seen.spec.queue.settle_s
+
+
+@dataclass(frozen=True)
+class Accounted:
+    """What sacct says of one start of a job: `TIMEOUT`, `NODE_FAIL`, `OUT_OF_MEMORY`, …"""
+
+    state: str
+    node: str
+    exit_code: str
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """sacct's answer: the starts of each job, oldest first; `error` if it gave none."""
+
+    time: float
+    starts: dict[str, list[Accounted]]
+    error: str = ""
+
+
+def accounts(job_ids: Iterable[str]) -> Accounts:
+    """Asks sacct once for all starts of these jobs, with a short deadline; requeued ones too."""
+    ids = sorted({job_id for job_id in job_ids if job_id})
+    asked = time.time()
+    code, text, said = call(
+        ["sacct", "--noheader", "--allocations", "--duplicates", "--parsable2",
+         f"--jobs={','.join(ids) or '1'}", f"--format={','.join(SACCT_FIELDS)}"],
+        SACCT_DEADLINE_S,
+    )
+    found = Accounts(asked, {}, "" if code == 0 else said or f"sacct ended with exit code {code}")
+    for line in text.splitlines() if code == 0 else []:
+        fields = line.split("|")
+        if len(fields) == len(SACCT_FIELDS):
+            job_id, state, node, exit_code = fields
+            node = "" if node == "None assigned" else node
+            found.starts.setdefault(job_id, []).append(Accounted(state, node, exit_code))
+    return found
+
+
+class Accounting:
+    """sacct for a view that refreshes: one question per `every_s`, the last answer otherwise."""
+
+    def __init__(self, every_s: float = 60.0) -> None:
+        self.every_s = every_s
+        self._last = Accounts(0.0, {})
+
+    def ask(self, job_ids: Iterable[str]) -> Accounts:
+        """The answer for these jobs, at most `every_s` old."""
+        if time.time() - self._last.time >= self.every_s:
+            self._last = replace(accounts(job_ids), time=time.time())
+        return self._last
