@@ -197,6 +197,8 @@ class Index:
         """Groups n-grams by item and piece; n-grams never reach over the end of a piece, for the
         separator behind it is in no item."""
         at, posting = self.ngrams.lookup(windows.all(self.n))
+        if not len(at):
+            return
         pieces = int(batch.piece_of[-1]) + 1
         wide = self.n + self.longest
         group = self.ngrams.items[posting] * pieces + batch.piece_of[at]

@@ -14,7 +14,10 @@ space is small, whole lines. The template is derived from the items: n-grams tha
 a small fraction of them say nothing. The rest must cover at least half of what is distinctive in
 the item *and* enough of it: each tile of four words counts log2(items / items that have it) bits,
 and a near-copy needs `EVIDENCE_BITS`, more than rows times items times data sets can bring about by
-chance. Measured in tests/test_integrity.py.
+chance. Measured: 150 honest data sets of substrate/default (both presets, four recipes, 660,000
+rows) against 288,000 items: none found; the best chance neighbour reached 48.5 of the 60 bits. With
+one line changed, most items of the preset `challenge` are found (bits, gravity, cipher nearly all,
+numeral hardly any); of `tiny`, whose items are shorter, none: there only copies are.
 """
 
 import time
