@@ -13,17 +13,21 @@ from aevo.cluster import ClusterSettings
 from aevo.config import AgentSettings, ModelSettings
 from aevo.errors import AevoError, JobError
 from aevo.graph import evaluation_job, training_job
+from aevo.inspection import Inspector
+from aevo.integrity import IntegrityError
+from aevo.integrity.proof import check_scores
 from aevo.jobs.ending import cancel
 from aevo.jobs.folder import JobFolder, tail
 from aevo.jobs.state import observe
 from aevo.jobs.submit import submit, wait
 from aevo.layout import CandidateLayout, Layout, RoundLayout, RunLayout
 from aevo.records.campaign import Campaign
+from aevo.records.inspection import Inspection
 from aevo.records.io import Part, read
 from aevo.records.job import JobSpec
 from aevo.records.manifest import CheckpointScore
 from aevo.records.plan import CandidatePlan, Plan
-from aevo.records.scores import Score, Scores, TrainingResult
+from aevo.records.scores import Score, Scores
 from aevo.sandbox.model import Setting
 from aevo.selection import Criterion, criterion_of
 from aevo.substrate import Substrate
@@ -123,7 +127,7 @@ class Broker:
 
     def wait(self, number: int) -> RunStatus:
         """Waits for run `number`; a lost job is submitted again and resumes from its state."""
-        run = self._known(number)
+        self._known(number)
         spec = self.train_spec(number)
         try:
             wait(spec, self.cluster)
@@ -132,13 +136,26 @@ class Broker:
             self._log(f"run {number} failed: {state.message}")
             return RunStatus(run=number, status="failed", failure=error.what,
                              log=tail(state.log, 30))
-        result = read(TrainingResult, run.result)
+        found = self.inspection(number)
+        if found.result is None or found.failure is not None:
+            self._log(f"run {number} refused: {found.failure}")
+            self.trace.note("note", run=number, refused=found.failure)
+            return RunStatus(run=number, status="refused", failure=found.failure)
+        if found.refused:
+            self.trace.note("note", run=number, refused=found.refused)
+        result = found.result
         self._log(f"run {number} {result.status}, loss {_figure(result.final_loss)}")
         return RunStatus(
             run=number, status=result.status, final_loss=result.final_loss,
-            checkpoints=[Path(item.path).name for item in result.checkpoints],
-            failure="training diverged" if result.status != "ok" else None,
+            checkpoints=list(found.adapters), failure=_why(result.status, found.refused),
         )
+
+    def inspection(self, number: int) -> Inspection:
+        """The trusted look at a run that has ended, made once."""
+        run = self.files.run(number)
+        inspector = Inspector(self.substrate, Path(self.campaign.base_path),
+                              [self.layout.dev_items, self.layout.hidden_items])
+        return inspector.inspect(run, self.train_spec(number), self.seed(number))
 
     def settle(self, number: int) -> str:
         """Ends run `number` if it is still going; returns why it has no result."""
@@ -162,8 +179,12 @@ class Broker:
         run = self._known(number)
         if not run.result.exists():
             raise BrokerError(f"run {number} has no result yet", "wait for it first")
-        if not read(TrainingResult, run.result).checkpoints:
-            raise BrokerError(f"run {number} left no checkpoint")
+        found = self.inspection(number)
+        if found.failure is not None:
+            raise BrokerError(f"run {number} does not count: {found.failure}")
+        if not found.adapters:
+            raise BrokerError(f"run {number} left no checkpoint that counts",
+                              "; ".join(found.refused.values()))
         self.substrate.verify(self.campaign.pins.substrate)
         wait(self.evaluate_spec(number), self.cluster)
         scores = self.scores(number)
@@ -192,11 +213,16 @@ class Broker:
         """The evaluation record of a run, checked against the campaign's item set.
 
         Raises:
-            JobError: the scores are of other items than the campaign's.
+            JobError: the scores are of other items or adapters, or older than the run.
         """
-        scores = read(Scores, self.files.run(number).scores)
-        if scores.items_sha256 != self.campaign.pins.dev_items:
-            raise JobError(f"{self.files.run(number).scores} is of other items than the campaign's")
+        path, found = self.files.run(number).scores, self.inspection(number)
+        scores = read(Scores, path)
+        try:
+            check_scores(scores, found.adapters, self.campaign.pins.dev_items,
+                         written=path.stat().st_mtime,
+                         trained=found.proof.ended if found.proof else None)
+        except IntegrityError as error:
+            raise JobError(f"{path}: {error}") from error
         return scores
 
     def criterion(self, number: int) -> Criterion:
@@ -205,10 +231,10 @@ class Broker:
 
     def checkpoint_scores(self, number: int) -> list[CheckpointScore]:
         """Scored checkpoints of a run in step order, without those the evaluator refused."""
-        run = self.files.run(number)
         criterion, scores = self.criterion(number), self.scores(number)
         found = []
-        for item in read(TrainingResult, run.result).checkpoints:
+        result = self.inspection(number).result
+        for item in result.checkpoints if result else []:
             name = Path(item.path).name
             score = scores.scores.get(name)
             if score is None or score.dev is None or score.adapter_sha256 is None:
@@ -230,10 +256,7 @@ class Broker:
     def evaluate_spec(self, number: int) -> JobSpec:
         """The evaluation job of run `number`: the pristine substrate, no code of the fork."""
         run = self.files.run(number)
-        adapters = {
-            Path(item.path).name: run.output / item.path
-            for item in read(TrainingResult, run.result).checkpoints
-        }
+        adapters = {name: run.adapter(name) for name in self.inspection(number).adapters}
         return evaluation_job(
             self.layout, self.round, run, self.substrate, self.model, self.campaign.base_path,
             adapters, self.campaign.name,
@@ -258,6 +281,13 @@ class Broker:
 
     def _log(self, text: str) -> None:
         roundlog.note(self.round.log, self.candidate.id, text)
+
+
+def _why(status: str, refused: dict[str, str]) -> str | None:
+    """What an agent should know of a run beside its status."""
+    said = ["training diverged"] if status != "ok" else []
+    said += [f"checkpoint {name} was refused: {reason}" for name, reason in refused.items()]
+    return "; ".join(said) or None
 
 
 def _figure(value: float | None) -> str:

@@ -11,13 +11,12 @@ it fails, the computed sentences stand alone and the record says why (`aevo.agen
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from aevo import cli, narrative
 from aevo.agent.collector_agent import write_prose
 from aevo.agent.single_tool import endpoint_of
-from aevo.errors import ConfigError, RecordError
+from aevo.errors import ConfigError
 from aevo.evidence import build
 from aevo.facts import CandidateFacts, RoundFacts, read_round, read_rounds
 from aevo.layout import Layout, RoundLayout
@@ -27,7 +26,7 @@ from aevo.records.campaign import Campaign
 from aevo.records.evidence import Evidence
 from aevo.records.manifest import Manifest, Selected
 from aevo.records.policy import Policy
-from aevo.records.scores import DomainScore, TrainingResult
+from aevo.records.scores import DomainScore
 
 
 def main(arguments: list[str]) -> None:
@@ -110,10 +109,9 @@ def _entry(folder: RoundLayout, manifest: Manifest) -> Entry | None:
     run = folder.candidate(manifest.candidate).run(selected.run) if selected else None
     if selected is None or run is None:
         return None
-    try:
-        adapter = _adapter(manifest, selected, run.result)
-    except RecordError as error:
-        print(f"{manifest.candidate} is not submitted: {error}", file=sys.stderr)
+    adapter = run.adapter(selected.checkpoint)
+    if not adapter.is_dir():
+        print(f"{manifest.candidate} is not submitted: {adapter} is missing", file=sys.stderr)
         return None
     return Entry(
         candidate=manifest.candidate,
@@ -123,26 +121,6 @@ def _entry(folder: RoundLayout, manifest: Manifest) -> Entry | None:
         adapter_sha256=selected.adapter_sha256,
         dev=selected.dev,
     )
-
-
-def _adapter(manifest: Manifest, selected: Selected, result: Path) -> Path:
-    """Folder of the selected adapter, found through the training result by its step."""
-    steps = _steps(manifest, selected)
-    for checkpoint in io.read(TrainingResult, result).checkpoints:
-        folder = result.parent / checkpoint.path
-        if checkpoint.step in steps and folder.is_dir():
-            return folder
-    raise RecordError(f"the adapter of {selected.checkpoint} is missing beside {result}")
-
-
-def _steps(manifest: Manifest, selected: Selected) -> Sequence[int]:
-    return [
-        checkpoint.step
-        for run in manifest.runs
-        if run.number == selected.run
-        for checkpoint in run.checkpoints
-        if checkpoint.name == selected.checkpoint
-    ]
 
 
 if __name__ == "__main__":

@@ -38,6 +38,15 @@ class RunLayout:
         return self.output / "metrics.jsonl"
 
     @property
+    def inspection(self) -> Path:
+        """The trusted look at the run, and beside it the adapters that were taken from it."""
+        return self.candidate / "checked" / str(self.number) / "inspection.json"
+
+    def adapter(self, checkpoint: str) -> Path:
+        """The trusted copy of a checkpoint's adapter: what is evaluated and submitted."""
+        return self.inspection.parent / "adapters" / checkpoint
+
+    @property
     def evaluation(self) -> Path:
         return self.candidate / "eval" / str(self.number)
 

@@ -32,7 +32,6 @@ from aevo.records.change import Change
 from aevo.records.io import finished, read, write_json
 from aevo.records.manifest import CheckpointScore, Cost, Manifest, Selected, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
-from aevo.records.scores import TrainingResult
 from aevo.substrate import open_substrate
 from aevo.trace import Trace
 
@@ -168,19 +167,25 @@ def training_run(broker: Broker, number: int) -> TrainingRun:
     """One run as its records tell it; a run without a result says why."""
     run = broker.files.run(number)
     substrate = broker.substrate
-    result = read(TrainingResult, run.result) if run.result.exists() else None
-    scored = broker.checkpoint_scores(number) if run.scores.exists() and result else []
+    found = broker.inspection(number) if run.result.exists() else None
+    result = found.result if found else None
+    refused = found.failure if found else None
+    counts = result is not None and refused is None
+    scored = broker.checkpoint_scores(number) if counts and run.scores.exists() else []
     failure = None
-    if result is None:
+    if refused is not None:
+        failure = f"run {number} does not count: {refused}"
+    elif result is None:
         failure = f"run {number}: {broker.settle(number)}"
     elif result.status != "ok":
         failure = f"run {number}: {result.status}"
     return TrainingRun(
-        number=number, seed=broker.seed(number), status=result.status if result else "failed",
+        number=number, seed=broker.seed(number),
+        status=result.status if result and counts else "failed",
         steps=result.steps if result else 0, final_loss=result.final_loss if result else None,
         tokens=result.tokens if result else 0, seconds=result.seconds if result else 0.0,
         recipe_sha256=substrate.recipe_sha256(run.fork),
-        data_sha256=result.data_sha256 if result else None,
+        data_sha256=found.proof.data_sha256 if found and found.proof else None,
         change=substrate.diff(run.fork, broker.round.standing), checkpoints=scored,
         failure=failure,
     )

@@ -284,7 +284,7 @@ def write_run(
     domains = {name: DomainScore(accuracy=n / ITEMS, n=ITEMS) for name, n in right.items()}
     write_text(run.predictions("step-000050"), prediction_lines(tuple(right.items())))
     write_text(run.train / "whole.json", whole.model_dump_json())
-    write_text(run.output / "checkpoints/step-000050/adapter_model.safetensors", "")
+    write_text(run.adapter("step-000050") / "adapter_model.safetensors", "")
     result = TrainingResult(
         status="ok",
         steps=50,

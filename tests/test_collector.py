@@ -182,7 +182,7 @@ def test_missing_predictions_cost_the_comparison_only(layout: Layout) -> None:
 def test_a_lost_adapter_is_not_submitted(
     layout: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.rmtree(layout.round(1).candidate("c01").run(1).output / "checkpoints")
+    shutil.rmtree(layout.round(1).candidate("c01").run(1).adapter("step-000050"))
     evidence = collect(layout)
     assert "c01" not in submitted(layout)
     assert evidence.candidates[1].lb is None
