@@ -13,6 +13,7 @@ with a FAILURE as in `Failure`. Writes nothing.
 """
 
 import argparse
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,10 +37,10 @@ SLURM_WORDS = ("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "CANCELLED", "PREEMPTED"
 
 
 class Failure(Part):
-    """One attempt that did not do its work. `outcome` is `exit N`, or OUT_OF_MEMORY, TIMEOUT,
-    NODE_FAIL, CANCELLED, REFUSED, LOST; `cause` is a named one found in the log (CUDA out of
-    memory, diverged …); `text` the last traceback or else the last lines; `requeued`: it ran
-    again."""
+    """One attempt that did not do its work. `outcome` is `exit N` or `signal NAME`, or
+    OUT_OF_MEMORY, TIMEOUT, NODE_FAIL, CANCELLED, REFUSED, LOST; `cause` is a named one found in the
+    log (CUDA out of memory, diverged …); `text` the last traceback or else the last lines;
+    `requeued`: it ran again."""
 
     round: int | None
     job: str
@@ -124,11 +125,19 @@ def _silent(item: Seen, attempt: int, said: Accounts) -> Failure:
         message = f"Slurm says {word}" if word else "it was killed and left no word"
     outcome = word.split(" ")[0]
     if outcome == "FAILED" and start is not None:
-        outcome = f"exit {start.exit_code.split(':')[0]}"
+        outcome = _exit(start.exit_code)
     elif outcome == "COMPLETED":
         outcome = "exit 0"
-    return _failure(item, attempt, outcome if outcome in SLURM_WORDS or outcome[:4] == "exit"
-                    else "LOST", message, node, again)
+    known = outcome in SLURM_WORDS or outcome.startswith(("exit", "signal"))
+    return _failure(item, attempt, outcome if known else "LOST", message, node, again)
+
+
+def _exit(text: str) -> str:
+    """sacct's `code:signal` in words."""
+    code, _, number = text.partition(":")
+    if code == "0" and number.isdigit() and int(number) in set(signal.Signals):
+        return f"signal {signal.Signals(int(number)).name}"
+    return f"exit {code}"
 
 
 def _start(item: Seen, attempt: int, said: Accounts) -> Accounted | None:

@@ -26,7 +26,7 @@ from rich.text import Text
 from aevo.cli import run
 from aevo.errors import RecordError
 from aevo.graph import candidate_ids, worker_name
-from aevo.jobs.accounting import Seen, Spent, Survey, spent, survey
+from aevo.jobs.accounting import Seen, Spent, Survey, fate_unknown, spent, survey
 from aevo.jobs.folder import JobFolder, tail
 from aevo.jobs.problems import Problems
 from aevo.jobs.reasons import Problem
@@ -132,7 +132,8 @@ def _candidate(
     here = files.candidate(name)
     worker = seen.jobs.get(worker_name(name))
     runs = _runs(name, seen)
-    live = next((item for item in reversed(runs) if item.state.alive), None)
+    live = next((item for item in reversed(runs)
+                 if item.state.alive and not fate_unknown(item, seen.time)), None)
     row = _single(name, seen, live or worker, "")
     hours = sum(spent(item, seen.time).gpu_hours for item in runs)
     row = row.model_copy(update={
@@ -173,6 +174,8 @@ def _single(name: str, seen: Survey, item: Seen | None = None, job: str | None =
     phase = {"none": "not submitted", "finished": "done"}.get(state.phase, state.phase)
     if state.cancelled:
         phase = "cancelled"
+    elif fate_unknown(item, seen.time):
+        phase = "no record"
     used = spent(item, seen.time) if item.lines else Spent()
     waits = item.row is not None and state.phase == "queued"
     start = item.row.start if item.row and waits and item.row.start[:1].isdigit() else None

@@ -137,11 +137,11 @@ def killed(jobs: Jobs) -> JobFolder:
 def test_attempts_without_a_word_are_told_by_sacct(jobs: Jobs, fake: FakeSlurm) -> None:
     killed(jobs)
     fake.queue(("10", "RUNNING", "None", "N/A"))
-    fake.say("sacct", "10|NODE_FAIL|cpu-0|0:0\n10|FAILED|cpu-1|9:0\n10|RUNNING|cpu-1|0:0\n")
+    fake.say("sacct", "10|NODE_FAIL|cpu-0|0:0\n10|FAILED|cpu-1|0:9\n10|RUNNING|cpu-1|0:0\n")
     first, second = failures(jobs.layout)
     assert (first.attempt, first.outcome, first.node) == (1, "NODE_FAIL", "cpu-0")
     assert first.requeued and first.text == ["turn 1"]
-    assert (second.attempt, second.outcome, second.node) == (2, "exit 9", "cpu-1")
+    assert (second.attempt, second.outcome, second.node) == (2, "signal SIGKILL", "cpu-1")
     assert fake.calls("sacct") == 1
 
 

@@ -142,10 +142,24 @@ def test_job_without_record_asks_sacct_once(jobs: Jobs, fake: FakeSlurm) -> None
     fake.say("sacct", "10|NODE_FAIL|h200-3|0:0\n")
     problems = Problems()
     for _ in range(3):
-        found = status(jobs.layout, 1, problems).problems
+        now = status(jobs.layout, 1, problems)
+    found = now.problems
+    assert (row(now, "c00").phase, row(now, "c00").run_s) == ("no record", 10)
     assert [item.job for item in found] == ["c00-worker"]
     assert "NODE_FAIL" in found[0].problem and "same command again" in found[0].mend
     assert fake.calls("sacct") == 1
+
+
+def test_training_without_record_is_its_workers_business(jobs: Jobs, fake: FakeSlurm) -> None:
+    jobs.running(jobs.submitted("c00-worker", "10"), 90, log="turn 1\n")
+    train = jobs.submitted("c00-train-1", "11")
+    jobs.running(train, 80, log="step 1\n")
+    jobs.silence(train, 70)
+    fake.queue(("10", "RUNNING", "None", "N/A"), ("11", "NODE_FAIL", "NodeDown", "N/A"))
+    now = look(jobs)
+    problem = only(now)
+    assert "NODE_FAIL" in problem.problem and "c00-worker sees to it" in problem.mend
+    assert (row(now, "c00").job, row(now, "c00").phase) == ("c00-worker", "running")
 
 
 def test_sacct_that_fails_is_named_and_nothing_depends_on_it(jobs: Jobs, fake: FakeSlurm) -> None:
@@ -223,6 +237,19 @@ def test_cancelled_candidate_is_no_problem(jobs: Jobs, fake: FakeSlurm) -> None:
     write_json(jobs.files.candidate("c00").cancelled, Cancelled(candidate="c00", time=1, by="me"))
     now = look(jobs)
     assert now.problems == [] and row(now, "c00").phase == "cancelled"
+
+
+def test_failed_candidate_of_a_round_that_went_on_is_no_problem(
+    jobs: Jobs, fake: FakeSlurm
+) -> None:
+    jobs.end(jobs.submitted("c00-worker", "10", attempts=1), 1, "killed")
+    gone_too = jobs.submitted("c01-worker", "11")
+    jobs.running(gone_too, 90)
+    jobs.silence(gone_too, 80)
+    assert {item.job for item in look(jobs).problems} == {"c00-worker", "c01-worker"}
+    jobs.finish(jobs.submitted("collector", "12"))
+    now = look(jobs)
+    assert now.problems == [] and row(now, "c01").phase == "no record"
 
 
 def test_times_and_gpu_hours_of_all_attempts(jobs: Jobs, fake: FakeSlurm) -> None:

@@ -108,7 +108,9 @@ def spent(seen: Seen, now: float) -> Spent:
     asked = seen.spec.resources
     run_s = sum(end - begin for begin, end in _runs(seen, now))
     released = _released(seen.spec)
-    until = now if seen.state.alive else min(now, _last_sign(seen.job, seen.state.attempt) or now)
+    until = now
+    if not _goes_on(seen, now):
+        until = min(now, _last_sign(seen.job, seen.state.attempt) or now)
     wait_s = 0.0
     if released is not None and seen.lines:
         wait_s = max(0.0, queue_seconds([seen.job.root], released, until))
@@ -124,13 +126,17 @@ def _runs(seen: Seen, now: float) -> Iterator[tuple[float, float]]:
         if end is not None and end.by == "job":
             # the file's own time would lie in a copied campaign, so it is bounded
             last = min(line.time + end.seconds, seen.job.end(line.attempt).stat().st_mtime)
-        elif line.attempt == seen.state.attempt and seen.state.alive:
+        elif line.attempt == seen.state.attempt and _goes_on(seen, now):
             last = now
         else:
             later = [other.time for other in seen.lines if other.attempt > line.attempt]
             sign = _last_sign(seen.job, line.attempt)
             last = min([sign if sign is not None else now, *later])
         yield line.time, max(line.time, last)
+
+
+def _goes_on(seen: Seen, now: float) -> bool:
+    return seen.state.alive and not fate_unknown(seen, now)
 
 
 def _last_sign(job: JobFolder, attempt: int) -> float | None:

@@ -36,7 +36,7 @@ class Problems:
 
     def find(self, seen: Survey, cancelled: frozenset[str] = frozenset(),
              cap: int | None = None) -> list[Problem]:
-        """All problems of these jobs.
+        """All problems of these jobs; none of a candidate whose round went on without it.
 
         Args:
             cancelled: candidates that a person took out of the round; their jobs are no problem.
@@ -47,26 +47,30 @@ class Problems:
             found.append(Problem(
                 job="", problem=f"the scheduler does not answer ({seen.error})",
                 mend="jobs that run go on; `scontrol ping` shows which controller is away"))
-        for item in seen.jobs.values():
-            if item.spec.name.split("-")[0] not in cancelled:
-                found += _of_job(item, seen)
-        found += self._vanished(seen)
+        items = [item for item in seen.jobs.values()
+                 if _candidate(item) not in cancelled and not _past(item, seen)]
+        for item in items:
+            found += _of_job(item, seen)
+        found += self._vanished([item for item in items if fate_unknown(item, seen.time)], seen)
         if not seen.error:
             found += self._bad_nodes(seen)
         return found + _cap(seen, cap)
 
-    def _vanished(self, seen: Survey) -> list[Problem]:
+    def _vanished(self, gone: list[Seen], seen: Survey) -> list[Problem]:
         """Jobs that Slurm has done with and that left no record; and sacct, if it cannot say."""
-        gone = [item for item in seen.jobs.values() if fate_unknown(item, seen.time)]
         ids = [item.state.job_id or "" for item in gone]
         if not gone and not (self.probe and seen.on_slurm):
             return []
         said = self._accounting.ask(ids)
-        found = [Problem(
-            job=item.spec.name,
-            problem=f"{_word(item, said)} and left no record",
-            mend="run the same command again: it is submitted anew",
-        ) for item in gone]
+        found = []
+        for item in gone:
+            worker = seen.jobs.get(Path(item.spec.owner).name) if item.spec.owner else None
+            if worker is not None and worker.state.alive and worker not in gone:
+                mend = f"nothing to do: {worker.spec.name} sees to it"
+            else:
+                mend = "run the same command again: it is submitted anew"
+            found.append(Problem(job=item.spec.name, mend=mend,
+                                 problem=f"{_word(item, said)} and left no record"))
         if said.error:
             found.append(Problem(job="", problem=f"accounting does not answer ({said.error})",
                                  mend=SACCT_MEND))
@@ -108,6 +112,18 @@ def bad_nodes(waiting: dict[str, str]) -> list[Problem]:
                          f"`scontrol update nodename={node} state=resume` (as an operator)",
                 )
     return list(found.values())
+
+
+def _candidate(item: Seen) -> str:
+    """The candidate that a job belongs to; empty for the round's own jobs."""
+    name, separator, _ = item.spec.name.partition("-")
+    return name if separator else ""
+
+
+def _past(item: Seen, seen: Survey) -> bool:
+    """True for a candidate's job when the collector has judged the round: what failed is data."""
+    collector = seen.jobs.get("collector")
+    return bool(_candidate(item)) and collector is not None and collector.state.phase == "finished"
 
 
 def _is_bad(state: str) -> bool:
