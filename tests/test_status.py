@@ -137,9 +137,13 @@ def gone(jobs: Jobs, fake: FakeSlurm) -> None:
     fake.queue()
 
 
-def test_job_without_record_asks_sacct_once(jobs: Jobs, fake: FakeSlurm) -> None:
+def test_job_without_record_asks_sacct_once_in_a_view_that_refreshes(
+    jobs: Jobs, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone(jobs, fake)
     fake.say("sacct", "10|NODE_FAIL|h200-3|0:0\n")
+    long_ago = {(str(jobs.files.jobs / "c00-worker"), 1): 0.0}
+    monkeypatch.setattr("aevo.jobs.state._gone_since", long_ago)
     problems = Problems()
     for _ in range(3):
         now = status(jobs.layout, 1, problems)

@@ -72,14 +72,25 @@ def survey(folders: Iterable[JobFolder]) -> Survey:
             known = answers[spec.queue.cache] = snapshot(spec.queue)
         error = error or known.error
         job_id = current_id(lines, known)
-        if known.error:
-            attempt = last_attempt(lines)
-            state = JobState(spec.name, "unknown", attempt, job.log(attempt), job_id=job_id,
-                             reason=known.error)
-        else:
-            state = observe(job)
-        found[spec.name] = Seen(job, spec, lines, state, known.job(job_id) if job_id else None)
+        row = known.job(job_id) if job_id else None
+        found[spec.name] = Seen(job, spec, lines, _state(job, spec, lines, known, job_id, row), row)
     return Survey(time.time(), found, error)
+
+
+def _state(
+    job: JobFolder, spec: JobSpec, lines: list[LedgerLine], known: Snapshot, job_id: str | None,
+    row: QueuedJob | None,
+) -> JobState:
+    """The state of a job whose records do not tell it. `observe` would ask sacct about one that
+    Slurm has forgotten, with a long deadline, again and again in a view that refreshes."""
+    attempt = last_attempt(lines)
+    if known.error:
+        return JobState(spec.name, "unknown", attempt, job.log(attempt), job_id=job_id,
+                        reason=known.error)
+    asked = max(line.time for line in lines if line.event != "started")
+    if job_id is not None and row is None and known.time > asked:
+        return JobState(spec.name, "ending", attempt, job.log(attempt), job_id=job_id)
+    return observe(job)
 
 
 def _on_record(job: JobFolder, spec: JobSpec, lines: list[LedgerLine]) -> bool:
