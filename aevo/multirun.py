@@ -28,6 +28,7 @@ from submitit.helpers import clean_env
 
 from aevo.cli import report
 from aevo.errors import AevoError, ConfigError, JobError
+from aevo.jobs.environment import variables
 from aevo.jobs.script import DEPTH, PACKAGE
 from aevo.jobs.submit import MAX_DEPTH
 
@@ -118,16 +119,9 @@ def _environment() -> Iterator[None]:
         filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))}
     if "SLURM_CONF" in os.environ:  # which clean_env takes away
         changed["SLURM_CONF"] = os.environ["SLURM_CONF"]
-    before = {name: os.environ.get(name) for name in changed}
-    with clean_env(extra_names=("CUDA_VISIBLE_DEVICES", "NODE_RANK", "GROUP_RANK")):
-        os.environ.update(changed)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
+    hidden = ("CUDA_VISIBLE_DEVICES", "NODE_RANK", "GROUP_RANK")
+    with clean_env(extra_names=hidden), variables(changed):
+        yield
 
 
 @contextlib.contextmanager

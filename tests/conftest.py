@@ -61,7 +61,7 @@ class Cli:
         """Starts such a command; it is killed at the end of the test if it still runs."""
         process = subprocess.Popen(
             self.argv(module, *overrides, n=n), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, cwd=self.folder, start_new_session=True,
+            text=True, cwd=self.folder, start_new_session=True, preexec_fn=_interruptible,
         )
         self.started.append(process)
         return process
@@ -70,6 +70,11 @@ class Cli:
         """Runs an entry point that takes plain arguments."""
         return subprocess.run([sys.executable, "-m", f"aevo.{module}", *arguments], text=True,
                               capture_output=True, cwd=self.folder, timeout=300)
+
+
+def _interruptible() -> None:
+    """In a child: Ctrl-C as on a terminal, also where the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -253,7 +253,7 @@ def test_round_goes_on_without_its_driver(cli: Cli) -> None:
     assert done.returncode == 0 and "tail -f" in done.stdout
     until(lambda: cli.layout().policy(2).exists(), 120)
     shown = cli.plain("status", str(cli.layout().root), "--json")
-    phases = {row["name"]: row["phase"] for row in json.loads(shown.stdout)}
+    phases = {row["name"]: row["phase"] for row in json.loads(shown.stdout)["rows"]}
     assert phases["c00"] == "done" and phases["collector"] == "done"
 
 

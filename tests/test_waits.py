@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from aevo.jobs.folder import JobFolder
-from aevo.jobs.waits import queue_seconds
+from aevo.jobs.waits import gpu_hours, queue_seconds
 from aevo.records.io import append_line, write_text
-from aevo.records.job import LedgerLine
+from aevo.records.job import JobSpec, LedgerLine, Resources
 
 
 def ledger(root: Path, name: str, *events: tuple[str, int, float]) -> JobFolder:
@@ -42,3 +42,16 @@ def test_requeued_attempt_waited_since_the_last_sign_of_the_one_before(tmp_path:
     ledger(tmp_path, "c01-train-1", ("requeued", 2, seen + 40), ("started", 2, seen + 41))
     waited = queue_seconds(tmp_path.iterdir(), since=0.0, now=seen + 500)
     assert abs(waited - (2 + 41)) < 0.01
+
+
+def test_gpu_hours_of_an_attempt_that_was_killed_end_with_its_last_sign(tmp_path: Path) -> None:
+    job = ledger(tmp_path, "c01-train-1", ("intent", 1, 10.0))
+    spec = JobSpec(name="c01-train-1", kind="train", campaign="t", folder=str(job.root),
+                   product=str(tmp_path / "p"), resources=Resources(gpus=4, nodes=2))
+    write_text(job.spec, spec.model_dump_json())
+    write_text(job.log(1), "step 7\n")
+    seen = job.log(1).stat().st_mtime
+    ledger(tmp_path, "c01-train-1", ("started", 1, seen - 1800), ("requeued", 2, seen + 9000),
+           ("started", 2, seen + 9000))
+    hours = gpu_hours(tmp_path.iterdir(), now=seen + 9000 + 900)
+    assert abs(hours - 8 * (0.5 + 0.25)) < 0.01

@@ -18,6 +18,7 @@ from aevo.agent.model import ToolSchema
 from aevo.agent.quotes import LONGEST, SHORTEST, prose_faults
 from aevo.agent.settings import EndpointSettings
 from aevo.agent.single_tool import Ruling, at_endpoint, converse
+from aevo.agent.templates import render
 from aevo.records.evidence import SECTIONS, Evidence, Prose
 from aevo.records.trace import Turn
 from aevo.trace import Trace
@@ -53,11 +54,11 @@ def write_prose(evidence: Evidence, settings: EndpointSettings, folder: Path) ->
 
 def opening(evidence: Evidence) -> list[Turn]:
     """What the model is told; nothing of other rounds but the dev/LB pairs."""
-    task = excerpts.render(
+    task = render(
         "collector_task", evidence=evidence, titles=SECTIONS, claims=excerpts.claims(evidence),
         figures=excerpts.computed(evidence),
     )
-    system = excerpts.render(
+    system = render(
         "collector_system", tool=WRITE.name, shortest=SHORTEST, longest=LONGEST,
         count=len(evidence.candidates),
     )

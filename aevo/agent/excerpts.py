@@ -10,23 +10,10 @@ constitution and promotion rules read only those.
 import json
 from typing import Any
 
-import jinja2
-
 from aevo.records.evidence import CandidateSummary, Evidence
 
 LONGEST_CLAIM = 240  # characters of one excerpt
 MOST_CLAIMS = 6  # excerpts of a kind per candidate
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("aevo", "templates"),
-    undefined=jinja2.StrictUndefined,
-    autoescape=False,  # plain text for a model; `data` escapes what is foreign
-)
-
-
-def render(template: str, **values: Any) -> str:
-    """A prompt from `aevo/templates`; a value missing from one is an error."""
-    return _TEMPLATES.get_template(f"{template}.md.j2").render(values)
 
 
 def excerpt(text: str, longest: int = LONGEST_CLAIM) -> str:

@@ -26,6 +26,7 @@ from aevo.agent.model import ToolSchema
 from aevo.agent.proposing import Question, citation_faults, form_faults, to_proposal
 from aevo.agent.settings import EndpointSettings
 from aevo.agent.single_tool import TRIES, Ruling, at_endpoint, converse
+from aevo.agent.templates import render
 from aevo.axes import Axis, categories_needed
 from aevo.constitution import History
 from aevo.promotion import judge as judge_trials
@@ -72,7 +73,7 @@ def opening(asked: Question, history: History, text: str) -> list[Turn]:
     prose = evidence.prose.sections if evidence.prose else {}
     n_axes = len(evidence.candidates) - 1
     retired = active(policy.retired, evidence.round + 1)
-    task = excerpts.render(
+    task = render(
         "meta_task", tool=PROPOSE.name, tries=TRIES, number=evidence.round, n_axes=n_axes,
         categories=categories_needed(n_axes, asked.catalogue), rotate=rotation_due(evidence),
         figures=excerpts.computed(evidence), prose=excerpts.data(prose) if prose else "",

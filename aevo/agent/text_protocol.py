@@ -4,18 +4,13 @@ import json
 import re
 from typing import Any
 
-import jinja2
-
 from aevo.agent.model import ToolSchema
 from aevo.agent.repair import MALFORMED, RawCall
+from aevo.agent.templates import render
 from aevo.records.trace import ToolCall, Turn
 
 Message = dict[str, Any]
 
-_ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.PackageLoader("aevo", "templates"), undefined=jinja2.StrictUndefined,
-    autoescape=False,  # plain text for a model, not HTML
-)
 # A fence closes at the start of a line: ``` inside a JSON string is never there. A block that is
 # not closed reaches to the end; its JSON then decides whether it can be used.
 _BLOCK = re.compile(
@@ -29,7 +24,7 @@ def describe(tools: list[ToolSchema]) -> str:
     if not tools:
         return ""
     shown = [(tool.name, tool.description, json.dumps(tool.parameters)) for tool in tools]
-    return _ENVIRONMENT.get_template("text_protocol.md.j2").render(tools=shown)
+    return render("text_protocol", tools=shown)
 
 
 def text_messages(turns: list[Turn], tools: list[ToolSchema]) -> list[Message]:

@@ -1,6 +1,8 @@
-"""The environment of a substrate command."""
+"""Environments: of a substrate command, and our own while something is started."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 
 # What a command of the substrate may see of our environment. Everything else, API keys and
 # scheduler variables first of all, stays outside.
@@ -23,3 +25,17 @@ def environment(
         "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
         **step,
     }
+
+
+@contextlib.contextmanager
+def variables(changes: Mapping[str, str]) -> Iterator[None]:
+    """Our own environment with these changes, as long as it lasts."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

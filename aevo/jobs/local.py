@@ -13,6 +13,7 @@ from pathlib import Path
 import submitit
 
 from aevo.cluster import LocalCluster
+from aevo.jobs.environment import variables
 from aevo.jobs.execute import run_job
 from aevo.jobs.folder import JobFolder
 from aevo.records.job import JobSpec
@@ -31,7 +32,7 @@ def start(job: JobFolder, spec: JobSpec, attempt: int, cluster: LocalCluster) ->
         name=spec.name,
     )
     slots = [str(path) for path in slot_files(cluster)] if spec.resources.slots else []
-    with _own_output(folder), _package_first(spec.code):
+    with _own_output(folder), variables(package_first(spec.code) if spec.code else {}):
         started = executor.submit(run_job, str(job.root), attempt, slots)
     job.log(attempt).symlink_to(Path(started.paths.stdout).name)
     return str(started.job_id)
@@ -44,20 +45,10 @@ def slot_files(cluster: LocalCluster) -> list[Path]:
     return [folder / f"slot-{number}.lock" for number in range(count)]
 
 
-@contextlib.contextmanager
-def _package_first(code: str | None) -> Iterator[None]:
-    """Lets the job import aevo from `code`, a snapshot, whatever folder we are in."""
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
-    if code is not None:
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (code, before["PYTHONPATH"])))
-        os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+def package_first(code: str) -> dict[str, str]:
+    """Variables with which a process imports aevo from `code`, whatever folder it is in."""
+    path = os.pathsep.join(filter(None, (code, os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from aevo.records.job import JobSpec, LedgerLine, Queue
 # A submission that was not answered may still be on its way for this long.
 ANSWER_S = 60.0
 
+_fates: dict[str, str] = {}  # what sacct said of a job that is over; it will not change
 _gone_since: dict[tuple[str, int], float] = {}  # when this process first saw an attempt gone
 
 
@@ -120,7 +121,8 @@ def _gone(
     never_ran = state.startswith("CANCELLED") and row is not None and not row.node
     if time.time() - since < queue.settle_s and not never_ran:
         return JobState(spec.name, "ending", attempt, log, job_id=job_id, state=state)
-    state = state or accounted(job_id)
+    if not state:
+        state = _fates[job_id] = _fates.get(job_id) or accounted(job_id)
     word = state.split(" ")[0]
     message = {
         "": "Slurm does not know it any more and it left no record",

@@ -32,9 +32,12 @@ def gpu_hours(folders: Iterable[Path], now: float) -> float:
         if not job.spec.exists():
             continue
         asked = read(JobSpec, job.spec).resources
-        for line in job.lines():
+        lines = job.lines()
+        for line in lines:
             if line.event == "started":
-                total += (_until(job, line, now) - line.time) * asked.gpus * asked.nodes / 3600
+                later = any(other.attempt > line.attempt for other in lines)
+                ended = _seen(job, line) if later else _until(job, line, now)
+                total += max(0.0, ended - line.time) * asked.gpus * asked.nodes / 3600
     return total
 
 
@@ -54,6 +57,12 @@ def _until(job: JobFolder, line: LedgerLine, now: float) -> float:
     """An attempt that never started waited until it ended, or waits still."""
     end = job.end(line.attempt)
     return end.stat().st_mtime if end.exists() else now
+
+
+def _seen(job: JobFolder, line: LedgerLine) -> float:
+    """When an attempt that is over was last seen; its start if it left nothing."""
+    signs = (job.end(line.attempt), job.log(line.attempt))
+    return max((path.stat().st_mtime for path in signs if path.exists()), default=line.time)
 
 
 def _last_sign(job: JobFolder, line: LedgerLine) -> float:
