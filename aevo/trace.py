@@ -41,6 +41,10 @@ class Trace:
         if not any(event.kind == kind and event.data == data for event in self.events):
             self._append(kind, data=data)
 
+    def spend(self, usage: Usage | None, **data: Any) -> None:
+        """Appends a note of something that cost tokens and is no part of the conversation."""
+        self._append("note", usage=usage, data=data)
+
     def _append(self, kind: Any, **fields: Any) -> None:
         event = Event(seq=len(self.events), time=time.time(), kind=kind, **fields)
         append_line(self.path, event)

@@ -58,7 +58,7 @@ def run_loop(
         try:
             reply = model.complete(trace.turns(), toolbox.schemas())
         except EndpointError as error:
-            trace.note("note", endpoint=str(error), failure=str(error.kind))
+            trace.spend(error.usage, endpoint=str(error), failure=str(error.kind))
             return Outcome(f"working endpoint: {error.what}")
         trace.message(reply.turn, reply.usage)
         if not reply.turn.tool_calls:
