@@ -11,6 +11,7 @@ submitted at once, each waiting for the one before it; the command then only fol
 
 from aevo.config import Config, hydra_main
 from aevo.dryrun import ask_slurm, show_graph
+from aevo.layout import Layout
 from aevo.round import is_finished, run_round, show_submitted, submit_round
 from aevo.start import free_space, open_campaign
 
@@ -21,7 +22,8 @@ def main(config: Config) -> None:
     if config.dry_run:
         show_graph(config, list(numbers), "python -m aevo.campaign")
         return
-    ask_slurm(config, 1)
+    if not Layout(config.root).campaign.exists():
+        ask_slurm(config, 1)
     layout, campaign = open_campaign(config)
     free_space(layout)
     print(f"campaign {layout.root}: {config.rounds} rounds of {config.worker.n} candidates, "

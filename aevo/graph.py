@@ -97,7 +97,8 @@ def confinement(resources: Resources, read: list[str], write: list[str]) -> Conf
     """What worker-written code of a job may touch and use up."""
     return Confinement(
         read=read, write=write, memory_gb=resources.memory_gb, disk_gb=resources.disk_gb,
-        file_gb=resources.disk_gb, devices=resources.gpus > 0, network=resources.ranks > 1,
+        file_gb=resources.disk_gb, log_gb=0.25, devices=resources.gpus > 0,
+        network=resources.ranks > 1,
     )
 
 

@@ -40,7 +40,8 @@ def main(config: Config) -> None:
         number = config.round or next_round(Layout(config.root))
         show_graph(config, [number], "python -m aevo.round")
         return
-    ask_slurm(config, config.round or 1)
+    if not Layout(config.root).campaign.exists():
+        ask_slurm(config, config.round or 1)
     layout, campaign = open_campaign(config)
     free_space(layout)
     number = config.round or next_round(layout)

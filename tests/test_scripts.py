@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import until
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ["scripts/quickstart", "scripts/test", "scripts/lib/bootstrap.sh", ".ci/run",
            "scripts/tail", "scripts/cancel", "slurm/devcluster", "slurm/round.sbatch",
-           "slurm/campaign.sbatch", "slurm/serve_agent.sbatch", "slurm/lib/driver.sh"]
+           "slurm/campaign.sbatch", "slurm/serve_agent.sbatch", "slurm/lib/driver.sh",
+           "slurm/lib/devcluster_conf.sh"]
 # All that the scripts may rely on besides Python (and apt, pip, nvidia-smi where they are asked)
 TOOLS = ["awk", "bash", "cat", "cut", "df", "dirname", "env", "flock", "grep", "mkdir", "sha256sum"]
 
@@ -160,7 +163,7 @@ def test_test_extras_serve_quickstart_too(machine: Machine) -> None:
     machine.tool("ruff", "#!/usr/bin/env bash\n")
     machine.call("scripts/test", "-k", "a b")
     calls = machine.calls()
-    assert pip("-e .[train,dev]") in calls and calls[-1] == "run -m pytest -k a b"
+    assert pip("-e .[train,slurm,dev]") in calls and calls[-1] == "run -m pytest -k a b"
     machine.call("scripts/quickstart")
     assert machine.calls() == ["run -u -m aevo.campaign rounds=2"]
 
@@ -212,7 +215,82 @@ def test_bootstrap_accepts_this_python(machine: Machine) -> None:
     assert result.returncode == 0 and result.stdout.strip() == sys.executable, result.stderr
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/records.md"])
+def tail(campaign: Path, *options: str) -> list[str]:
+    """What scripts/tail prints of what is there."""
+    done = subprocess.run(["bash", str(ROOT / "scripts/tail"), str(campaign), "--no-follow",
+                           *options], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
+
+def test_tail_shows_a_last_line_without_its_end(tmp_path: Path) -> None:
+    (tmp_path / "round-01").mkdir()
+    (tmp_path / "round-01/round.log").write_text("a\nhalf a line")
+    assert tail(tmp_path) == ["round           | a", "round           | half a line"]
+
+
+def test_tail_takes_the_newest_round_by_its_number(tmp_path: Path) -> None:
+    for number in ("02", "99", "100"):
+        (tmp_path / f"round-{number}").mkdir()
+        (tmp_path / f"round-{number}/round.log").write_text(number + "\n")
+    assert tail(tmp_path) == ["round           | 100"]
+    assert tail(tmp_path, "--round", "2") == ["round           | 02"]
+
+
+def test_tail_shows_a_log_that_begins_later_from_its_start(tmp_path: Path) -> None:
+    (tmp_path / "round-01").mkdir()
+    (tmp_path / "round-01/round.log").write_text("planned\n")
+    attempt = tmp_path / "round-01/jobs/c00-train-1/attempt_1"
+    with subprocess.Popen(["bash", str(ROOT / "scripts/tail"), str(tmp_path), "--lines", "1"],
+                          stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "round           | planned\n"
+        attempt.mkdir(parents=True)
+        (attempt / "new").write_text("1\n2\n3\n")
+        (attempt / "new").rename(attempt / "log.txt")
+        seen = [follower.stdout.readline().split("| ")[1].strip() for _ in range(3)]
+        follower.terminate()
+    assert seen == ["1", "2", "3"]
+
+
+def serve(tmp_path: Path, server: str, **env: str) -> "subprocess.Popen[str]":
+    """slurm/serve_agent.sbatch with a Python program in vLLM's place."""
+    (tmp_path / "vllm").write_text(f"#!{sys.executable}\n{server}")
+    (tmp_path / "vllm").chmod(0o755)
+    return subprocess.Popen(
+        ["bash", str(ROOT / "slurm/serve_agent.sbatch"), "model"], text=True, cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, "AEVO_VLLM": str(tmp_path / "vllm"),
+             "AEVO_AGENT_RECORD": str(tmp_path / "record.json"), **env})
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_served_agent_that_ends_at_once_is_an_error(tmp_path: Path, code: int) -> None:
+    _, said = serve(tmp_path, f"raise SystemExit({code})").communicate(timeout=30)
+    assert said.splitlines() == [
+        f"error: the server ended with exit code {code} before it answered"]
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_served_agent_is_asked_past_the_site_s_proxy(tmp_path: Path) -> None:
+    server = """import http.server, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
+"""
+    nobody = "http://127.0.0.1:9"
+    process = serve(tmp_path, server, http_proxy=nobody, no_proxy="", NO_PROXY="")
+    try:
+        until((tmp_path / "record.json").exists, 30)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/records.md",
+                                  "docs/slurm.md", "docs/agents.md"])
 def test_documents_name_only_what_exists(name: str) -> None:
     text = (ROOT / name).read_text()
     for module in re.findall(r"python -m (aevo\.\w+)", text):

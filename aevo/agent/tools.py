@@ -239,6 +239,8 @@ def shorten(text: str) -> str:
 
 def _inside(root: Path, name: str) -> Path:
     """`root/name` with links resolved; refused if that leads out of `root`."""
+    if not name.isprintable():
+        raise ToolFailure(f"{name!r} is no name of a file")
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()):
         raise ToolFailure(f"{name} is outside of your fork")
