@@ -169,10 +169,11 @@ def test_lost_controller_and_driver_lose_nothing(slurm: Slurm, slurm_cli: Cli,
     driver = slurm_cli.start("round", *ROUND, slower, n=2)
     layout = slurm_cli.layout()
     await_training(layout, "c00-train-1", "c01-train-1")
-    begun = max(line.time for name in ("c00-train-1", "c01-train-1")
-                for line in job(layout, name).lines())
-    # what slurmctld has not yet saved it forgets, and starts such a job a second time
-    until(lambda: (slurm.root / "state/job_state").stat().st_mtime > begun + 1, 30)
+    # what slurmctld has not yet saved it forgets, and starts such a job a second time: a change
+    # makes it save
+    asked = time.time()
+    slurm.run(["scontrol", "update", f"job={slurm_id(layout, 'c00-train-1')}", "comment=save"])
+    until(lambda: (slurm.root / "state/job_state").stat().st_mtime > asked, 30)
     os.kill(slurm.pid("slurmctld"), signal.SIGKILL)
     os.killpg(driver.pid, signal.SIGKILL)
     again = slurm_cli.start("round", *ROUND, slower, n=2)
