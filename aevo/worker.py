@@ -181,6 +181,8 @@ def training_run(broker: Broker, number: int) -> TrainingRun:
         failure = f"run {number}: {result.status}"
     return TrainingRun(
         number=number, seed=broker.seed(number),
+        job=found.proof.job if found and found.proof else None,
+        attempt=found.proof.attempt if found and found.proof else None,
         status=result.status if result and counts else "failed",
         steps=result.steps if result else 0, final_loss=result.final_loss if result else None,
         tokens=result.tokens if result else 0, seconds=result.seconds if result else 0.0,

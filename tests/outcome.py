@@ -20,7 +20,7 @@ def outcome(layout: Layout, rounds: int) -> dict[str, Any]:
             data = read(Manifest, files.candidate(item.id).manifest).model_dump()
             data["cost"] = data["campaign"] = None
             for run in data["runs"]:
-                run["seconds"] = None
+                run["seconds"] = run["attempt"] = None
             found[f"{number}/{item.id}"] = data
         evidence = read(Evidence, files.evidence).model_dump()
         evidence["campaign"] = evidence["manifests"] = None

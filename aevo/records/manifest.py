@@ -24,9 +24,12 @@ class CheckpointScore(Part):
 
 
 class TrainingRun(Part):
-    """One training run of the candidate, as measured."""
+    """One training run of the candidate, as measured. `job` and `attempt` name what made it
+    (the proof is in `checked/<number>/inspection.json`)."""
 
     number: int
+    job: str | None = None
+    attempt: int | None = None
     seed: int
     status: str
     steps: int

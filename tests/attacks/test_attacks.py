@@ -256,7 +256,9 @@ def test_training_code(attack: Code, arena: Arena, code_life: dict[str, str]) ->
     number = CODE.index(attack)
     status = json.loads(code_life[f"call-{10 * number + 2}-wait"])
     said = f"{status['failure']} {status['log']}"
-    if attack.harmless:
+    if attack.private:
+        assert not (arena.here.root / "forged").exists(), attack.what
+    elif attack.harmless:
         assert status["status"] == "ok" and "\x1b" not in said
     else:
         assert status["status"] != "ok" or "refused" in said, f"{attack.what}: {status}"
@@ -276,7 +278,7 @@ def test_hostile_runs_are_on_record_and_the_honest_one_counts(
     hostile = [run for run, attack in zip(runs, CODE, strict=False) if not attack.harmless]
     partly = {"nan_adapter", "huge_adapter", "pickle_beside", "pickle_inside"}
     for run, attack in zip(runs, CODE, strict=False):
-        if attack.name not in partly and not attack.harmless:
+        if attack.name not in partly and not attack.harmless and not attack.private:
             assert run.status == "failed" and run.failure, attack.name
     assert all(not run.checkpoints for run in hostile), "a hostile run was scored"
 

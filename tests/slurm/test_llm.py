@@ -1,28 +1,39 @@
-"""Language models in every role, on Slurm."""
+"""Language models in every role, on Slurm, on the embedded default's model."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from aevo.cancel import cancel_all
+from aevo.layout import Layout
 from aevo.records.io import read
 from aevo.records.manifest import Manifest
 from tests.brains import researcher
-from tests.conftest import Cli
 from tests.fake_openai import FakeOpenAI
 from tests.openai_support import KEY
 from tests.role_brains import by_role
-from tests.slurm.conftest import Slurm
-from tests.test_llm_round import agent, check_roles
+from tests.slurm.conftest import QUICK, Slurm
+from tests.test_llm_round import FEW_STEPS, agent, check_roles
 
 
 def test_round_of_eight_language_models_on_slurm(
-    slurm: Slurm, slurm_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key travels to the workers, collector and meta in their jobs' environment, and to no
     job that runs a training stack's code."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    layout = Layout(tmp_path / "runs" / "tiny-seed1")
     with FakeOpenAI(by_role(researcher), key=KEY) as server:
-        done = slurm_cli.run("round", "+round=1", *agent(server), n=8)
+        command = [sys.executable, "-m", "aevo.round", *agent(server), *QUICK, *FEW_STEPS,
+                   f"runs={tmp_path}/runs", "+round=1"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path,
+                                  timeout=500)
+        finally:
+            cancel_all(layout)
     assert done.returncode == 0, done.stderr
-    layout = slurm_cli.layout()
     manifests = [read(Manifest, layout.round(1).candidate(f"c{n:02d}").manifest)
                  for n in range(8)]
     assert [item.status for item in manifests] == ["ok"] * 8
