@@ -50,6 +50,8 @@ def test_failed_member_fails_its_job_and_the_command(slurm: Slurm, slurm_cli: Cl
     log = Path(lines[0].rsplit(" -- log ", 1)[1])
     assert "campaign.yaml" in log.read_text()
     ids = members(slurm_cli.runs)
+    # a result is read as soon as it is there, a moment before its job has ended
+    until(lambda: not {state(slurm, job_id) for job_id in ids} & {"RUNNING", "COMPLETING"}, 30)
     assert [state(slurm, job_id) for job_id in ids] == ["COMPLETED", "FAILED"]
     layout = slurm_cli.layout()
     assert layout.policy(2).exists() and (layout.root / "report" / "index.html").exists()
