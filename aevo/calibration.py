@@ -1,40 +1,47 @@
 """Dev/leaderboard calibration of a campaign's rounds, as one section of the evidence."""
 
+import math
 from collections.abc import Sequence
 
-from aevo import narrative, statistics
+from aevo import narrative
+from aevo.effects import RoundNoise, figure
 from aevo.facts import RoundFacts
 from aevo.records.evidence import Calibration, CandidateSummary, Pair
 from aevo.records.leaderboard import Submission
-
-DEFAULT_DECIMALS = 2
+from aevo.statistics import transfer
+from aevo.statistics.paired import detectable
+from aevo.statistics.transfer import Gain, Point, Slope
 
 
 def build(
     rounds: Sequence[RoundFacts],
-    seeds: statistics.SeedBand,
-    band: float,
+    noise: RoundNoise,
+    spread: float,
     summaries: Sequence[CandidateSummary],
 ) -> Calibration:
     """The calibration section of the last of `rounds`, over the submissions of all of them."""
     facts = rounds[-1]
     points = [point for item in rounds for point in _points(item)]
-    gains = statistics.gains(points)
-    bests = statistics.round_bests(points)
-    slope = statistics.calibrate(gains)
-    decimals = facts.leaderboard.decimals if facts.leaderboard else DEFAULT_DECIMALS
-    noise = statistics.Noise(band, statistics.lb_noise(decimals))
-    judged = statistics.divergence(
-        bests, [gain for gain in gains if gain.round == facts.number], noise
-    )
+    gains = transfer.gains(points)
+    bests = transfer.round_bests(points)
+    slope = transfer.calibrate(gains)
+    passed = transfer.passage(_probes(summaries), spread, noise.score)
+    judged = transfer.divergence(bests, transfer.Noise(noise.band, noise.lb), passed)
     own = bests[-1] if len(bests) > 1 and bests[-1].round == facts.number else None
     calibration = Calibration(
-        pairs=[_pair(point) for point in points],
-        seed_sd=maybe(seeds.sd),
-        seed_runs=seeds.runs,
-        seed_dof=seeds.dof,
-        dev_band=figure(noise.dev_band),
+        pairs=_pairs(points, gains, slope),
+        seed_sd=maybe(noise.seeds.sd),
+        seed_runs=noise.seeds.runs,
+        seed_dof=noise.seeds.dof,
+        dev_band=figure(noise.band),
         lb_noise=figure(noise.lb),
+        run_sd=figure(math.sqrt(noise.run)),
+        lb_sd=figure(math.sqrt(noise.score)),
+        lb_runs=noise.boards.runs,
+        spread=figure(spread),
+        passed=figure(passed.share) if passed else None,
+        passed_se=figure(passed.se) if passed else None,
+        detectable=_detectable(facts, summaries),
         slope=maybe(slope.slope),
         slope_low=maybe(slope.low),
         slope_high=maybe(slope.high),
@@ -44,7 +51,7 @@ def build(
         dev_gain_of_round=figure(own.dev - max(b.dev for b in bests[:-1])) if own else None,
         lb_gain_of_round=figure(own.lb - max(b.lb for b in bests[:-1])) if own else None,
         leverage=_leverage(facts, summaries),
-        plateau_rounds=statistics.plateau(bests, facts.policy.noise.lb_threshold) if own else 0,
+        plateau_rounds=transfer.plateau(bests, facts.policy.noise.lb_threshold) if own else 0,
         verdict=judged.verdict,
         reason=judged.reason,
         text="",
@@ -52,7 +59,31 @@ def build(
     return calibration.model_copy(update={"text": narrative.calibration(calibration)})
 
 
-def _points(facts: RoundFacts) -> list[statistics.Point]:
+def _probes(summaries: Sequence[CandidateSummary]) -> list[transfer.Probe]:
+    """The submitted explorers' readings of this round."""
+    return [
+        transfer.Probe(item.candidate, item.readings.dev, item.readings.dev_se, item.readings.lb)
+        for item in summaries
+        if item.readings is not None and item.readings.lb is not None and not item.change.empty
+    ]
+
+
+def _detectable(facts: RoundFacts, summaries: Sequence[CandidateSummary]) -> dict[str, float]:
+    """By basis, for the median standard error of this round's candidates."""
+    tests = sum(item.effect is not None for item in summaries)
+    alpha = facts.policy.noise.alpha
+    errors: dict[str, list[float]] = {}
+    for item in summaries:
+        for effect in (item.effect, item.external):
+            if effect is not None and effect.trials == 1:
+                errors.setdefault(effect.basis, []).append(effect.se)
+    return {
+        basis: figure(detectable(sorted(values)[len(values) // 2], alpha, tests))
+        for basis, values in sorted(errors.items())
+    }
+
+
+def _points(facts: RoundFacts) -> list[Point]:
     """One point per submitted candidate: its best submission."""
     points = []
     for item in facts.candidates:
@@ -65,12 +96,17 @@ def _points(facts: RoundFacts) -> list[statistics.Point]:
         if best is not None and best.score is not None:
             anchor = item.plan.role == "anchor"
             points.append(
-                statistics.Point(facts.number, item.plan.id, anchor, best.dev, best.score)
+                Point(facts.number, item.plan.id, anchor, best.dev, best.score)
             )
     return points
 
 
-def _pair(point: statistics.Point) -> Pair:
+def _pairs(points: Sequence[Point], gains: Sequence[Gain], slope: Slope) -> list[Pair]:
+    residuals = {(gain.round, gain.candidate): slope.residual(gain) for gain in gains}
+    return [_pair(point, residuals.get((point.round, point.candidate))) for point in points]
+
+
+def _pair(point: Point, residual: float | None) -> Pair:
     role = "anchor" if point.anchor else "explorer"
     return Pair.model_validate(
         {
@@ -79,6 +115,7 @@ def _pair(point: statistics.Point) -> Pair:
             "role": role,
             "dev": figure(point.dev),
             "lb": point.lb,
+            "residual": maybe(residual),
         }
     )
 
@@ -89,7 +126,7 @@ def _leverage(facts: RoundFacts, summaries: Sequence[CandidateSummary]) -> dict[
         sizes[domain] = sizes.get(domain, 0) + 1
     total = sum(sizes.values())
     probes = [
-        statistics.Contribution(
+        transfer.Contribution(
             summary.comparison.gain,
             summary.lb_gain,
             {k: v * sizes[k] / total for k, v in summary.comparison.domains.items()},
@@ -97,12 +134,7 @@ def _leverage(facts: RoundFacts, summaries: Sequence[CandidateSummary]) -> dict[
         for summary in summaries
         if summary.comparison is not None and summary.lb_gain is not None
     ]
-    return {name: figure(value) for name, value in sorted(statistics.leverage(probes).items())}
-
-
-def figure(value: float) -> float:
-    """Six decimals: more than any score holds, and the same text on every machine."""
-    return round(value, 6) + 0.0
+    return {name: figure(value) for name, value in sorted(transfer.leverage(probes).items())}
 
 
 def maybe(value: float | None) -> float | None:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from aevo.axes import Catalogue, categories_needed, conflict, shared_knobs, stands
 from aevo.errors import RecordError, SubstrateError
-from aevo.promotion import earned
+from aevo.promotion import demoted, earned
 from aevo.proposer import dev_regained
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import SECTIONS, CandidateSummary, Evidence
 from aevo.records.meta import Proposal, RuleResult, Verdict
 from aevo.records.policy import Policy, Provenance, StandingChange
 from aevo.rotation import active, can_rest, rotation_due, with_entrant
-from aevo.statistics import EPSILON
+from aevo.statistics.noise import EPSILON
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,14 @@ class Case:
 
     @property
     def added(self) -> list[StandingChange]:
-        """The standing changes beyond those of the previous policy."""
-        return self.policy.standing[len(self.previous.standing) :]
+        """The standing changes beyond those that were kept of the previous policy."""
+        return self.policy.standing[len(self.kept) :]
+
+    @property
+    def kept(self) -> list[StandingChange]:
+        """What must be kept of the previous standing recipe: all but what does not stack."""
+        gone = demoted(self.evidence, self.previous)
+        return [item for item in self.previous.standing if item not in gone]
 
     def source(self, change: StandingChange) -> CandidateSummary | None:
         """The candidate of this round that a promotion cites."""
@@ -156,8 +162,13 @@ def divergence_sets_objective(case: Case) -> list[str]:
 
 @_rule("R6")
 def substrate_is_not_overwritten(case: Case) -> list[str]:
-    kept = case.policy.standing[: len(case.previous.standing)]
-    faults = [] if kept == case.previous.standing else ["earlier standing changes were altered"]
+    kept = case.policy.standing[: len(case.kept)]
+    faults = [] if kept == case.kept else ["earlier standing changes were altered"]
+    faults += [
+        f"{item.id} stays though the anchor lost by it"
+        for item in demoted(case.evidence, case.previous)
+        if item in case.policy.standing
+    ]
     for change in case.added:
         source = case.source(change)
         if source is None:
@@ -309,8 +320,8 @@ def dead_ends_only_grow(case: Case) -> list[str]:
 def noise_rules_change_by_evidence(case: Case) -> list[str]:
     old, new, found = case.previous.noise, case.policy.noise, case.evidence.calibration
     faults = []
-    if new.prior != old.prior:
-        faults.append("the operator's prior was changed")
+    if (new.prior, new.band_prior) != (old.prior, old.band_prior):
+        faults.append("the operator's priors were changed")
     if new.promotion_threshold < old.prior - EPSILON:
         faults.append(f"the promotion threshold {new.promotion_threshold:g} is below the prior")
     if new == old:

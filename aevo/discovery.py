@@ -11,6 +11,7 @@ TITLES = {
     "mode": "Search mode",
     "promotion": "Promotions",
     "noise": "Noise rules",
+    "demotion": "Left the standing recipe",
     "rotation": "Axis rotation",
     "dead_end": "Dead ends",
     "summary": "Round by round",

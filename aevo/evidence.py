@@ -5,27 +5,36 @@
 `build` is pure: the same records give the same document, byte for byte.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aevo import cli, narrative, statistics
+from aevo import cli, narrative
 from aevo.agent.quotes import prose_faults
 from aevo.audit import audit
 from aevo.calibration import build as build_calibration
-from aevo.calibration import figure
+from aevo.effects import effects, figure, readings, round_noise, stacked, true_spread
 from aevo.errors import ConfigError, RecordError
-from aevo.facts import CandidateFacts, RoundFacts, anchor_groups, best_checkpoint, read_rounds
+from aevo.facts import CandidateFacts, RoundFacts, best_checkpoint, read_rounds
 from aevo.layout import Layout
 from aevo.records import io
 from aevo.records.evidence import (
     CandidateSummary,
     Comparison,
+    Effect,
     Evidence,
     Patterns,
+    Readings,
     RunSummary,
+    Stacked,
 )
 from aevo.records.leaderboard import Leaderboard
+from aevo.statistics.effect import Z95
+from aevo.statistics.multiplicity import holm
+from aevo.statistics.noise import EPSILON
+from aevo.statistics.paired import paired
 
 VISIBLY_WEAK = 0.10  # how far below the anchor's dev a domain must lie to attract axes
 
@@ -33,11 +42,18 @@ VISIBLY_WEAK = 0.10  # how far below the anchor's dev a domain must lie to attra
 def build(rounds: Sequence[RoundFacts]) -> Evidence:
     """The evidence of the last of `rounds`; the earlier ones give seeds and dev/LB pairs."""
     facts = rounds[-1]
-    seeds = statistics.seed_band(anchor_groups(rounds))
-    band = statistics.difference_band(facts.policy.noise.prior, seeds)
-    summaries = _summaries(facts, _comparisons(facts, band))
-    patterns = _patterns(summaries)
-    calibration = build_calibration(rounds, seeds, band, summaries)
+    noise = round_noise(rounds)
+    found = readings(facts, noise)
+    spread = true_spread(facts, found)
+    worth = _Worth(
+        comparisons=_comparisons(facts, noise.band),
+        readings=found,
+        effects=effects(facts, found, external=False),
+        external=effects(facts, found, external=True),
+    )
+    summaries = _summaries(facts, worth)
+    patterns = _patterns(summaries, stacked(rounds, noise, spread))
+    calibration = build_calibration(rounds, noise, spread, summaries)
     return Evidence(
         campaign=facts.plan.campaign,
         round=facts.number,
@@ -53,6 +69,16 @@ def build(rounds: Sequence[RoundFacts]) -> Evidence:
     )
 
 
+@dataclass(frozen=True)
+class _Worth:
+    """What was measured of the explorers, by candidate."""
+
+    comparisons: dict[str, Comparison]
+    readings: dict[str, Readings]
+    effects: dict[str, Effect]
+    external: dict[str, Effect]
+
+
 def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
     """Explorers against the anchor on common items, adjusted together for their number."""
     anchor = facts.anchor
@@ -63,12 +89,11 @@ def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
         for item in facts.candidates
         if item.plan.role == "explorer" and item.correct.keys() & anchor.correct.keys()
     ]
-    pairs = [statistics.paired(anchor.correct, item.correct) for item in explorers]
+    pairs = [paired(anchor.correct, item.correct) for item in explorers]
     # an explorer that changed nothing tests nothing, and costs the others no power
     tests = [index for index, item in enumerate(explorers) if not _unchanged(item)]
-    holm = statistics.holm([pairs[index].p for index in tests])
     adjusted = [1.0] * len(pairs)
-    for index, p in zip(tests, holm, strict=True):
+    for index, p in zip(tests, holm([pairs[index].p for index in tests]), strict=True):
         adjusted[index] = p
     return {
         item.plan.id: Comparison(
@@ -80,10 +105,14 @@ def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
             high=figure(pair.high),
             p=float(f"{pair.p:.6g}"),
             p_adjusted=float(f"{p_adjusted:.6g}"),
-            beyond_band=abs(pair.gain) > band + statistics.EPSILON,
-            domains=_domain_gains(anchor, item),
+            beyond_band=abs(pair.gain) > band + EPSILON,
+            domains={name: gain for name, (gain, _) in domains.items()},
+            domain_reach={name: reach for name, (_, reach) in domains.items()},
         )
-        for item, pair, p_adjusted in zip(explorers, pairs, adjusted, strict=True)
+        for item, pair, p_adjusted, domains in zip(
+            explorers, pairs, adjusted, [_domain_gains(anchor, item) for item in explorers],
+            strict=True,
+        )
     }
 
 
@@ -91,29 +120,40 @@ def _unchanged(item: CandidateFacts) -> bool:
     return item.manifest is not None and item.manifest.change.empty
 
 
-def _domain_gains(anchor: CandidateFacts, explorer: CandidateFacts) -> dict[str, float]:
-    """Per domain, the accuracy gain on that domain's common items."""
-    sums: dict[str, list[int]] = {}
-    for item in sorted(anchor.correct.keys() & explorer.correct.keys()):
-        change = int(explorer.correct[item]) - int(anchor.correct[item])
-        sums.setdefault(anchor.domain_of[item], []).append(change)
-    return {name: figure(sum(values) / len(values)) for name, values in sorted(sums.items())}
+def _domain_gains(
+    anchor: CandidateFacts, explorer: CandidateFacts
+) -> dict[str, tuple[float, float]]:
+    """Per domain, the accuracy gain on that domain's common items, and half of the width of its
+    95 % interval (normal, over items)."""
+    counts: dict[str, list[int]] = {}  # items, won, lost
+    for item in anchor.correct.keys() & explorer.correct.keys():
+        change = explorer.correct[item] - anchor.correct[item]
+        count = counts.setdefault(anchor.domain_of[item], [0, 0, 0])
+        count[0] += 1
+        count[1] += change > 0
+        count[2] += change < 0
+    found = {}
+    for name, (n, won, lost) in sorted(counts.items()):
+        gain = (won - lost) / n
+        reach = Z95 * math.sqrt(max(0.0, (won + lost) / n - gain**2) / n)
+        found[name] = figure(gain), figure(reach)
+    return found
 
 
-def _summaries(facts: RoundFacts, compared: dict[str, Comparison]) -> list[CandidateSummary]:
+def _summaries(facts: RoundFacts, worth: _Worth) -> list[CandidateSummary]:
     board = facts.leaderboard
     anchor = facts.anchor
     anchor_dev = _dev(anchor)
     anchor_lb = board.score_of(anchor.plan.id) if board and anchor else None
     return [
-        _summary(item, compared.get(item.plan.id), board, anchor_dev, anchor_lb)
+        _summary(item, worth, board, anchor_dev, anchor_lb)
         for item in facts.candidates
     ]
 
 
 def _summary(
     item: CandidateFacts,
-    comparison: Comparison | None,
+    worth: _Worth,
     board: Leaderboard | None,
     anchor_dev: float | None,
     anchor_lb: float | None,
@@ -138,7 +178,10 @@ def _summary(
         lb_gain=lb_gain,
         domains={k: figure(v.accuracy) for k, v in selected.domains.items()} if selected else {},
         checkpoint=f"run {selected.run}, {selected.checkpoint}" if selected else None,
-        comparison=comparison,
+        comparison=worth.comparisons.get(plan.id),
+        readings=worth.readings.get(plan.id),
+        effect=worth.effects.get(plan.id),
+        external=worth.external.get(plan.id),
         runs=_runs(item, anchor_dev),
         failure_modes=_failure_modes(item),
         findings=list(manifest.claims.findings) if manifest else [],
@@ -175,7 +218,7 @@ def _failure_modes(item: CandidateFacts) -> list[str]:
     return modes + (list(item.manifest.claims.failure_modes) if item.manifest else [])
 
 
-def _patterns(summaries: Sequence[CandidateSummary]) -> Patterns:
+def _patterns(summaries: Sequence[CandidateSummary], held: Stacked | None) -> Patterns:
     by_category: dict[str, list[float]] = {}
     movers: dict[str, tuple[float, str]] = {}
     for summary in summaries:
@@ -189,9 +232,10 @@ def _patterns(summaries: Sequence[CandidateSummary]) -> Patterns:
     gain_by_category = {k: figure(sum(v) / len(v)) for k, v in sorted(by_category.items())}
     domain_movers = {k: f"{who} {value:+.3f}" for k, (value, who) in sorted(movers.items())}
     weak = _weak_domain(anchor)
-    text = narrative.patterns(gain_by_category, domain_movers, weak, anchor)
+    text = narrative.patterns(gain_by_category, domain_movers, weak, anchor, held)
     return Patterns(
-        gain_by_category=gain_by_category, domain_movers=domain_movers, weak_domain=weak, text=text
+        gain_by_category=gain_by_category, domain_movers=domain_movers, weak_domain=weak,
+        stacked=held, text=text,
     )
 
 

@@ -13,7 +13,7 @@ from aevo.errors import RecordError
 from aevo.layout import Layout, RoundLayout
 from aevo.records import io
 from aevo.records.leaderboard import Leaderboard
-from aevo.records.manifest import CheckpointScore, Manifest, Selected, TrainingRun
+from aevo.records.manifest import CheckpointScore, Manifest, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.policy import Policy
 from aevo.records.scores import Prediction
@@ -23,7 +23,11 @@ Status = Literal["ok", "failed", "missing"]
 
 @dataclass(frozen=True)
 class CandidateFacts:
-    """One candidate as found. `problem` says why a manifest or its predictions cannot be used."""
+    """One candidate as found. `problem` says why a manifest or its predictions cannot be used.
+
+    `correct` are the answers of the selected checkpoint, `replicates` those of an anchor's other
+    runs, each by its best checkpoint.
+    """
 
     plan: CandidatePlan
     status: Status
@@ -32,6 +36,7 @@ class CandidateFacts:
     problem: str | None = None
     correct: dict[str, bool] = field(default_factory=dict)
     domain_of: dict[str, str] = field(default_factory=dict)
+    replicates: tuple[dict[str, bool], ...] = ()
 
     @property
     def usable(self) -> Manifest | None:
@@ -98,18 +103,37 @@ def _candidate(folder: RoundLayout, plan: CandidatePlan, predictions: bool) -> C
         return CandidateFacts(plan, "failed", manifest, digest, problem)
     if not predictions:
         return CandidateFacts(plan, "ok", manifest, digest)
+    selected = manifest.selected
+    others = _replicates(manifest) if plan.role == "anchor" else []
     try:
-        rows = _predictions(folder, plan.id, manifest.selected)
+        rows = _predictions(folder, plan.id, selected.run, selected.checkpoint)
+        replicates = [_predictions(folder, plan.id, run, name) for run, name in others]
     except RecordError as error:
         return CandidateFacts(plan, "ok", manifest, digest, _without_root(error.what, folder))
-    correct = {row.id: row.correct for row in rows}
     return CandidateFacts(
-        plan, "ok", manifest, digest, None, correct, {row.id: row.domain for row in rows}
+        plan, "ok", manifest, digest, None, _correct(rows), {row.id: row.domain for row in rows},
+        tuple(_correct(found) for found in replicates),
     )
 
 
-def _predictions(folder: RoundLayout, candidate: str, selected: Selected) -> list[Prediction]:
-    path = folder.candidate(candidate).run(selected.run).predictions(selected.checkpoint)
+def _replicates(manifest: Manifest) -> list[tuple[int, str]]:
+    """Run and checkpoint of the anchor's scored runs beside the selected one."""
+    selected = manifest.selected
+    return [
+        (run.number, best_checkpoint(run).name)
+        for run in manifest.runs
+        if run.checkpoints and run.change.empty and (selected is None or run.number != selected.run)
+    ]
+
+
+def _correct(rows: Sequence[Prediction]) -> dict[str, bool]:
+    return {row.id: row.correct for row in rows}
+
+
+def _predictions(
+    folder: RoundLayout, candidate: str, run: int, checkpoint: str
+) -> list[Prediction]:
+    path = folder.candidate(candidate).run(run).predictions(checkpoint)
     rows = io.read_lines(Prediction, path)
     if not rows:
         raise RecordError(f"{path} has no predictions")
@@ -131,6 +155,18 @@ def anchor_groups(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
             if dev is not None and run.change.empty:
                 key = f"{facts.plan.standing_recipe_sha256}/{run.recipe_sha256}"
                 groups.setdefault(key, []).append(dev)
+    return groups
+
+
+def anchor_boards(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
+    """The anchors' leaderboard scores, grouped by standing recipe."""
+    groups: dict[str, list[float]] = {}
+    for facts in rounds:
+        if facts.anchor is None or facts.leaderboard is None:
+            continue
+        score = facts.leaderboard.score_of(facts.anchor.plan.id)
+        if score is not None:
+            groups.setdefault(facts.plan.standing_recipe_sha256, []).append(score)
     return groups
 
 

@@ -9,7 +9,9 @@ from aevo.records.evidence import (
     SECTIONS,
     Calibration,
     CandidateSummary,
+    Effect,
     Evidence,
+    Stacked,
     Surprise,
 )
 
@@ -41,6 +43,8 @@ def candidate(summary: CandidateSummary) -> str:
             f"(95 % {signed(comparison.low, 4)} to {signed(comparison.high, 4)}, Holm-adjusted p "
             f"{comparison.p_adjusted:.3g}, {band} the seed band)"
         )
+    if summary.effect is not None:
+        text += f"; effect {_effect(summary.effect)}"
     if summary.lb is not None:
         text += f"; leaderboard {shown(summary.lb)}"
         if summary.lb_gain is not None:
@@ -48,11 +52,20 @@ def candidate(summary: CandidateSummary) -> str:
     return text + "."
 
 
+def _effect(found: Effect) -> str:
+    trials = f", {found.trials} trials" if found.trials > 1 else ""
+    return (
+        f"{signed(found.gain, 4)} by {found.basis}{trials} (95 % {signed(found.low, 4)} to "
+        f"{signed(found.high, 4)}, Holm-adjusted p {found.p_adjusted:.3g})"
+    )
+
+
 def patterns(
     gain_by_category: Mapping[str, float],
     movers: Mapping[str, str],
     weak: str | None,
     anchor: CandidateSummary | None,
+    held: Stacked | None,
 ) -> str:
     """What holds across candidates."""
     if not gain_by_category:
@@ -67,7 +80,24 @@ def patterns(
             f"Visibly weak domain: {weak}, {anchor.domains[weak]:.3f} against "
             f"{anchor.dev:.3f} over all."
         )
+    if held is not None:
+        lines.append(stacking(held))
     return " ".join(lines)
+
+
+HELD = {
+    "holds": "the change holds on top of the standing recipe",
+    "falls_short": "it falls short of its promise on top of the standing recipe",
+    "reversed": "it does not stack and leaves the standing recipe",
+}
+
+
+def stacking(held: Stacked) -> str:
+    """What became of the changes promoted after the last round."""
+    return (
+        f"{', '.join(held.changes)} promised {signed(held.expected)}; the anchor moved "
+        f"{signed(held.step)} (standard error {held.step_se:.3f}) with it: {HELD[held.verdict]}."
+    )
 
 
 def calibration(found: Calibration) -> str:
@@ -83,6 +113,9 @@ def calibration(found: Calibration) -> str:
             f"LB gain per dev gain {found.slope:+.2f} (95 % {found.slope_low:+.2f} to "
             f"{found.slope_high:+.2f}), Spearman {rho}, over all submitted explorers."
         )
+    if found.detectable:
+        shown_ = ", ".join(f"{v:.3f} by {k}" for k, v in found.detectable.items())
+        lines.append(f"Smallest gain that this design finds (power 80 %): {shown_}.")
     lines.append(f"Rounds in a row without enough LB improvement: {found.plateau_rounds}.")
     top = max(found.leverage, key=lambda name: (found.leverage[name], name), default=None)
     if top is not None and found.leverage[top] > 0 and found.verdict != "evidence":
@@ -180,7 +213,8 @@ def _candidates(evidence: Evidence) -> list[str]:
 def _pairs(found: Calibration) -> list[str]:
     if not found.pairs:
         return ["No submissions."]
-    head = ["| round | candidate | dev | LB |", "|---|---|---|---|"]
+    head = ["| round | candidate | dev | LB | LB beyond prediction |", "|---|---|---|---|---|"]
     return head + [
-        f"| {p.round} | {p.candidate} | {p.dev:.4f} | {shown(p.lb)} |" for p in found.pairs
+        f"| {p.round} | {p.candidate} | {p.dev:.4f} | {shown(p.lb)} | {signed(p.residual)} |"
+        for p in found.pairs
     ]

@@ -35,7 +35,8 @@ class PolicySettings(io.Part):
 
     mode: SearchMode = "recipe_stabilisation"
     axes: list[str] = []
-    promotion_threshold: float = Field(default=0.02, gt=0, lt=1)
+    promotion_threshold: float = Field(default=0.01, gt=0, lt=1)
+    seed_band: float = Field(default=0.02, gt=0, lt=1)
     lb_threshold: float = Field(default=0.02, gt=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=1)
     promotions_per_round: int = Field(default=1, ge=1)
@@ -67,6 +68,7 @@ def first_policy(settings: PolicySettings, catalogue: Catalogue, n_axes: int) ->
             lb_threshold=settings.lb_threshold,
             promotions_per_round=settings.promotions_per_round,
             prior=settings.promotion_threshold,
+            band_prior=settings.seed_band,
             alpha=settings.alpha,
             provenance=start,
         ),
@@ -163,7 +165,7 @@ def _noise(policy: Policy) -> list[str]:
     else:
         spread = f"{rule.seed_sd:.4f} over {rule.seed_runs} anchor runs"
     return [
-        f"- Promotion threshold: a dev gain above {rule.promotion_threshold:.4f} "
+        f"- Promotion threshold: an effect above {rule.promotion_threshold:.4f} "
         f"with Holm-adjusted p <= {rule.alpha:g}.",
         f"- Leaderboard threshold: {rule.lb_threshold:.3f}.",
         f"- Standard deviation of dev between seeds: {spread}.",

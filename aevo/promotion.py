@@ -1,11 +1,11 @@
 """What becomes of a round's trials: promoted, a dead end, or undecided, by the noise rule."""
 
-import math
 from dataclasses import dataclass
 
+from aevo import ledger
 from aevo.axes import Axis, Catalogue, conflict, move_of
 from aevo.policy import signed
-from aevo.records.evidence import Calibration, CandidateSummary, Evidence
+from aevo.records.evidence import Calibration, CandidateSummary, Effect, Evidence
 from aevo.records.policy import (
     DeadEnd,
     NoiseRule,
@@ -15,26 +15,31 @@ from aevo.records.policy import (
     StandingChange,
     Trial,
 )
-from aevo.statistics import EPSILON
+from aevo.statistics.noise import EPSILON
 
 COLLAPSE = 5  # bands of dev that even a transfer intervention may not lose
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The round's new standing changes, new dead ends, and all its trials."""
+    """The round's new standing changes, those that leave, new dead ends, and all its trials."""
 
     promotions: list[StandingChange]
+    demotions: list[StandingChange]
     dead_ends: list[DeadEnd]
     trials: list[Trial]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One move of one candidate over its runs; the leaderboard knows only the selected run."""
+    """One move of one candidate over its runs; the leaderboard knows only the selected run.
+
+    `chosen`: it is the move that the candidate stands by.
+    """
 
     summary: CandidateSummary
     move: str
+    chosen: bool
     gain: float | None
     lb_gain: float | None
     failure: str | None
@@ -58,25 +63,41 @@ class Tried:
         return figure if self.lb_gain is None else f"{figure}, LB {signed(self.lb_gain)}"
 
 
+def effect_of(
+    summary: CandidateSummary, found: Calibration, objective: Objective
+) -> Effect | None:
+    """What decides about a candidate: dev and leaderboard while dev is evidence, else the
+    leaderboard alone (constitution R2)."""
+    trusted = objective == "maximise_dev" and found.verdict == "evidence"
+    return summary.effect if trusted else summary.external
+
+
 def earned(
     summary: CandidateSummary, rule: NoiseRule, found: Calibration, objective: Objective
 ) -> str | None:
     """The figure by which a candidate earns promotion (constitution R1, R2), or None."""
-    compared, lb_gain = summary.comparison, summary.lb_gain
-    if compared is None or summary.change.empty:
+    effect, lb_gain = effect_of(summary, found, objective), summary.lb_gain
+    if effect is None or summary.change.empty:
         return None
     if lb_gain is not None and lb_gain < -found.lb_noise - EPSILON:
         return None
-    figure = f"dev {signed(compared.gain, 4)} (Holm p {compared.p_adjusted:.3g})"
-    if lb_gain is not None:
-        figure += f", LB {signed(lb_gain)}"
-        if lb_gain >= rule.lb_threshold - EPSILON:
-            return figure
-    if compared.gain <= rule.promotion_threshold + EPSILON or compared.p_adjusted > rule.alpha:
+    if effect.gain <= rule.promotion_threshold + EPSILON or effect.p_adjusted > rule.alpha:
         return None
-    if objective == "maximise_dev" and found.verdict == "evidence":
-        return figure
-    return figure if lb_gain is not None and lb_gain > found.lb_noise + EPSILON else None
+    figure = f"{signed(effect.gain, 4)} by {effect.basis} (Holm p {effect.p_adjusted:.3g})"
+    if summary.readings is not None:
+        figure += f": dev {signed(summary.readings.dev, 4)}, LB {signed(lb_gain)}"
+    return figure
+
+
+def demoted(evidence: Evidence, policy: Policy) -> list[StandingChange]:
+    """Changes that leave the standing recipe because the anchor lost by them (constitution R6).
+
+    Of several promoted together the last, whose own trial was the weakest, leaves first.
+    """
+    held = evidence.patterns.stacked
+    if held is None or held.verdict != "reversed":
+        return []
+    return [item for item in policy.standing if item.id == held.changes[-1]]
 
 
 def judge(
@@ -84,22 +105,24 @@ def judge(
 ) -> Judgement:
     """Judges every trial of the round under the objective that the evidence supports."""
     promotions, waiting = _promote(evidence, policy, catalogue, objective)
+    demotions = demoted(evidence, policy)
     known = {(item.axis, item.move) for item in policy.dont_waste_budget_on}
     winners = {item.provenance.candidate: item for item in promotions}
-    dead_ends, trials = [], []
+    dead_ends = [reversed_end(evidence, item) for item in demotions]
+    known |= {(item.axis, item.move) for item in dead_ends}
+    trials = []
     for summary in evidence.candidates:
         if summary.role == "anchor" or summary.axis is None:
             continue
         for tried in _tried(summary, catalogue.axis(summary.axis)):
-            selected = tried.move == selected_move(summary, catalogue)
-            if selected and summary.candidate in winners:
+            if tried.chosen and summary.candidate in winners:
                 reason = winners[summary.candidate].provenance.figure
                 trials.append(_trial(evidence, tried, "promoted", reason))
                 continue
-            if selected and summary.candidate in waiting:
+            if tried.chosen and summary.candidate in waiting:
                 trials.append(_trial(evidence, tried, "undecided", waiting[summary.candidate]))
                 continue
-            what = _dead(tried, evidence.calibration, objective) or _repeated(tried, policy)
+            what = _dead(tried, evidence.calibration, policy.noise, objective)
             if what is None:
                 outcome = "failed" if tried.failure else "undecided"
                 trials.append(_trial(evidence, tried, outcome, tried.open_reason))
@@ -108,14 +131,12 @@ def judge(
             if tried.key not in known:
                 known.add(tried.key)
                 dead_ends.append(_dead_end(evidence, tried, what))
-    return Judgement(promotions, dead_ends, trials)
+    return Judgement(promotions, demotions, dead_ends, trials)
 
 
 def selected_move(summary: CandidateSummary, catalogue: Catalogue) -> str:
     """Name of the move a candidate stands by: the catalogue's, its own, or the change itself."""
     axis = catalogue.axis(summary.axis or "")
-    if axis is not None and summary.move is not None and axis.move(summary.move):
-        return summary.move
     known = move_of(axis, summary.change) if axis else None
     return known or summary.move or summary.change.summary()
 
@@ -131,13 +152,10 @@ def _promote(
     found = []
     for summary in evidence.candidates:
         figure = earned(summary, policy.noise, evidence.calibration, objective)
-        if summary.role == "explorer" and figure is not None and summary.comparison is not None:
-            lb_gain = summary.lb_gain if summary.lb_gain is not None else -math.inf
-            strength = (summary.comparison.gain, lb_gain)
-            if objective == "maximise_transfer":
-                strength = (lb_gain, summary.comparison.gain)
-            found.append((strength, summary, figure))
-    found.sort(key=lambda item: (-item[0][0], -item[0][1], item[1].candidate))
+        effect = effect_of(summary, evidence.calibration, objective)
+        if summary.role == "explorer" and figure is not None and effect is not None:
+            found.append((effect.gain, summary, figure))
+    found.sort(key=lambda item: (-item[0], item[1].candidate))
     promotions: list[StandingChange] = []
     waiting: dict[str, str] = {}
     for _, summary, figure in found:
@@ -183,6 +201,7 @@ def _tried(summary: CandidateSummary, axis: Axis | None) -> list[Tried]:
         Tried(
             summary=summary,
             move=name,
+            chosen=name == chosen,
             gain=round(sum(values) / len(values), 6) if values else None,
             lb_gain=summary.lb_gain if name == chosen else None,
             failure=failures.get(name),
@@ -191,45 +210,63 @@ def _tried(summary: CandidateSummary, axis: Axis | None) -> list[Tried]:
     ]
 
 
-def _dead(tried: Tried, found: Calibration, objective: Objective) -> str | None:
-    """Why this is a dead end, or None while that is open."""
+def _dead(
+    tried: Tried, found: Calibration, rule: NoiseRule, objective: Objective
+) -> str | None:
+    """Why this is a dead end, or None while that is open.
+
+    A move is dead when what is known of it ends below the promotion threshold, so that more trials
+    would hardly promote it. One that was never scored but for dev is dead only by a loss.
+    """
     gain, lb_gain, band = tried.gain, tried.lb_gain, found.dev_band
     if gain is None:
         return "training diverged" if "diverged" in (tried.failure or "") else None
     if lb_gain is not None and lb_gain < -found.lb_noise - EPSILON:
         return "the leaderboard fell"
+    effect = effect_of(tried.summary, found, objective) if lb_gain is not None else None
     if objective == "maximise_transfer":
-        if lb_gain is not None and gain > band + EPSILON and lb_gain <= found.lb_noise + EPSILON:
+        if lb_gain is None:
+            return "dev collapsed" if gain < -COLLAPSE * band else None
+        if gain > band + EPSILON and lb_gain <= found.lb_noise + EPSILON:
             return "raises dev only; the leaderboard does not follow"
-        if lb_gain is not None:
-            return "did nothing for the leaderboard" if lb_gain <= EPSILON else None
-        return "dev collapsed" if gain < -COLLAPSE * band else None
-    if lb_gain is not None and lb_gain > found.lb_noise + EPSILON:
-        return None
-    if gain < -band - EPSILON:
-        return "lost beyond the seed band"
-    return "did nothing" if gain <= EPSILON else None
+    elif effect is None and tried.chosen:
+        effect = tried.summary.effect
+    if effect is not None and effect.high < rule.promotion_threshold:
+        return f"at most {signed(effect.high)} by {effect.basis}, below the promotion threshold"
+    return "lost beyond the seed band" if effect is None and gain < -band - EPSILON else None
 
 
-def _repeated(tried: Tried, policy: Policy) -> str | None:
-    """A move that stays within the shrinking band of a mean over repeats has had its chance."""
-    if tried.gain is None:
-        return None
-    earlier = [
-        trial.gain
-        for trial in policy.tried
-        if (trial.axis, trial.move) == tried.key and trial.gain is not None
-    ]
-    values = [*earlier, tried.gain]
-    mean = sum(values) / len(values)
-    if not earlier or mean >= policy.noise.promotion_threshold / math.sqrt(len(values)):
-        return None
-    return f"tried {len(values)} times for a mean dev gain of {signed(mean, 4)}"
+def departure(evidence: Evidence, change: StandingChange) -> tuple[str, Provenance]:
+    """Why a demoted change leaves, in words and with its figure."""
+    held = evidence.patterns.stacked
+    anchor = next(item.candidate for item in evidence.candidates if item.role == "anchor")
+    figure = f"the anchor moved {signed(held.step if held else None, 4)}"
+    text = f"{change.change.summary()} ({change.axis}) leaves the standing recipe: "
+    text += "the anchor lost by it."
+    return text, Provenance(round=evidence.round, candidate=anchor, figure=figure)
+
+
+def reversed_end(evidence: Evidence, change: StandingChange) -> DeadEnd:
+    """A demoted change as a dead end."""
+    move = change.id.split("-", 2)[-1]
+    return DeadEnd(
+        id=f"{change.axis}/{move}",
+        axis=change.axis,
+        move=move,
+        what="does not stack: the anchor fell with it",
+        provenance=departure(evidence, change)[1],
+    )
 
 
 def _trial(evidence: Evidence, tried: Tried, outcome: str, reason: str) -> Trial:
+    found = tried.summary.readings if tried.chosen else None
     return Trial.model_validate(
         {
+            "dev": found.dev if found else None,
+            "dev_se": found.dev_se if found else None,
+            "dev_shared": found.dev_shared if found else 0.0,
+            "lb_se": found.lb_se if found else None,
+            "change_sha256": ledger.change_digest(tried.summary.change) if found else None,
             "axis": tried.key[0],
             "move": tried.move,
             "round": evidence.round,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from aevo.axes import Catalogue
 from aevo.narrative import VERDICTS
 from aevo.policy import shown, signed
-from aevo.promotion import Judgement, judge
+from aevo.promotion import Judgement, departure, judge
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import Evidence
 from aevo.records.meta import Proposal
@@ -42,7 +42,10 @@ def propose(evidence: Evidence, policy: Policy, catalogue: Catalogue) -> Proposa
         policy=policy,
         catalogue=catalogue,
         mode=mode,
-        standing=[*policy.standing, *judged.promotions],
+        standing=[
+            *(item for item in policy.standing if item not in judged.demotions),
+            *judged.promotions,
+        ],
         dead_ends=[*policy.dont_waste_budget_on, *judged.dead_ends],
         tried=[*policy.tried, *judged.trials],
         leveraged=leveraged_domain(evidence) or _lightest(selection),
@@ -136,7 +139,7 @@ def _noise(evidence: Evidence, policy: Policy) -> NoiseRule:
     found, rule = evidence.calibration, policy.noise
     if found.seed_sd is None or found.seed_sd == rule.seed_sd:
         return rule
-    threshold = round(found.dev_band, 4)
+    threshold = round(rule.prior * max(1.0, found.dev_band / rule.band_prior), 4)
     figure = (
         f"seed sd {found.seed_sd:.4f} over {found.seed_runs} anchor runs "
         f"(degrees of freedom: {found.seed_dof}; pooled with the prior)"
@@ -167,6 +170,8 @@ def _discoveries(
     for item in judged.promotions:
         text = f"Promoted {item.change.summary()} ({item.axis}) into the standing recipe."
         log.add("promotion", item.id, text, item.provenance)
+    for item in judged.demotions:
+        log.add("demotion", item.id, *departure(evidence, item))
     for dead in judged.dead_ends:
         text = f"Don't waste budget on {dead.axis} / {dead.move}: {dead.what}."
         log.add("dead_end", dead.id, text, dead.provenance)

@@ -1,8 +1,11 @@
 """Which axes the next round explores, and which categories rest."""
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from aevo import ledger
 from aevo.axes import Axis, Catalogue, categories_needed, select, stands
 from aevo.errors import ConfigError
 from aevo.policy import signed
@@ -17,7 +20,10 @@ from aevo.records.policy import (
     StandingChange,
     Trial,
 )
+from aevo.statistics.effect import Estimate, spread, value_of_trial
 
+SIBLING_WEIGHT = 2  # how many moves the spread over all axes counts for within one axis
+CENTRE_WEIGHT = 4  # trials of no gain that every category is thought to have had
 PLATEAU_ROUNDS = 2  # rounds without enough leaderboard improvement after which categories rotate
 
 
@@ -44,7 +50,7 @@ class Situation:
         return {trial.move: trial for trial in self.tried if trial.axis == axis.id}
 
     def open_moves(self, axis: Axis) -> list[str]:
-        """Moves neither dead nor standing: fresh ones first, then the undecided by their gain."""
+        """Moves neither dead nor standing, the one whose trial is worth most first."""
         dead = {item.move for item in self.dead_ends if item.axis == axis.id}
         trials = self.trials(axis)
         promoted = {name for name, trial in trials.items() if trial.outcome == "promoted"}
@@ -53,29 +59,52 @@ class Situation:
             for move in axis.moves
             if move.id not in dead | promoted and not stands(move, self.standing)
         ]
-        fresh = [name for name in moves if name not in trials]
-        undecided = sorted(
-            (name for name in moves if name in trials),
-            key=lambda name: (-(trials[name].gain or 0.0), name),
-        )
-        return fresh + undecided
+        return sorted(moves, key=lambda name: -self.value(axis, name))
 
-    def promising(self, axis: Axis) -> list[str]:
-        """Open moves with an undecided gain, the best first."""
-        trials = self.trials(axis)
-        return [
-            name
-            for name in self.open_moves(axis)
-            if name in trials and (trials[name].gain or 0.0) > 0
-        ]
+    def known(self, axis: Axis, move: str) -> Estimate | None:
+        """What earlier trials say of a move, by what the objective trusts, else by dev."""
+        trials = ledger.of_move(self.tried, axis.id, move)
+        trusted = ledger.known(trials, external=True) if self.mode == "transfer" else None
+        return trusted or ledger.known(trials, external=False)
+
+    def value(self, axis: Axis, move: str) -> float:
+        """Expected gain of the decision that one more trial of a move allows (accuracy).
+
+        A move not tried is thought to be like the others: at the mean of its category, shrunk
+        towards no gain, and as far from it as its axis's moves turned out to be.
+        """
+        found = self.evidence.calibration
+        noise = found.lb_sd * math.sqrt(2)
+        if self.mode != "transfer":
+            noise = 1 / math.hypot(1 / noise, 1 / max(found.dev_band / 2, noise))
+        known = self.known(axis, move)
+        likely = found.spread
+        if known is None:
+            siblings = [self.known(axis, other.id) for other in axis.moves]
+            seen = [item for item in siblings if item is not None]
+            likely = spread(seen, found.spread, SIBLING_WEIGHT)
+        return value_of_trial(known, noise, likely, self.centres.get(axis.category, 0.0))
+
+    @cached_property
+    def centres(self) -> dict[str, float]:
+        """Mean gain of each category over all trials, shrunk towards 0."""
+        category = {axis.id: axis.category for axis in self.catalogue.axes}
+        gains: dict[str, list[float]] = {}
+        for trial in self.tried:
+            gain = trial.lb_gain if self.mode == "transfer" else trial.gain
+            if gain is not None and trial.axis in category:
+                # one collapse says little of its category's other moves
+                bounded = max(gain, -2 * self.evidence.calibration.dev_band)
+                gains.setdefault(category[trial.axis], []).append(bounded)
+        return {name: sum(v) / (len(v) + CENTRE_WEIGHT) for name, v in gains.items()}
 
     def assigned(self, axis: Axis) -> list[str]:
-        """The open moves worth this round's trial: replicates of a promising one where seed noise
-        holds back decisions (stack and calibrate), else fresh ones, else undecided ones."""
+        """The open moves worth this round's trial: the fresh ones, or the one whose replication is
+        worth more than any of them."""
         trials, moves = self.trials(axis), self.open_moves(axis)
-        if self.mode == "stack_and_calibrate" and (promising := self.promising(axis)):
-            return promising
-        return [name for name in moves if name not in trials] or moves
+        if moves and moves[0] in trials:
+            return moves[:1]
+        return [name for name in moves if name not in trials]
 
 
 @dataclass(frozen=True)
@@ -180,9 +209,8 @@ def with_entrant(
     return None
 
 
-def _preference(situation: Situation, axis: Axis) -> tuple[bool, bool, bool, int, float, int]:
-    """Lower comes first: open moves, what the mode asks for, then promise and freshness."""
-    trials = situation.trials(axis)
+def _preference(situation: Situation, axis: Axis) -> tuple[bool, bool, bool, float, int]:
+    """Lower comes first: open moves, what the mode asks for, then the worth of a trial."""
     moves = situation.open_moves(axis)
     mode = situation.mode
     weak = situation.evidence.patterns.weak_domain
@@ -198,16 +226,9 @@ def _preference(situation: Situation, axis: Axis) -> tuple[bool, bool, bool, int
         and pushes(axis, situation.leveraged)
     )
     early = axis.transfer and mode != "transfer"
-    fresh = any(name not in trials for name in moves)
-    if mode == "stack_and_calibrate" and situation.promising(axis):
-        rank = 0
-    elif not trials and fresh:
-        rank = 1
-    else:
-        rank = 2 if fresh else 3
-    gain = situation.evidence.patterns.gain_by_category.get(axis.category, 0.0)
+    worth = situation.value(axis, moves[0]) if moves else 0.0
     index = situation.catalogue.axes.index(axis)
-    return not moves, not fits, misled or early, rank, -gain, index
+    return not moves, not fits, misled or early, -round(worth, 9), index
 
 
 def _reason(situation: Situation, axis: Axis) -> str:
@@ -228,9 +249,11 @@ def _reason(situation: Situation, axis: Axis) -> str:
     elif assigned[0] not in trials:
         words.append(f"{len(assigned)} moves not tried yet")
     else:
-        trial = trials[assigned[0]]
-        gain = signed(trial.gain, 4)
-        words.append(f"replicates {trial.move}, undecided at {gain} in round {trial.round}")
+        known, trial = situation.known(axis, assigned[0]), trials[assigned[0]]
+        figure = f"{signed(known.gain, 4)} ± {known.se:.4f}" if known else signed(trial.gain, 4)
+        words.append(f"replicates {trial.move}, undecided at {figure} in round {trial.round}")
+    if moves:
+        words.append(f"a trial is worth {signed(situation.value(axis, moves[0]), 4)}")
     return "; ".join(words)
 
 

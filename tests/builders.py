@@ -335,7 +335,7 @@ def paper_world() -> World:
             "mask/m1": Effect(dev=0.01, lb=0.0),
             "which_checkpoint/m1": Effect(dev=0.03, lb=0.02),
             "mix_equation/m2": Effect(domains={"equation": 0.40}, lb=0.0),
-            "trace_equation/m2": Effect(domains={"equation": 0.36}, lb=0.01),
+            "trace_equation/m2": Effect(domains={"equation": 0.30}, lb=0.01),
             "rebalance/m1": Effect(domains={"equation": -0.15, "bits": 0.02}, lb=0.02),
         }
     )

@@ -245,9 +245,10 @@ BROKEN: list[tuple[str, str, Break, str]] = [
         "R13",
         "first",
         lambda c: with_policy(
-            c, axes=axes_but_last(c, brief("traces", knobs=["train.loss"], axis="own"))
+            c,
+            axes=axes_but_last(c, brief("traces", knobs=["train.learning_rate"], axis="own")),
         ),
-        "share train.loss.mask",
+        "share train.learning_rate",
     ),
     ("R14", "plateaued", no_rest, "no category of this round rests"),
     (
@@ -308,8 +309,9 @@ BROKEN: list[tuple[str, str, Break, str]] = [
         ),
         "rests on no figure",
     ),
-    ("R20", "first", lambda c: noise(c, promotion_threshold=0.01), "below the prior"),
-    ("R20", "first", lambda c: noise(c, prior=0.001), "prior was changed"),
+    ("R20", "first", lambda c: noise(c, promotion_threshold=0.005), "below the prior"),
+    ("R20", "first", lambda c: noise(c, prior=0.001), "priors were changed"),
+    ("R20", "first", lambda c: noise(c, band_prior=0.001), "priors were changed"),
     ("R20", "first", lambda c: noise(c, seed_sd=0.5), "not the measured"),
     (
         "R20",
@@ -426,7 +428,10 @@ def test_the_constitution_is_the_pinned_one(tmp_path: Path) -> None:
 
 def test_a_dev_gain_alone_promotes_nothing_while_dev_is_suspect(first: Case) -> None:
     suspect = first.evidence.calibration.model_copy(update={"verdict": "suspect"})
-    silent = with_candidate(with_evidence(first, calibration=suspect), "c01", lb_gain=None)
+    case = with_evidence(first, calibration=suspect)
+    silent = with_candidate(case, "c01", lb_gain=None, external=None)
     assert not constitution.apply("R2", silent).passed
-    confirmed = with_candidate(silent, "c01", lb_gain=0.015)
+    found = first.evidence.candidates[1].effect
+    assert found is not None and found.p_adjusted <= 0.05
+    confirmed = with_candidate(case, "c01", external=found)
     assert constitution.apply("R2", confirmed).passed

@@ -97,7 +97,7 @@ def test_transfer_asks_for_transfer_axes_and_weighs_down_the_leveraged_domain(
     campaign: Layout,
 ) -> None:
     policy = policies.read(campaign, 4)
-    assert [axis.axis for axis in policy.axes if axis.transfer] == ["rebalance", "reweigh"]
+    assert {axis.axis for axis in policy.axes if axis.transfer} == {"rebalance", "reweigh"}
     assert {"mix_equation", "trace_equation"}.isdisjoint(axis.axis for axis in policy.axes)
     assert policy.selection.criterion == "reweighted"
     assert policy.selection.weights["equation"] == min(policy.selection.weights.values()) == 0.25
@@ -107,18 +107,17 @@ def test_transfer_asks_for_transfer_axes_and_weighs_down_the_leveraged_domain(
 def test_dead_ends_only_grow_and_cite_their_round(campaign: Layout) -> None:
     registries = [policies.read(campaign, n).dont_waste_budget_on for n in range(1, 6)]
     for before, after in pairwise(registries):
-        assert after[: len(before)] == before and len(after) > len(before)
+        assert after[: len(before)] == before and len(after) >= len(before)
     last = {item.id: item for item in registries[-1]}
-    assert last["clip/m1"].what == "lost beyond the seed band"
+    assert last["clip/m1"].what == "at most -0.030 by dev, below the promotion threshold"
     assert last["clip/m1"].provenance.round == 1
-    assert last["mask/m1"].what.startswith("tried 2 times")
     assert last["mix_equation/m2"].what == "raises dev only; the leaderboard does not follow"
     assert "dev +0.0667, LB +0.000" in last["mix_equation/m2"].provenance.figure
 
 
 def test_noise_rule_is_recalibrated_with_provenance(campaign: Layout) -> None:
     rule = policies.read(campaign, 5).noise
-    assert rule.promotion_threshold == rule.prior == 0.02  # the measured band is smaller
+    assert rule.promotion_threshold == rule.prior == 0.01  # the measured band is smaller
     assert rule.seed_runs == 8
     assert rule.provenance.round == 4 and "seed sd 0.0032" in rule.provenance.figure
 
@@ -257,9 +256,56 @@ def test_a_dev_gain_that_costs_leaderboard_is_a_dead_end(tmp_path: Path) -> None
 
 
 def test_a_leaderboard_gain_alone_promotes(tmp_path: Path) -> None:
-    policy = proposed(tmp_path / "camp", World({"rank/m1": Effect(dev=-0.01, lb=0.02)}))
+    """Dev and leaderboard contradict each other, so the leaderboard decides."""
+    policy = proposed(tmp_path / "camp", World({"rank/m1": Effect(dev=-0.04, lb=0.04)}))
     assert [item.axis for item in policy.standing] == ["rank"]
-    assert "LB +0.020" in policy.standing[0].provenance.figure
+    assert "by leaderboard" in policy.standing[0].provenance.figure
+    assert "LB +0.040" in policy.standing[0].provenance.figure
+
+
+def test_a_dev_gain_that_the_leaderboard_contradicts_promotes_nothing(tmp_path: Path) -> None:
+    policy = proposed(tmp_path / "camp", World({"rank/m1": Effect(dev=0.05, lb=0.0)}))
+    assert policy.standing == []
+
+
+def test_a_second_trial_promotes_where_the_first_could_not_decide(tmp_path: Path) -> None:
+    world = World({"rank/m1": Effect(dev=0.02, lb=0.01)})
+    layout = start_campaign(tmp_path / "camp")
+    play(layout, 1, world, quota=8)
+    second = policies.read(layout, 2)
+    assert second.standing == []
+    rank = next(axis for axis in second.axes if axis.axis == "rank")
+    assert rank.moves == ["m1"] and "replicates m1, undecided at +0.01" in rank.reason
+    play(layout, 2, world, quota=8)
+    evidence = read(Evidence, layout.round(2).evidence)
+    again = next(item for item in evidence.candidates if item.axis == "rank")
+    first = next(
+        item
+        for item in read(Evidence, layout.round(1).evidence).candidates
+        if item.axis == "rank"
+    )
+    assert again.effect is not None and first.effect is not None
+    assert (first.effect.trials, again.effect.trials) == (1, 2)
+    assert again.effect.p < first.effect.p and again.effect.se < first.effect.se
+    assert [item.axis for item in policies.read(layout, 3).standing] == ["rank"]
+
+
+def test_a_change_that_does_not_stack_leaves_again(tmp_path: Path) -> None:
+    """It wins as an explorer; as part of the standing recipe the anchor falls."""
+    world = World({"rank/m1": Effect(dev=0.05, lb=0.04)})
+    layout = start_campaign(tmp_path / "camp")
+    play(layout, 1, world, quota=8)
+    assert [item.axis for item in policies.read(layout, 2).standing] == ["rank"]
+    play(layout, 2, World({"rank/m1": Effect(dev=-0.06, lb=-0.06)}), quota=8)
+    held = read(Evidence, layout.round(2).evidence).patterns.stacked
+    assert held is not None and held.verdict == "reversed" and held.step < 0 < held.expected
+    third = policies.read(layout, 3)
+    assert held.changes == ["r01-c03-m1"]
+    assert "r01-c03-m1" not in {item.id for item in third.standing}
+    assert dead_ends(third)["rank/m1"] == "does not stack: the anchor fell with it"
+    log = [item for item in discovery.read(layout) if item.kind == "demotion"]
+    assert [item.round for item in log] == [2]
+    assert "the anchor moved -0." in log[0].provenance.figure
 
 
 def test_a_failed_training_is_no_verdict_but_divergence_is(tmp_path: Path) -> None:
@@ -293,12 +339,12 @@ def test_a_failed_training_is_no_verdict_but_divergence_is(tmp_path: Path) -> No
 def test_noise_beyond_the_prior_raises_the_threshold(tmp_path: Path) -> None:
     layout = play_to_evidence(tmp_path / "camp", paper_world())
     evidence = read(Evidence, layout.round(1).evidence)
-    calibration = evidence.calibration.model_copy(update={"seed_sd": 0.02, "dev_band": 0.0432})
+    calibration = evidence.calibration.model_copy(update={"seed_sd": 0.02, "dev_band": 0.044})
     noisy = evidence.model_copy(update={"calibration": calibration})
     found = propose(noisy, policies.read(layout, 1), catalogue())
-    assert found.policy.noise.promotion_threshold == 0.0432
+    assert found.policy.noise.promotion_threshold == 0.022  # as much larger as the band
     entry = next(item for item in found.discoveries if item.kind == "noise")
-    assert entry.text == "The promotion threshold is 0.0432 (was 0.0200)."
+    assert entry.text == "The promotion threshold is 0.0220 (was 0.0100)."
     # what was promoted in this round was judged by the rule of this round, not by the next one's
     assert [item.axis for item in found.policy.standing] == ["learning_rate"]
 
@@ -370,7 +416,3 @@ def test_a_lost_policy_is_written_again_from_the_same_records(tmp_path: Path) ->
     assert files(layout.root) == before
 
 
-def test_a_small_gain_is_replicated_before_it_is_judged(campaign: Layout) -> None:
-    mask = next(axis for axis in policies.read(campaign, 2).axes if axis.axis == "mask")
-    assert mask.moves == ["m1"]
-    assert mask.reason == "replicates m1, undecided at +0.0100 in round 1"

@@ -132,7 +132,7 @@ def test_a_good_proposal_becomes_the_policy(
     assert [tool["function"]["name"] for tool in request["tools"]] == ["propose"]
     source = question.evidence.candidates[1]
     assert [item.change for item in policy.standing] == [source.change]
-    assert policy.standing[0].provenance.figure.startswith("dev +0.0400 (Holm p")
+    assert policy.standing[0].provenance.figure.startswith("+0.0284 by dev and leaderboard")
     assert policy.mode_reason.startswith("The higher rate")
     assert policy.noise.seed_sd == question.evidence.calibration.seed_sd
     assert {trial.outcome for trial in policy.tried if trial.candidate == "c01"} == {"promoted"}
@@ -254,7 +254,7 @@ def refused(draft: dict[str, Any], question: Question) -> str:
     ({"mode": "transfer", "objective": "maximise_transfer"}, "R3: dev is abandoned"),
     ({"reason": "It feels right to change the mode now."}, "no figure is quoted"),
     ({"reason": "Best dev was 0.99."}, "citations: reason: 0.99 is no figure"),
-    ({"noise": {"promotion_threshold": 0.01, "figure": "seed sd 0.0035"}}, "R20: the promotion"),
+    ({"noise": {"promotion_threshold": 0.005, "figure": "seed sd 0.0035"}}, "R20: the promotion"),
     ({"noise": {"lb_threshold": 0.005, "figure": "LB noise 0.01"}}, "chance would promote"),
     ({"noise": {"lb_threshold": 0.03, "figure": "seed sd 0.0777"}}, "0.0777 is no figure"),
     ({"noise": {"lb_threshold": 0.03, "figure": "as I said"}}, "noise: it quotes no figure"),
@@ -310,7 +310,7 @@ def test_noise_rule_and_search_mode_can_be_revised(
     proposal, verdict = judge(revised, question, History(catalogue()))
     assert verdict.accepted and proposal is not None, verdict
     rule = proposal.policy.noise
-    assert (rule.promotion_threshold, rule.lb_threshold, rule.prior) == (0.03, 0.03, 0.02)
+    assert (rule.promotion_threshold, rule.lb_threshold, rule.prior) == (0.03, 0.03, 0.01)
     assert rule.provenance.round == 1 and rule.seed_sd == question.evidence.calibration.seed_sd
     assert [r.until_round for r in proposal.policy.retired] == [2]
     assert {d.kind for d in proposal.discoveries} >= {"noise", "mode", "summary"}
@@ -326,7 +326,7 @@ def test_the_prompt_holds_the_round_and_fits(question: Question) -> None:
     system, task = opening(question, History(catalogue()), "the constitution")
     assert system.content == "the constitution"
     assert len(task.content) < 40_000
-    for words in ('"maximise_dev": {"c01": "dev +0.0400', "weight_decay", '"dev_band": 0.02',
+    for words in ('"maximise_dev": {"c01": "+0.0284 by dev', "weight_decay", '"dev_band": 0.02',
                   "7 axes, over at least 5 categories"):
         assert words in task.content
 

@@ -2,10 +2,43 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from aevo import statistics
-from aevo.statistics import Contribution, Gain, Noise, Point, RoundBest, SeedBand
+from aevo.statistics.effect import Estimate, Reading, pool, replicated, spread, value_of_trial
+from aevo.statistics.multiplicity import holm
+from aevo.statistics.noise import (
+    SeedBand,
+    difference_band,
+    lb_noise,
+    lb_variance,
+    run_variance,
+    seed_band,
+)
+from aevo.statistics.paired import (
+    above_zero,
+    detectable,
+    flip_variance,
+    item_difference,
+    mcnemar,
+    paired,
+)
+from aevo.statistics.transfer import (
+    Contribution,
+    Gain,
+    Noise,
+    Point,
+    Probe,
+    RoundBest,
+    Slope,
+    calibrate,
+    divergence,
+    gains,
+    leverage,
+    passage,
+    plateau,
+    round_bests,
+)
 
 PAPER = [  # round, dev, LB (paper, appendix A)
     RoundBest(0, 0.79, 0.80),
@@ -24,56 +57,56 @@ def items(correct: int, total: int) -> dict[str, bool]:
 def test_paired_counts_changed_items_only() -> None:
     anchor = {"a": True, "b": False, "c": False, "d": True, "only here": True}
     explorer = {"a": True, "b": True, "c": True, "d": False, "only there": True}
-    result = statistics.paired(anchor, explorer)
+    result = paired(anchor, explorer)
     assert (result.n, result.won, result.lost, result.gain) == (4, 2, 1, 0.25)
     assert result.p == 1.0
     assert result.low <= result.gain <= result.high
 
 
 def test_paired_interval_is_that_of_the_normal_approximation() -> None:
-    result = statistics.paired(items(300, 600), items(330, 600))
+    result = paired(items(300, 600), items(330, 600))
     error = math.sqrt(0.05 * 0.95 / 600)
     assert result.low == pytest.approx(0.05 - 1.96 * error, abs=0.002)
     assert result.high == pytest.approx(0.05 + 1.96 * error, abs=0.002)
-    assert result == statistics.paired(items(300, 600), items(330, 600))
+    assert result == paired(items(300, 600), items(330, 600))
 
 
 def test_paired_without_common_items_is_an_error() -> None:
     with pytest.raises(ValueError, match="no common items"):
-        statistics.paired({"a": True}, {"b": True})
+        paired({"a": True}, {"b": True})
 
 
 @pytest.mark.parametrize(
     ("won", "lost", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (1, 9, 22 / 1024), (4, 4, 1.0)]
 )
 def test_mcnemar_exact(won: int, lost: int, p: float) -> None:
-    assert statistics.mcnemar(won, lost) == pytest.approx(p)
+    assert mcnemar(won, lost) == pytest.approx(p)
 
 
 def test_holm_steps_down_and_keeps_the_order() -> None:
-    adjusted = statistics.holm([0.01, 0.04, 0.03, 0.005])
+    adjusted = holm([0.01, 0.04, 0.03, 0.005])
     assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert statistics.holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_seed_band_pools_within_recipes() -> None:
-    band = statistics.seed_band({"a": [0.40, 0.42], "b": [0.60, 0.60, 0.63], "c": [0.9]})
+    band = seed_band({"a": [0.40, 0.42], "b": [0.60, 0.60, 0.63], "c": [0.9]})
     within = 2 * 0.01**2 + 2 * 0.01**2 + 0.02**2
     assert band.sd == pytest.approx(math.sqrt(within / 3))
     assert (band.runs, band.dof) == (5, 3)
 
 
 def test_seed_band_needs_a_repeat() -> None:
-    assert statistics.seed_band({"a": [0.4], "b": [0.6]}) == SeedBand(None, 0, 0)
-    assert statistics.seed_band({}).sd is None
+    assert seed_band({"a": [0.4], "b": [0.6]}) == SeedBand(None, 0, 0)
+    assert seed_band({}).sd is None
 
 
 def test_difference_band_moves_from_the_prior_to_the_measurement() -> None:
-    assert statistics.difference_band(0.02, SeedBand(None, 0, 0)) == 0.02
-    few = statistics.difference_band(0.02, SeedBand(0.02, 2, 1))
-    many = statistics.difference_band(0.02, SeedBand(0.02, 101, 100))
-    assert statistics.difference_band(0.02, SeedBand(0.0, 2, 1)) == 0.02  # never below
+    assert difference_band(0.02, SeedBand(None, 0, 0)) == 0.02
+    few = difference_band(0.02, SeedBand(0.02, 2, 1))
+    many = difference_band(0.02, SeedBand(0.02, 101, 100))
+    assert difference_band(0.02, SeedBand(0.0, 2, 1)) == 0.02  # never below
     full = 2 * math.sqrt(2) * 0.02
     assert 0.02 < few < many < full
     assert many == pytest.approx(full, rel=0.01)
@@ -85,7 +118,7 @@ def test_gains_are_against_the_anchor_of_the_round() -> None:
         Point(1, "c01", False, 0.74, 0.82),
         Point(2, "c01", False, 0.90, 0.90),  # its round's anchor has no score
     ]
-    assert statistics.gains(points) == [
+    assert gains(points) == [
         Gain(1, "c01", pytest.approx(0.04), pytest.approx(0.02))  # type: ignore[arg-type]
     ]
 
@@ -93,7 +126,7 @@ def test_gains_are_against_the_anchor_of_the_round() -> None:
 def test_calibration_recovers_a_slope_and_its_interval() -> None:
     dev = [-0.03, -0.01, 0.0, 0.02, 0.04, 0.05]
     wobble = [0.002, -0.002, 0.001, -0.001, 0.002, -0.002]
-    found = statistics.calibrate(
+    found = calibrate(
         [Gain(1, str(i), x, 0.5 * x + e) for i, (x, e) in enumerate(zip(dev, wobble, strict=True))]
     )
     assert found.slope == pytest.approx(0.5, abs=0.03)
@@ -103,15 +136,15 @@ def test_calibration_recovers_a_slope_and_its_interval() -> None:
 
 
 def test_calibration_is_none_where_it_cannot_know() -> None:
-    assert statistics.calibrate([Gain(1, "a", 0.1, 0.1)] * 2) == statistics.Slope()
-    assert statistics.calibrate([Gain(1, "a", 0.1, 0.1)] * 5) == statistics.Slope()
-    flat = statistics.calibrate([Gain(1, str(i), i / 100, 0.0) for i in range(4)])
+    assert calibrate([Gain(1, "a", 0.1, 0.1)] * 2) == Slope()
+    assert calibrate([Gain(1, "a", 0.1, 0.1)] * 5) == Slope()
+    flat = calibrate([Gain(1, str(i), i / 100, 0.0) for i in range(4)])
     assert flat.slope == 0.0
     assert flat.rank_correlation is None
 
 
 def test_leverage_falls_on_the_domain_that_rose_unconfirmed() -> None:
-    found = statistics.leverage(
+    found = leverage(
         [
             Contribution(0.06, 0.01, {"equation": 0.06, "bits": 0.0}),
             Contribution(0.04, 0.04, {"equation": 0.0, "bits": 0.04}),
@@ -119,7 +152,7 @@ def test_leverage_falls_on_the_domain_that_rose_unconfirmed() -> None:
         ]
     )
     assert found == pytest.approx({"equation": 0.025, "bits": 0.0})
-    assert statistics.leverage([]) == {}
+    assert leverage([]) == {}
 
 
 def test_round_bests_take_the_first_anchor_as_round_zero() -> None:
@@ -129,30 +162,30 @@ def test_round_bests_take_the_first_anchor_as_round_zero() -> None:
         Point(1, "c02", False, 0.81, 0.82),
         Point(2, "c01", False, 0.84, 0.84),
     ]
-    assert statistics.round_bests(points) == PAPER[:3]
-    assert statistics.round_bests([]) == []
+    assert round_bests(points) == PAPER[:3]
+    assert round_bests([]) == []
 
 
 @pytest.mark.parametrize(("rounds", "expected"), [(2, 0), (3, 0), (4, 1), (5, 2)])
 def test_plateau_counts_rounds_in_a_row(rounds: int, expected: int) -> None:
-    assert statistics.plateau(PAPER[:rounds], 0.02) == expected
+    assert plateau(PAPER[:rounds], 0.02) == expected
 
 
 def test_plateau_ends_with_an_improvement() -> None:
     lbs = [0.80, 0.80, 0.81, 0.79, 0.84]
     bests = [RoundBest(number, 0.8, lb) for number, lb in enumerate(lbs)]
-    assert [statistics.plateau(bests[:n], 0.02) for n in range(1, 6)] == [0, 1, 2, 3, 0]
+    assert [plateau(bests[:n], 0.02) for n in range(1, 6)] == [0, 1, 2, 3, 0]
 
 
 @pytest.mark.parametrize("band", [0.014, 0.02, 0.03])
 def test_the_papers_proxy_falls_after_round_three_and_not_before(band: float) -> None:
-    noise = Noise(dev_band=band, lb=statistics.lb_noise(2))
-    verdicts = [statistics.divergence(PAPER[:n], [], noise).verdict for n in range(1, 6)]
+    noise = Noise(dev_band=band, lb=lb_noise(2, SeedBand(None, 0, 0)))
+    verdicts = [divergence(PAPER[:n], noise).verdict for n in range(1, 6)]
     assert verdicts == ["evidence", "evidence", "evidence", "not_evidence", "not_evidence"]
 
 
 def test_the_reason_states_the_figures() -> None:
-    reason = statistics.divergence(PAPER[:4], [], NOISE).reason
+    reason = divergence(PAPER[:4], NOISE).reason
     assert "best dev rose +0.090 from round 2 to 3 while best LB moved +0.010" in reason
 
 
@@ -170,31 +203,138 @@ def test_the_reason_states_the_figures() -> None:
 )
 def test_verdict_by_the_record(dev: float, lb: float, expected: str) -> None:
     bests = [*PAPER[:3], RoundBest(3, dev, lb)]
-    assert statistics.divergence(bests, [], NOISE).verdict == expected
+    assert divergence(bests, NOISE).verdict == expected
 
 
 def test_a_slow_drift_adds_up() -> None:
     bests = [RoundBest(n, 0.80 + 0.02 * n, 0.80 + 0.002 * n) for n in range(5)]
-    verdicts = [statistics.divergence(bests[:n], [], NOISE).verdict for n in range(1, 6)]
+    verdicts = [divergence(bests[:n], NOISE).verdict for n in range(1, 6)]
     assert verdicts == ["evidence", "evidence", "suspect", "not_evidence", "not_evidence"]
 
 
 def test_a_confirmed_record_restores_dev() -> None:
     bests = [*PAPER, RoundBest(5, 0.95, 0.92)]
-    assert statistics.divergence(bests, [], NOISE).verdict == "evidence"
+    assert divergence(bests, NOISE).verdict == "evidence"
+
+
+def probes(*gains: tuple[float, float]) -> list[Probe]:
+    return [Probe(f"c{i:02d}", dev, 0.015, lb) for i, (dev, lb) in enumerate(gains, start=1)]
 
 
 def test_several_probes_decide_where_one_does_not() -> None:
-    failed = [Gain(3, "c01", 0.05, 0.0), Gain(3, "c02", 0.05, 0.01)]
-    assert statistics.divergence(PAPER[:3], failed[:1], NOISE).verdict == "suspect"
-    assert statistics.divergence(PAPER[:3], failed, NOISE).verdict == "not_evidence"
-    confirmed = [Gain(3, f"c1{i}", 0.05, 0.04) for i in range(3)]
-    assert statistics.divergence(PAPER[:3], failed + confirmed, NOISE).verdict == "evidence"
+    """Each raises dev by as much as three standard errors, and the leaderboard by nothing."""
+    lb = 0.012**2
+    one = passage(probes((0.05, 0.0)), 0.02, lb)
+    two = passage(probes((0.05, 0.0), (0.05, 0.01), (0.04, -0.01)), 0.02, lb)
+    aligned = passage(probes((0.05, 0.04), (0.03, 0.02), (0.04, 0.03)), 0.02, lb)
+    assert one and two and aligned
+    assert [divergence(PAPER[:3], NOISE, found).verdict for found in (one, two, aligned)] == [
+        "evidence", "suspect", "evidence"]
+    grave = passage(probes((0.05, -0.03), (0.05, -0.02)), 0.02, lb)
+    assert divergence(PAPER[:3], NOISE, grave).verdict == "not_evidence"
+    assert "passed on -0." in divergence(PAPER[:3], NOISE, grave).reason
+
+
+def test_passage_is_unbiased_though_the_best_of_noisy_gains_are_submitted() -> None:
+    """Seven moves of N(0, 0.02) true gains, of which the four of highest measured dev are probed: a
+    plain slope falls short of 1, the shrunken one does not, and its z is standard normal."""
+    generator = np.random.default_rng(5)
+    shares, weights, zs, plain = [], [], [], []
+    for _ in range(4000):
+        true = generator.normal(0, 0.02, 7)
+        dev = true + generator.normal(0, 0.015, 7)
+        anchor = generator.normal(0, 0.007)
+        lb = true + generator.normal(0, 0.007, 7) - anchor
+        best = np.argsort(-dev)[:4]
+        found = passage([Probe("c", dev[i], 0.015, lb[i]) for i in best], 0.02, 0.007**2)
+        if found is None:  # no dev rose
+            continue
+        shares.append(found.share)
+        weights.append(found.se**-2)
+        zs.append(found.z)
+        plain.append(float(dev[best] @ lb[best] / (dev[best] @ dev[best])))
+    assert np.mean(plain) < 0.75
+    assert abs(np.average(shares, weights=weights) - 1) < 0.03
+    assert abs(np.mean(zs)) < 0.06
+    assert abs(np.std(zs) - 1) < 0.06
+
+
+def test_passage_needs_a_rise() -> None:
+    assert passage([], 0.02, 1e-4) is None
+    assert passage(probes((-0.05, -0.04)), 0.02, 1e-4) is None
 
 
 def test_coarse_boards_have_coarser_noise() -> None:
-    assert statistics.lb_noise(2) == 0.01
-    assert statistics.lb_noise(4) == 0.01
-    assert statistics.lb_noise(1) == 0.1
-    noise = Noise(dev_band=0.02, lb=statistics.lb_noise(1))
-    assert statistics.divergence(PAPER[:4], [], noise).verdict == "evidence"
+    none = SeedBand(None, 0, 0)
+    assert [lb_noise(decimals, none) for decimals in (2, 4, 1)] == [0.01, 0.01, 0.1]
+    noise = Noise(dev_band=0.02, lb=lb_noise(1, none))
+    assert divergence(PAPER[:4], noise).verdict == "evidence"
+
+
+def test_board_noise_moves_from_the_prior_to_the_measurement() -> None:
+    assert lb_variance(2, SeedBand(None, 0, 0)) == pytest.approx(0.01**2 / 2)
+    wide = [lb_variance(2, SeedBand(0.02, dof + 1, dof)) for dof in (1, 10, 1000)]
+    assert wide == sorted(wide) and wide[-1] == pytest.approx(0.02**2, rel=0.01)
+    same = lb_variance(2, SeedBand(0.0, 1000, 999))  # equal rounded scores still hide a step
+    assert same == pytest.approx(0.01**2 / 12, rel=0.01)
+
+
+def test_run_variance_of_the_prior_is_its_definition() -> None:
+    assert 2 * math.sqrt(2 * run_variance(0.02, SeedBand(None, 0, 0))) == pytest.approx(0.02)
+
+
+def test_readings_are_weighed_by_precision() -> None:
+    found = pool([[Reading(0.04, 0.02)], [Reading(0.01, 0.01)]])
+    assert found is not None
+    assert found.gain == pytest.approx((0.04 / 4 + 0.01) / 1.25)
+    assert found.se == pytest.approx(1 / math.sqrt(1 / 0.02**2 + 1 / 0.01**2))
+    assert pool([[], []]) is None
+
+
+def test_replication_averages_only_what_is_not_shared() -> None:
+    once = Reading(0.03, 0.05, shared=0.03)
+    twice = replicated([once, once])
+    assert twice is not None and twice.gain == 0.03
+    assert twice.se == pytest.approx(math.sqrt(0.04**2 / 2 + 0.03**2))
+    assert replicated([]) is None
+
+
+def test_difference_to_the_mean_of_two_anchors() -> None:
+    names = [f"i{index:03d}" for index in range(100)]
+    anchors = [items(40, 100), items(50, 100)]
+    gain, variance = item_difference(anchors, items(60, 100), names)
+    assert gain == pytest.approx(0.15)
+    changes = [0.0] * 40 + [0.5] * 10 + [1.0] * 10 + [0.0] * 40
+    assert variance == pytest.approx(float(np.var(changes, ddof=1)) / 100)
+    assert flip_variance(anchors, names) == pytest.approx(0.10 / 2 / 100)
+    assert flip_variance(anchors[:1], names) == 0.0
+
+
+def test_detectable_effect_has_the_power_it_says() -> None:
+    size = detectable(0.01, alpha=0.05, tests=7)
+    draws = np.random.default_rng(1).normal(size, 0.01, 20_000)
+    found = np.mean([above_zero(draw, 0.01) <= 0.05 / 7 for draw in draws])
+    assert found == pytest.approx(0.8, abs=0.01)
+
+
+def test_spread_of_effects_is_recovered() -> None:
+    generator = np.random.default_rng(2)
+    for true in (0.01, 0.02):
+        seen = generator.normal(0, math.hypot(true, 0.01), 2000)
+        assert spread([Estimate(x, 0.01) for x in seen], 0.02) == pytest.approx(true, rel=0.1)
+    assert spread([], 0.02) == pytest.approx(0.02)
+
+
+def test_a_trial_is_worth_most_where_it_may_change_the_decision() -> None:
+    def worth(known: Estimate | None) -> float:
+        return value_of_trial(known, noise=0.012, spread=0.02)
+
+    fresh = worth(None)
+    assert worth(Estimate(0.03, 0.012)) > worth(Estimate(0.015, 0.012)) > fresh
+    assert fresh > worth(Estimate(0.0, 0.012)) > worth(Estimate(-0.03, 0.012)) >= 0
+    # Monte Carlo of the definition: E[max(0, posterior mean)]
+    generator = np.random.default_rng(3)
+    true = generator.normal(0, 0.02, 400_000)
+    seen = true + generator.normal(0, 0.012, true.size)
+    posterior = seen * 0.02**2 / (0.02**2 + 0.012**2)
+    assert fresh == pytest.approx(np.maximum(0, posterior).mean(), rel=0.01)

@@ -22,7 +22,7 @@ from aevo.agent.quotes import (
     text_faults,
 )
 from aevo.axes import Catalogue
-from aevo.promotion import earned, judge, selected_move
+from aevo.promotion import demoted, departure, earned, judge, reversed_end, selected_move
 from aevo.records.evidence import CandidateSummary, Evidence
 from aevo.records.meta import Proposal
 from aevo.records.policy import (
@@ -68,12 +68,13 @@ def to_proposal(draft: Draft, asked: Question, author: str) -> Proposal:
     evidence, old, rules = asked.evidence, asked.policy, asked.rules.policy
     number = evidence.round
     added = _promotions(draft, asked)
-    dead = _dead_ends(draft, asked)
+    gone = demoted(evidence, old)
+    dead = [*(reversed_end(evidence, item) for item in gone), *_dead_ends(draft, asked)]
     noise = _noise(draft.noise, asked) if draft.noise else rules.noise
     policy = Policy(
         round=number + 1, mode=draft.mode, objective=draft.objective,
         mode_reason=draft.reason.rstrip(". "),
-        standing=[*old.standing, *added],
+        standing=[*(item for item in old.standing if item not in gone), *added],
         axes=[_axis(item, asked.catalogue) for item in draft.axes],
         noise=noise,
         selection=_selection(draft.selection, number) if draft.selection else old.selection,
@@ -217,6 +218,9 @@ def _promotions(draft: Draft, asked: Question) -> list[StandingChange]:
 def _dead_ends(draft: Draft, asked: Question) -> list[DeadEnd]:
     tried = _tried(asked, draft.objective)
     known = {item.id for item in asked.policy.dont_waste_budget_on}
+    known |= {
+        reversed_end(asked.evidence, item).id for item in demoted(asked.evidence, asked.policy)
+    }
     entries = []
     for item in draft.dead_ends:
         trial = tried.get((item.candidate, item.move))
@@ -297,6 +301,9 @@ def _discoveries(draft: Draft, asked: Question, new: Policy, added: list[Standin
     for item in added:
         text = f"Promoted {item.change.summary()} ({item.axis}) into the standing recipe."
         yield entry("promotion", item.id, text, item.provenance)
+    for item in demoted(asked.evidence, old):
+        text, cited = departure(asked.evidence, item)
+        yield entry("demotion", item.id, text, cited)
     for end in dead:
         text = f"Don't waste budget on {end.axis} / {end.move}: {end.what}."
         yield entry("dead_end", end.id, text, end.provenance)

@@ -11,6 +11,8 @@ class Discovery(Part):
 
     id: str
     round: int
-    kind: Literal["promotion", "dead_end", "noise", "divergence", "mode", "rotation", "summary"]
+    kind: Literal[
+        "promotion", "demotion", "dead_end", "noise", "divergence", "mode", "rotation", "summary"
+    ]
     text: str
     provenance: Provenance

@@ -19,9 +19,10 @@ SECTIONS = {
 class Comparison(Part):
     """An explorer against the anchor on the same items (accuracy differences, 0..1).
 
-    `won` and `lost` of the `n` common items changed sides; `low`, `high` is the 95 %
-    paired-bootstrap interval; `p` McNemar's exact p, `p_adjusted` its Holm adjustment over the
-    round's axes; `beyond_band` whether |gain| exceeds the seed band.
+    Both ran with the same training seed. `won` and `lost` of the `n` common items changed sides;
+    `low`, `high` is the 95 % paired-bootstrap interval; `p` McNemar's exact p, `p_adjusted` its
+    Holm adjustment over the round's axes; `beyond_band` whether |gain| exceeds the seed band.
+    `domains` are gains by domain, `domain_reach` half of the width of their 95 % intervals.
     """
 
     n: int
@@ -34,6 +35,40 @@ class Comparison(Part):
     p_adjusted: float
     beyond_band: bool
     domains: dict[str, float]
+    domain_reach: dict[str, float] = {}
+
+
+class Readings(Part):
+    """A candidate's gains as measured in this round, each with its standard error.
+
+    `dev` is taken against the mean of all of the anchor's runs; `dev_shared` is the part of
+    `dev_se` that another trial on the same items would repeat. `lb` is None if it was not
+    submitted.
+    """
+
+    dev: float
+    dev_se: float
+    dev_shared: float
+    lb: float | None = None
+    lb_se: float | None = None
+
+
+class Effect(Part):
+    """What a candidate's change is worth over the anchor, from all that is known of it.
+
+    Readings of dev and leaderboard, and of earlier trials of the same move, weighed by precision.
+    `p` is one-sided against no gain, `p_adjusted` its Holm adjustment over the round's candidates.
+    Promotion is decided by it (constitution R2).
+    """
+
+    basis: Literal["dev", "dev and leaderboard", "leaderboard"]
+    gain: float
+    se: float
+    low: float
+    high: float
+    p: float
+    p_adjusted: float
+    trials: int
 
 
 class RunSummary(Part):
@@ -50,7 +85,9 @@ class RunSummary(Part):
 class CandidateSummary(Part):
     """What one candidate did and got. `lb` is None if it was not submitted.
 
-    `lb_gain` is against the anchor of the same round, None unless both were scored.
+    `lb_gain` is against the anchor of the same round, None unless both were scored. `effect` takes
+    dev and leaderboard as readings of one gain, as is right while dev is evidence; `external` rests
+    on the leaderboard alone.
     """
 
     candidate: str
@@ -67,32 +104,57 @@ class CandidateSummary(Part):
     domains: dict[str, float] = {}
     checkpoint: str | None = None
     comparison: Comparison | None = None
+    readings: Readings | None = None
+    effect: Effect | None = None
+    external: Effect | None = None
     runs: list[RunSummary] = []
     failure_modes: list[str] = []
     findings: list[str] = []
     text: str
 
 
+class Stacked(Part):
+    """Whether changes promoted after the last round hold together on the standing recipe.
+
+    `expected` is what their trials promised (shrunk, because the best of several flatters), `step`
+    what this round's anchor gained over the last one's, with standard errors; `kept` pools both.
+    """
+
+    changes: list[str]
+    expected: float
+    expected_se: float
+    step: float
+    step_se: float
+    kept: float
+    verdict: Literal["holds", "falls_short", "reversed"]
+
+
 class Patterns(Part):
     """What holds across candidates: mean gain per category and per domain, and prose.
 
-    `weak_domain` is the anchor's worst domain if it lies visibly below the anchor's dev.
+    `weak_domain` is the anchor's worst domain if it lies visibly below the anchor's dev. `stacked`
+    judges the changes promoted after the last round, None if there were none.
     """
 
     gain_by_category: dict[str, float]
     domain_movers: dict[str, str]
     weak_domain: str | None = None
+    stacked: Stacked | None = None
     text: str
 
 
 class Pair(Part):
-    """One dev/LB pair of a real submission; gains are taken against its round's anchor."""
+    """One dev/LB pair of a real submission; gains are taken against its round's anchor.
+
+    `residual` is what its LB gain lies above the one that its dev gain predicts by `slope`.
+    """
 
     round: int
     candidate: str
     role: Literal["anchor", "explorer"]
     dev: float
     lb: float
+    residual: float | None = None
 
 
 class Calibration(Part):
@@ -100,8 +162,12 @@ class Calibration(Part):
 
     `slope` is LB per dev over `pairs` gains (all rounds); `rank_correlation` Spearman's rho;
     `leverage` is, per domain, the dev gain that candidates of this round won there beyond what LB
-    confirmed. `dev_band` and `lb_noise` are the differences that chance alone explains.
-    `verdict` follows `reason`.
+    confirmed. `dev_band` and `lb_noise` are the differences that chance alone explains; `run_sd`
+    and `lb_sd` the standard deviations of one run's dev and one LB score between seeds, pooled with
+    their priors (`lb_runs` scores of repeated anchors). `spread` is the standard deviation of true
+    gains among changes tried. `passed` of the dev gains of this round's rising explorers reached
+    the leaderboard. `detectable` is the smallest gain that this design finds with a power of 80 %,
+    by what it is measured on. `verdict` follows `reason`.
     """
 
     pairs: list[Pair]
@@ -110,6 +176,13 @@ class Calibration(Part):
     seed_dof: int
     dev_band: float
     lb_noise: float
+    run_sd: float = 0.0
+    lb_sd: float = 0.0
+    lb_runs: int = 0
+    spread: float = 0.0
+    passed: float | None = None
+    passed_se: float | None = None
+    detectable: dict[str, float] = {}
     slope: float | None
     slope_low: float | None
     slope_high: float | None

@@ -56,10 +56,12 @@ class AxisBrief(Part):
 class NoiseRule(Part):
     """The empirical promotion rule of this round; itself revisable (paper section 3).
 
-    A candidate is promoted when its gain on `dev` over the anchor exceeds `promotion_threshold`
-    (accuracy, 0..1) and its LB gain exceeds `lb_threshold`. `seed_sd` is the measured standard
+    A candidate is promoted when its effect over the anchor (records.evidence.Effect, accuracy,
+    0..1) exceeds `promotion_threshold` with an adjusted p of at most `alpha`. A round whose best LB
+    improves by less than `lb_threshold` counts as a plateau. `seed_sd` is the measured standard
     deviation of dev between seeds of one recipe, None before there are two such runs. `prior` is
-    the operator's threshold of round 1, below which no revision goes. At most
+    the operator's threshold of round 1, below which no revision goes; `band_prior` the difference
+    between two runs that the operator takes for chance before it is measured. At most
     `promotions_per_round` changes enter the standing recipe at once.
     """
 
@@ -67,6 +69,7 @@ class NoiseRule(Part):
     lb_threshold: float
     promotions_per_round: int = 1
     prior: float = 0.02
+    band_prior: float = 0.02
     alpha: float = 0.05
     seed_sd: float | None = None
     seed_runs: int = 0
@@ -87,6 +90,8 @@ class Trial(Part):
     """One move as it was tried: what it gained over its round's anchor, and what became of it.
 
     The ledger of trials tells a later round which moves are fresh and which only stayed undecided.
+    `dev`, `dev_se`, `dev_shared`, `lb_se` are the readings of the selected run (records.evidence.
+    Readings); a later trial of the same change (`change_sha256`) is pooled with them.
     """
 
     axis: str
@@ -95,6 +100,11 @@ class Trial(Part):
     candidate: str
     gain: float | None
     lb_gain: float | None = None
+    dev: float | None = None
+    dev_se: float | None = None
+    dev_shared: float = 0.0
+    lb_se: float | None = None
+    change_sha256: str | None = None
     outcome: Literal["promoted", "dead_end", "undecided", "failed"]
     reason: str
 

@@ -1,8 +1,4 @@
-"""Statistics of a round: pure functions of scores, without files or clocks.
-
-All scores are accuracies in 0..1. Intervals are 95 %. Random numbers come from a fixed seed, so the
-same inputs give the same figures on every machine.
-"""
+"""Does dev still predict the leaderboard: calibration, divergence, plateau (paper section 4)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,107 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-BOOTSTRAP_SEED = 20260601
-BOOTSTRAP_DRAWS = 10_000
-LB_NOISE_FLOOR = 0.01  # identical resubmissions move a public board this much (shared/CHALLENGE)
-PRIOR_DOF = 2  # how many degrees of freedom the operator's prior threshold counts for
+from aevo.statistics.noise import EPSILON
+
 GROSS = 1.5  # tolerances (2 sd each) beyond which one record alone decides
-EPSILON = 1e-9  # differences of scores rounded to two decimals are not exact in binary
+FAILED = 2.3  # standard errors below full transfer at which it is refuted
+DOUBTED = 1.645
+HALF = 0.5  # LB gain per true dev gain; a proxy that passes on less misleads
 
 Verdict = Literal["evidence", "suspect", "not_evidence"]
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two models on the same items: `won` and `lost` count items that changed sides."""
-
-    n: int
-    won: int
-    lost: int
-    gain: float
-    low: float
-    high: float
-    p: float
-
-
-def paired(anchor: Mapping[str, bool], explorer: Mapping[str, bool]) -> Paired:
-    """Compares item by item on the ids both have.
-
-    The interval is a paired bootstrap: resampling items with replacement only needs the counts of
-    won, lost and unchanged items, which are multinomial. p is McNemar's, exact and two-sided.
-
-    Raises:
-        ValueError: the two have no item in common.
-    """
-    common = sorted(anchor.keys() & explorer.keys())
-    if not common:
-        raise ValueError("no common items")
-    n = len(common)
-    won = sum(explorer[item] and not anchor[item] for item in common)
-    lost = sum(anchor[item] and not explorer[item] for item in common)
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    shares = [won / n, lost / n, max(0.0, 1 - (won + lost) / n)]
-    draws = generator.multinomial(n, shares, size=BOOTSTRAP_DRAWS)
-    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
-    return Paired(n, won, lost, (won - lost) / n, float(low), float(high), mcnemar(won, lost))
-
-
-def mcnemar(won: int, lost: int) -> float:
-    """Exact two-sided p that as uneven a split of changed items is chance; 1 if none changed."""
-    if won + lost == 0:
-        return 1.0
-    from scipy.stats import binomtest
-
-    return float(binomtest(won, won + lost, 0.5).pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the order given (Holm 1979): family-wise error control."""
-    order = sorted(range(len(p_values)), key=lambda index: (p_values[index], index))
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
-
-
-@dataclass(frozen=True)
-class SeedBand:
-    """Spread of dev between seeds of one recipe; `sd` is None below one degree of freedom."""
-
-    sd: float | None
-    runs: int
-    dof: int
-
-
-def seed_band(groups: Mapping[str, Sequence[float]]) -> SeedBand:
-    """Pools the variance of dev within groups of runs that share a recipe digest."""
-    repeated = [values for values in groups.values() if len(values) > 1]
-    runs = sum(len(values) for values in repeated)
-    dof = runs - len(repeated)
-    if dof < 1:
-        return SeedBand(None, runs, 0)
-    squares = sum(float(np.var(values)) * len(values) for values in repeated)
-    return SeedBand(math.sqrt(squares / dof), runs, dof)
-
-
-def difference_band(prior: float, seeds: SeedBand) -> float:
-    """The difference between two runs that seeds alone explain: 2 sd of a difference, 2*sqrt(2)*sd.
-
-    A standard deviation from two or three runs is hardly known, so it is pooled with the one that
-    the operator's `prior` threshold implies, which counts for `PRIOR_DOF` degrees of freedom. The
-    prior is also the floor: two runs that happen to agree do not make small gains real.
-    """
-    if seeds.sd is None:
-        return prior
-    implied = prior / (2 * math.sqrt(2))
-    variance = (PRIOR_DOF * implied**2 + seeds.dof * seeds.sd**2) / (PRIOR_DOF + seeds.dof)
-    return max(prior, 2 * math.sqrt(2 * variance))
-
-
-def lb_noise(decimals: int) -> float:
-    """The leaderboard move that is noise: 0.01, or one step of the rounding if that is coarser."""
-    return max(LB_NOISE_FLOOR, 10.0**-decimals)
 
 
 @dataclass(frozen=True)
@@ -154,6 +57,10 @@ class Slope:
     high: float | None = None
     rank_correlation: float | None = None
 
+    def residual(self, gain: Gain) -> float | None:
+        """What the candidate's LB gain lies above what its dev gain predicts."""
+        return None if self.slope is None else gain.lb - self.slope * gain.dev
+
 
 def calibrate(observed: Sequence[Gain]) -> Slope:
     """Least squares through the origin (no dev gain, no LB gain) with Student's t interval.
@@ -164,15 +71,22 @@ def calibrate(observed: Sequence[Gain]) -> Slope:
     lb = np.array([gain.lb for gain in observed])
     if len(observed) < 3 or float(dev @ dev) < EPSILON or np.ptp(dev) < EPSILON:
         return Slope()
-    from scipy.stats import spearmanr, t
+    from scipy.special import stdtrit
 
     slope = float(dev @ lb / (dev @ dev))
     residual = lb - slope * dev
     dof = len(observed) - 1
     error = math.sqrt(float(residual @ residual) / dof / float(dev @ dev))
-    reach = float(t.ppf(0.975, dof)) * error
-    rho = float(spearmanr(dev, lb).statistic) if np.ptp(lb) > EPSILON else None
-    return Slope(slope, slope - reach, slope + reach, rho)
+    reach = float(stdtrit(dof, 0.975)) * error
+    return Slope(slope, slope - reach, slope + reach, _spearman(dev, lb))
+
+
+def _spearman(dev: np.ndarray, lb: np.ndarray) -> float | None:
+    if np.ptp(lb) < EPSILON:
+        return None
+    from scipy.stats import rankdata
+
+    return float(np.corrcoef(rankdata(dev), rankdata(lb))[0, 1])
 
 
 @dataclass(frozen=True)
@@ -251,6 +165,54 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """A submitted explorer of this round, as a test of transfer: gains with standard errors."""
+
+    candidate: str
+    dev: float
+    dev_se: float
+    lb: float
+
+
+@dataclass(frozen=True)
+class Passage:
+    """How much of the true dev gains the leaderboard passed on: 1 if dev is perfect evidence."""
+
+    share: float
+    se: float
+    probes: int
+
+    @property
+    def z(self) -> float:
+        """Standard errors from full transfer; negative where the leaderboard falls short."""
+        return (self.share - 1) / self.se
+
+
+def passage(probes: Sequence[Probe], spread: float, lb_variance: float) -> Passage | None:
+    """The share of dev's gains that reached the leaderboard, over explorers whose dev rose.
+
+    Explorers are submitted *because* their dev is high, so their dev gains flatter. Each is
+    therefore shrunk to what is expected of the true gain given the measured one (`spread`: standard
+    deviation of true gains), which holds whatever chose it. Given that, LB gains scatter by the
+    rest of the spread, by their own noise (`lb_variance` of one score), and together by the
+    anchor's; generalised least squares through the origin takes all three into account. None if no
+    dev rose.
+    """
+    rising = [probe for probe in probes if probe.dev > EPSILON]
+    if not rising:
+        return None
+    dev, lb = np.array([p.dev for p in rising]), np.array([p.lb for p in rising])
+    trust = np.array([spread**2 / (spread**2 + probe.dev_se**2) for probe in rising])
+    expected = trust * dev
+    scatter = np.diag(spread**2 * (1 - trust) + lb_variance) + lb_variance
+    weights = np.linalg.solve(scatter, expected)
+    information = float(weights @ expected)
+    if information < EPSILON:
+        return None
+    return Passage(float(weights @ lb) / information, 1 / math.sqrt(information), len(rising))
+
+
+@dataclass(frozen=True)
 class Divergence:
     """Whether dev is still evidence of the leaderboard, and why."""
 
@@ -258,19 +220,17 @@ class Divergence:
     reason: str
 
 
-def divergence(bests: Sequence[RoundBest], probes: Sequence[Gain], noise: Noise) -> Divergence:
-    """Judges dev by the record dev so far and by this round's submitted explorers (`probes`).
+def divergence(
+    bests: Sequence[RoundBest], noise: Noise, passed: Passage | None = None
+) -> Divergence:
+    """Judges dev by the record dev so far and by what this round's explorers passed on.
 
-    dev is not evidence if the leaderboard stayed within its noise while dev rose beyond its own,
-    and either the two disagree grossly (3 sd) or at least two explorers show it and more show it
-    than contradict it. Weaker signs of the same kind make dev suspect. The record is compared with
-    the earlier round that contradicts it most, so that a slow drift adds up and a verdict stays
-    until a new record is confirmed.
+    Dev is not evidence if the leaderboard stayed within its noise while the record of dev rose
+    grossly beyond its own, or if this round's explorers refute that dev's gains are passed on and
+    less than half of them was. Weaker signs of the same kind make dev suspect. The record is
+    compared with the earlier round that contradicts it most, so that a slow drift adds up and a
+    verdict stays until a new record is confirmed.
     """
-    failed = [probe for probe in probes if _unconfirmed(probe.dev, probe.lb, noise)]
-    confirmed = [
-        p for p in probes if p.dev > noise.dev_band + EPSILON and p.lb > noise.lb + EPSILON
-    ]
     record, base = _record(bests, noise)
     words, shortfall = [], 0.0
     if record and base:
@@ -280,16 +240,17 @@ def divergence(bests: Sequence[RoundBest], probes: Sequence[Gain], noise: Noise)
             f"best dev rose {dev_gain:+.3f} from round {base.round} to {record.round} while best "
             f"LB moved {lb_gain:+.3f}"
         )
-    if probes:
+    z = 0.0
+    if passed is not None:
         words.append(
-            f"{len(failed)} of this round's {len(probes)} submitted explorers raised dev beyond "
-            f"the band without the LB following, {len(confirmed)} with it"
+            f"the leaderboard passed on {passed.share:+.2f} of the dev gains of this round's "
+            f"{passed.probes} rising explorers (standard error {passed.se:.2f})"
         )
+        z = passed.z if passed.share < HALF else 0.0
     verdict: Verdict = "evidence"
-    several = len(failed) >= 2 and len(failed) > len(confirmed)
-    if shortfall > GROSS * noise.tolerance + EPSILON or several:
+    if shortfall > GROSS * noise.tolerance + EPSILON or z < -FAILED:
         verdict = "not_evidence"
-    elif shortfall > 0 or (failed and len(failed) >= len(confirmed)):
+    elif shortfall > 0 or z < -DOUBTED:
         verdict = "suspect"
     noise_words = f"noise: dev {noise.dev_band:.3f}, LB {noise.lb:.3f}"
     return Divergence(verdict, "; ".join([*(words or ["no submissions to judge by"]), noise_words]))

@@ -1,0 +1,50 @@
+"""What the ledger of trials knows of a move: its readings, pooled (policy section "What has been
+tried")."""
+
+import hashlib
+from collections.abc import Sequence
+
+from aevo.records.change import Change
+from aevo.records.policy import Trial
+from aevo.statistics.effect import Estimate, Reading, pool
+
+
+def dev_readings(trials: Sequence[Trial]) -> list[Reading]:
+    """The trials' gains on dev that have a standard error."""
+    return [
+        Reading(trial.dev, trial.dev_se, trial.dev_shared)
+        for trial in trials
+        if trial.dev is not None and trial.dev_se is not None
+    ]
+
+
+def lb_readings(trials: Sequence[Trial]) -> list[Reading]:
+    """The trials' gains on the leaderboard that have a standard error."""
+    return [
+        Reading(trial.lb_gain, trial.lb_se)
+        for trial in trials
+        if trial.lb_gain is not None and trial.lb_se is not None
+    ]
+
+
+def of_change(tried: Sequence[Trial], axis: str, change: Change) -> list[Trial]:
+    """All trials of exactly this change. A worker names its move, so the name alone proves
+    nothing."""
+    digest = change_digest(change)
+    return [t for t in tried if t.axis == axis and t.change_sha256 == digest]
+
+
+def change_digest(change: Change) -> str:
+    """sha256 of a change's content."""
+    return hashlib.sha256(change.model_dump_json().encode()).hexdigest()
+
+
+def of_move(tried: Sequence[Trial], axis: str, move: str) -> list[Trial]:
+    """All trials of one move, in the order of their rounds."""
+    return [trial for trial in tried if (trial.axis, trial.move) == (axis, move)]
+
+
+def known(trials: Sequence[Trial], external: bool) -> Estimate | None:
+    """What these trials of one move say of its effect; `external`: by the leaderboard alone."""
+    sources = [lb_readings(trials)] if external else [dev_readings(trials), lb_readings(trials)]
+    return pool(sources)

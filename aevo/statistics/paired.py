@@ -1,0 +1,106 @@
+"""Two models on the same items: paired differences, their intervals and tests."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+BOOTSTRAP_SEED = 20260601
+BOOTSTRAP_DRAWS = 10_000
+POWER = 0.8  # of the minimum detectable effect
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models on the same items: `won` and `lost` count items that changed sides."""
+
+    n: int
+    won: int
+    lost: int
+    gain: float
+    low: float
+    high: float
+    p: float
+
+
+def paired(anchor: Mapping[str, bool], explorer: Mapping[str, bool]) -> Paired:
+    """Compares item by item on the ids both have.
+
+    The interval is a paired bootstrap: resampling items with replacement only needs the counts of
+    won, lost and unchanged items, which are multinomial. p is McNemar's, exact and two-sided.
+
+    Raises:
+        ValueError: the two have no item in common.
+    """
+    common = anchor.keys() & explorer.keys()
+    if not common:
+        raise ValueError("no common items")
+    n = len(common)
+    won = sum(explorer[item] and not anchor[item] for item in common)
+    lost = sum(anchor[item] and not explorer[item] for item in common)
+    low, high = _bootstrap(n, won, lost)
+    return Paired(n, won, lost, (won - lost) / n, low, high, mcnemar(won, lost))
+
+
+@lru_cache(maxsize=65_536)
+def _bootstrap(n: int, won: int, lost: int) -> tuple[float, float]:
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    shares = [won / n, lost / n, max(0.0, 1 - (won + lost) / n)]
+    draws = generator.multinomial(n, shares, size=BOOTSTRAP_DRAWS)
+    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
+    return float(low), float(high)
+
+
+@lru_cache(maxsize=65_536)
+def mcnemar(won: int, lost: int) -> float:
+    """Exact two-sided p that as uneven a split of changed items is chance; 1 if none changed."""
+    if won + lost == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(won, won + lost, 0.5).pvalue)
+
+
+def item_difference(
+    anchors: Sequence[Mapping[str, bool]], explorer: Mapping[str, bool], items: Sequence[str]
+) -> tuple[float, float]:
+    """Mean difference to the mean of several anchor runs, and its squared standard error over
+    items (0 for a single item)."""
+    reference = np.array([[run[item] for item in items] for run in anchors], float).mean(axis=0)
+    change = np.array([explorer[item] for item in items], float) - reference
+    variance = float(change.var(ddof=1)) / len(items) if len(items) > 1 else 0.0
+    return float(change.mean()), variance
+
+
+def flip_variance(runs: Sequence[Mapping[str, bool]], items: Sequence[str]) -> float:
+    """How much a run's score varies because single items flip between runs of one recipe.
+
+    Half of the mean share of items on which two runs differ, over the number of items: what is left
+    of a seed's variance is common to all items. 0 where there are no two runs.
+    """
+    if len(runs) < 2 or not items:
+        return 0.0
+    table = np.array([[run[item] for item in items] for run in runs], float)
+    differ = [
+        float(np.mean(table[i] != table[j]))
+        for i in range(len(runs))
+        for j in range(i + 1, len(runs))
+    ]
+    return sum(differ) / len(differ) / 2 / len(items)
+
+
+def detectable(se: float, alpha: float, tests: int) -> float:
+    """The smallest gain that a one-sided test finds with a power of 80 %, where `tests` tests share
+    the error rate `alpha` evenly, which is what Holm gives the first of them."""
+    from scipy.special import ndtri
+
+    return float(se * (ndtri(1 - alpha / max(tests, 1)) + ndtri(POWER)))
+
+
+def above_zero(gain: float, se: float) -> float:
+    """One-sided p that a gain of this size is chance (normal)."""
+    if se <= 0:
+        return 0.0 if gain > 0 else 1.0
+    return 0.5 * math.erfc(gain / se / math.sqrt(2))
