@@ -117,6 +117,7 @@ class Broker:
             raise BrokerError("the anchor runs the standing recipe untouched; undo your edits")
         run = self.files.run(number)
         if not run.fork.exists():
+            self.substrate.plain_files(self.files.fork)
             load_recipe(self.files.fork / self.substrate.file.recipe)
             self.substrate.fork(run.fork, [], source=self.files.fork)
         self.substrate.verify(self.campaign.pins.substrate)

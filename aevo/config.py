@@ -46,7 +46,7 @@ class ModelSettings(Part):
     preset: str
     dev_items: PositiveInt
     hidden_items: PositiveInt
-    items_seed: int
+    items_seed: NonNegativeInt | None
     recipe: dict[str, Any]
     train: Resources
     evaluate: Resources

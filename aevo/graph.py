@@ -77,26 +77,28 @@ def training_job(
     seed: int, campaign: str, sandbox: Setting,
 ) -> JobSpec:
     """The training job of a run: data, then training, in the snapshot of the fork. Both run code
-    of the worker's, so both are confined: they see fork, substrate and base, and write the run's
-    own folders."""
+    of the worker's, so both are confined: they see fork, substrate (but what it seals) and base,
+    and write the run's own folders."""
     data = substrate.command("data", run.fork, preset=model.preset, seed=seed, out=run.data)
     train = substrate.command("train", run.fork, data=run.data, base=base, seed=seed,
                               out=run.output, threads=model.train.cpus)
-    frozen = str(substrate.root)
+    frozen, sealed = str(substrate.root), [str(path) for path in substrate.sealed]
     steps = [
         data.model_copy(update={"confine": confinement(
-            model.train, [frozen], [str(run.data)])}),
+            model.train, [frozen], [str(run.data)], sealed)}),
         train.model_copy(update={"confine": confinement(
-            model.train, [frozen, base, str(run.data)], [str(run.output)])}),
+            model.train, [frozen, base, str(run.data)], [str(run.output)], sealed)}),
     ]
     job = _run_job("train", files, run, campaign, run.result, model.train, steps)
     return job.model_copy(update={"sandbox": sandbox})
 
 
-def confinement(resources: Resources, read: list[str], write: list[str]) -> Confinement:
+def confinement(
+    resources: Resources, read: list[str], write: list[str], hide: list[str]
+) -> Confinement:
     """What worker-written code of a job may touch and use up."""
     return Confinement(
-        read=read, write=write, memory_gb=resources.memory_gb, disk_gb=resources.disk_gb,
+        read=read, write=write, hide=hide, memory_gb=resources.memory_gb, disk_gb=resources.disk_gb,
         file_gb=resources.disk_gb, log_gb=0.25, devices=resources.gpus > 0,
         network=resources.ranks > 1,
     )

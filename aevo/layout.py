@@ -177,6 +177,11 @@ class Layout:
         return self.vault / "hidden.jsonl"
 
     @property
+    def items_seed(self) -> Path:
+        """The secret seed that the items were drawn with, if it is one (`aevo.items`)."""
+        return self.vault / "items-seed"
+
+    @property
     def baseline(self) -> Path:
         """Scores of the base checkpoint without any adapter: round 0 of the report."""
         return self.root / "baseline"

@@ -1,15 +1,12 @@
-"""Starting a campaign: pin what must not change, draw the item sets, write round 1's policy.
+"""Starting a campaign: pin what must not change, have the items drawn, write round 1's policy.
 
 Every step looks for its result first, so a start that was interrupted goes on where it was. The
 campaign keeps copies of its substrate and constitution: what becomes of the checkout afterwards
 neither changes nor stops it.
 """
 
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -17,21 +14,21 @@ from pathlib import Path
 
 import yaml
 
-from aevo import digest, policy, sandbox, snapshot
+from aevo import digest, items, policy, sandbox, snapshot
 from aevo.agent.preflight import check
 from aevo.agent.settings import EndpointSettings
 from aevo.axes import load as load_catalogue
 from aevo.change import flatten
 from aevo.config import Config
-from aevo.errors import AevoError, ConfigError, JobError, SubstrateError
-from aevo.jobs.environment import environment
+from aevo.errors import AevoError, ConfigError, SubstrateError
+from aevo.jobs.here import run_here
 from aevo.jobs.submit import submit
 from aevo.keep import MAX_COPIED, keep_constitution, keep_substrate
 from aevo.layout import Layout
 from aevo.records.campaign import Campaign, Pins
 from aevo.records.change import Change
 from aevo.records.io import finished, read, write_text, write_yaml
-from aevo.records.job import JobSpec, Step
+from aevo.records.job import JobSpec
 from aevo.records.policy import Policy, Provenance, StandingChange
 from aevo.substrate import DEFAULT, Substrate, open_substrate
 
@@ -108,7 +105,7 @@ def _start(config: Config, layout: Layout) -> Campaign:
     substrate = keep_substrate(layout, source, pinned)
     keep_constitution(layout, constitution)
     base = _base(config, substrate, source)
-    _items(config, layout, substrate)
+    items.draw(config, layout, substrate)
     campaign = Campaign(
         name=config.campaign, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         pins=Pins(
@@ -175,23 +172,10 @@ def _base(config: Config, substrate: Substrate, source: Substrate) -> Path:
     if config.model.prepare is not None and not (base / "config.json").exists():
         print(f"preparing {config.model.name} in {base} (once) …", flush=True)
         base.parent.mkdir(parents=True, exist_ok=True)
-        _run(substrate.command("prepare", model=config.model.prepare, out=base))
+        run_here(substrate.command("prepare", model=config.model.prepare, out=base))
     if not (base / "config.json").is_file():
         raise ConfigError(f"model.base={base} holds no checkpoint (config.json is missing)")
     return base
-
-
-def _items(config: Config, layout: Layout, substrate: Substrate) -> None:
-    """Draws the dev and hidden items into the vault, which only this user can read."""
-    layout.vault.mkdir(parents=True, exist_ok=True)
-    layout.vault.chmod(0o700)
-    model = config.model
-    hidden = "hidden" if config.leaderboard.shift else "hidden_unshifted"
-    for path, split, count in ((layout.dev_items, "dev", model.dev_items),
-                               (layout.hidden_items, hidden, model.hidden_items)):
-        if not path.exists():
-            _run(substrate.command("items", preset=model.preset, split=split, n=count,
-                                   seed=model.items_seed, out=path))
 
 
 def _first_policy(config: Config, layout: Layout, campaign: Campaign) -> None:
@@ -220,17 +204,6 @@ def _baseline(config: Config, layout: Layout, campaign: Campaign) -> None:
                                  out=layout.baseline)],
         resources=config.model.evaluate, code=str(snapshot.take(layout, config)),
     ), config.cluster)
-
-
-def _run(step: Step) -> None:
-    """Runs a trusted command of the substrate here and now, with pip's settings as ours."""
-    pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    with tempfile.TemporaryDirectory(prefix="aevo-") as scratch:
-        ours = environment(os.environ, step.env | pip, os.cpu_count() or 1, scratch)
-        done = subprocess.run(step.argv, cwd=step.cwd, capture_output=True, text=True, env=ours)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no output"]
-        raise JobError(f"`{' '.join(step.argv[1:3])}` failed ({done.returncode}): {lines[-1]}")
 
 
 def write_round_config(layout: Layout, number: int, config: Config) -> None:

@@ -35,13 +35,14 @@ class Command(Part):
 
 
 class SubstrateFile(Record):
-    """substrate.yaml."""
+    """substrate.yaml. `sealed` are frozen paths that worker-written code and agents cannot see."""
 
     name: str
     recipe: str
     catalogue: str
     mutable: list[str]
     frozen: list[str]
+    sealed: list[str] = []
     commands: dict[str, Command]
 
 
@@ -72,12 +73,24 @@ class Substrate:
     def catalogue(self) -> Path:
         return self.root / self.file.catalogue
 
+    @property
+    def sealed(self) -> list[Path]:
+        """The sealed files that there are, byte code made of them included."""
+        found = digest.files_below(self.root, self.file.sealed)
+        return sorted([*found, *(code for path in found if path.suffix == ".py" for code in
+                                 path.parent.glob(f"__pycache__/{path.stem}.*"))])
+
     def digest(self) -> str:
         """The Merkle digest of the files as they are now."""
         return digest.of_tree(self.root, self.names)
 
     def freeze(self) -> str:
-        """Writes the lock for the files as they are; the operator's act after an audit."""
+        """Writes the lock for the files as they are; the operator's act after an audit.
+
+        Raises:
+            SubstrateError: a sealed path is missing, a link, or not frozen.
+        """
+        self._check_sealed()
         files = digest.entries(self.root, self.names)
         lock = Lock(digest=digest.of_value(files), files=files)
         write_yaml(self.lock, lock, "Written by `python -m aevo.substrate freeze`; do not edit.")
@@ -87,8 +100,10 @@ class Substrate:
         """Checks the files against the lock, and against `pinned` where given; returns the digest.
 
         Raises:
-            SubstrateError: naming the files that were added, removed or changed.
+            SubstrateError: naming the files that were added, removed or changed, or a sealed path
+                that would hide nothing.
         """
+        self._check_sealed()
         lock = read(Lock, self.lock)
         files = digest.entries(self.root, self.names)
         changed = sorted(
@@ -108,6 +123,20 @@ class Substrate:
                 "restore it, or start a new campaign with campaign=NAME",
             )
         return lock.digest
+
+    def _check_sealed(self) -> None:
+        """A sealed path that hides nothing, or that a fork holds a copy of, is a mistake."""
+        for name in self.file.sealed:
+            reason = None
+            if not any(name == item or name.startswith(f"{item}/") for item in self.file.frozen):
+                reason = "is not below a frozen path"
+            elif not (self.root / name).exists():
+                reason = "does not exist"
+            elif any(path.is_symlink() for path in digest.files_below(self.root, [name])):
+                reason = "holds a link, which would be hidden while what it leads to is not"
+            if reason is not None:
+                raise SubstrateError(f"{self.root}/substrate.yaml: sealed path {name} {reason}",
+                                     "name files or folders of the substrate itself")
 
     def fork(
         self, destination: Path, standing: list[Change], source: Path | None = None
@@ -134,18 +163,30 @@ class Substrate:
             SubstrateError: the source holds something that is not a regular file.
         """
         destination.mkdir(parents=True)
-        for path in digest.files_below(source, self.file.mutable):
-            if path.is_symlink() or not path.is_file():
-                raise SubstrateError(
-                    f"{path.relative_to(source)} is not a regular file", "remove it from the fork"
-                )
+        for path in self.plain_files(source):
             target = destination / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
             target.chmod(path.stat().st_mode | 0o200)  # a campaign's substrate is read-only
 
+    def plain_files(self, fork: Path) -> list[Path]:
+        """The mutable files of a fork, before anything of them is read: a link would be followed
+        with our rights, not with those of the worker who made it.
+
+        Raises:
+            SubstrateError: the fork holds something that is not a regular file.
+        """
+        found = digest.files_below(fork, self.file.mutable)
+        for path in found:
+            if path.is_symlink() or not path.is_file():
+                raise SubstrateError(
+                    f"{path.relative_to(fork)} is not a regular file", "remove it from the fork"
+                )
+        return found
+
     def recipe_sha256(self, fork: Path) -> str:
         """Identifies what a run trains with: all mutable files, the recipe by value."""
+        self.plain_files(fork)
         others = digest.entries(fork, self.file.mutable)
         others.pop(self.file.recipe, None)
         recipe = change.load_recipe(fork / self.file.recipe)

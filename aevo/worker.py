@@ -49,8 +49,7 @@ def main(arguments: list[str]) -> None:
     moves = assigned_moves(broker)
     check = check_command(broker)
     model = build_model(broker, moves, check)
-    toolbox = Toolbox(broker.files.fork, broker.substrate.root, broker.substrate.file.mutable,
-                      broker)
+    toolbox = Toolbox(broker.files.fork, broker.substrate, broker)
     trace.note("start", attempt_pid=os.getpid())
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
     first = opening(standing_policy, broker.candidate, broker.substrate.file.mutable, moves, check,

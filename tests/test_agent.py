@@ -37,7 +37,7 @@ def finished_round(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
 @pytest.fixture
 def toolbox(finished_round: Cli) -> Toolbox:
     broker = open_broker(finished_round.layout(), 1, "c01")
-    return Toolbox(broker.files.fork, broker.substrate.root, broker.substrate.file.mutable, broker)
+    return Toolbox(broker.files.fork, broker.substrate, broker)
 
 
 def call(toolbox: Toolbox, name: str, **arguments: object) -> str:
@@ -124,7 +124,7 @@ def test_anchor_may_not_be_edited(finished_round: Cli) -> None:
     recipe.write_text(original.replace("steps: 60", "steps: 61"))
     broker = open_broker(finished_round.layout(), 1, "c00")
     object.__setattr__(broker, "trace", Trace(finished_round.folder / "empty.jsonl"))
-    tools = Toolbox(broker.files.fork, broker.substrate.root, broker.substrate.file.mutable, broker)
+    tools = Toolbox(broker.files.fork, broker.substrate, broker)
     try:
         assert "standing recipe untouched" in call(tools, "train")
     finally:
@@ -133,7 +133,7 @@ def test_anchor_may_not_be_edited(finished_round: Cli) -> None:
 
 def test_budget_of_trainings_is_kept(finished_round: Cli) -> None:
     broker = open_broker(finished_round.layout(), 1, "c00")
-    tools = Toolbox(broker.files.fork, broker.substrate.root, broker.substrate.file.mutable, broker)
+    tools = Toolbox(broker.files.fork, broker.substrate, broker)
     assert "budget of 2 training runs is spent" in call(tools, "train")
 
 
@@ -152,8 +152,7 @@ def test_loop_cut_at_any_turn_ends_the_same(finished_round: Cli, tmp_path: Path)
         object.__setattr__(broker, "trace", Trace(path))
         moves, check = assigned_moves(broker), check_command(broker)
         model = ScriptedModel(moves, 1, "recipe.yaml", check, broker.candidate.agent_seed)
-        tools = Toolbox(broker.files.fork, broker.substrate.root, broker.substrate.file.mutable,
-                        broker)
+        tools = Toolbox(broker.files.fork, broker.substrate, broker)
         mutable = broker.substrate.file.mutable
         first = opening(policy, broker.candidate, mutable, moves, check, 2, 40)
         meter = Meter(broker.plan.budget, broker.trace)

@@ -82,7 +82,7 @@ def test_command_names_an_unknown_placeholder(copy: Path) -> None:
     text = (copy / "substrate.yaml").read_text().replace('"{split}"', '"{spilt}"')
     (copy / "substrate.yaml").write_text(text)
     with pytest.raises(SubstrateError, match="'spilt'"):
-        open_substrate(copy).command("items", split="dev", n=1, seed=1, out="x")
+        open_substrate(copy).command("items", split="dev", n=1, out="x")
 
 
 def test_command_line_verifies_forks_and_diffs(cli: Cli, copy: Path) -> None:

@@ -15,12 +15,13 @@ SHOWN = 64 * 1024  # bytes of output that are kept, half from its start and half
 
 
 def run_shell(
-    command: str, fork: Path, read: list[str], setting: sandbox.Setting, timeout_s: int
+    command: str, fork: Path, read: list[str], hide: list[str], setting: sandbox.Setting,
+    timeout_s: int,
 ) -> tuple[str, str]:
     """Runs `command` with bash in `fork`; how it ended, and what it said (at most SHOWN bytes).
 
-    It sees the fork, the paths in `read` and scratch space in $TMPDIR, and writes the fork and
-    the scratch space. Its whole process tree ends with it.
+    It sees the fork, the paths in `read` but those in `hide`, and scratch space in $TMPDIR, and
+    writes the fork and the scratch space. Its whole process tree ends with it.
 
     Raises:
         SandboxError: nothing confines here, and the user did not say `sandbox=none`.
@@ -30,7 +31,7 @@ def run_shell(
             tempfile.TemporaryFile() as output:
         variables = environment(os.environ, {"PYTHONPATH": read[0], "HOME": scratch}, 1, scratch)
         allowed = LIMITS.model_copy(update={
-            "read": read, "write": [str(fork), scratch], "cpu_s": timeout_s})
+            "read": read, "hide": hide, "write": [str(fork), scratch], "cpu_s": timeout_s})
         argv = sandbox.wrap(["bash", "-c", command], str(fork), variables, allowed, kind)
         process = subprocess.Popen(
             argv, cwd=fork, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,

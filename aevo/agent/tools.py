@@ -20,6 +20,7 @@ from aevo.errors import AevoError
 from aevo.records.io import problems, write_text
 from aevo.records.manifest import Claims
 from aevo.records.trace import ToolCall, Turn
+from aevo.substrate import Substrate
 
 FINISHED = "finished"  # the answer to an accepted `finish`
 MAX_OUTPUT = 12_000  # characters a tool returns; the middle of longer output is left out
@@ -89,10 +90,13 @@ class ToolFailure(AevoError):
 
 
 class Toolbox:
-    """The tools of one candidate, bound to its fork and broker."""
+    """The tools of one candidate, bound to its fork and broker. Of the substrate they show what is
+    not sealed."""
 
-    def __init__(self, fork: Path, frozen: Path, mutable: list[str], broker: Broker) -> None:
-        self.fork, self.frozen, self.mutable = fork.resolve(), frozen.resolve(), mutable
+    def __init__(self, fork: Path, substrate: Substrate, broker: Broker) -> None:
+        self.fork, self.frozen = fork.resolve(), substrate.root.resolve()
+        self.mutable = substrate.file.mutable
+        self.sealed = {path.resolve() for path in substrate.sealed}
         self.broker = broker
         self.finish_call: Finish | None = None
         self._tools: dict[str, tuple[type[Arguments], Callable[[Any], str], str]] = {
@@ -145,7 +149,7 @@ class Toolbox:
         top = self._readable(given.path)
         if not top.is_dir():
             raise ToolFailure(f"{given.path} is not a folder")
-        paths = [path for path in digest.files_below(top, ["."]) if path.is_file()]
+        paths = [path for path in self._below(top) if path.is_file()]
         return "\n".join(f"{path.stat().st_size:>8} {self._shown(path)}" for path in paths)
 
     def _read(self, given: ReadFile) -> str:
@@ -159,7 +163,7 @@ class Toolbox:
         except re.error as error:
             raise ToolFailure(f"not a regular expression: {error}") from error
         top = self._readable(given.path)
-        files = [top] if top.is_file() else digest.files_below(top, ["."])
+        files = [top] if top.is_file() else self._below(top)
         found = []
         for path in files:
             for number, line in enumerate(_text_lines(path), start=1):
@@ -182,8 +186,9 @@ class Toolbox:
         return f"{given.path} edited"
 
     def _run(self, given: Shell) -> str:
-        code, output = run_shell(given.command, self.fork, [str(self.frozen)],
-                                 self.broker.sandbox, given.timeout_s)
+        code, output = run_shell(
+            given.command, self.fork, [str(self.frozen)], [str(path) for path in self.sealed],
+            self.broker.sandbox, given.timeout_s)
         return f"{code}\n{output}"
 
     def _train(self, given: Nothing) -> str:
@@ -205,8 +210,17 @@ class Toolbox:
     def _readable(self, name: str) -> Path:
         """A path of the fork, or below `frozen/` one of the substrate's frozen files."""
         if name == "frozen" or name.startswith("frozen/"):
-            return _inside(self.frozen, name.removeprefix("frozen").lstrip("/") or ".")
+            path = _inside(self.frozen, name.removeprefix("frozen").lstrip("/") or ".")
+            if path in self.sealed:
+                raise ToolFailure(f"{name} is sealed: no worker may read it")
+            return path
         return _inside(self.fork, name)
+
+    def _below(self, top: Path) -> list[Path]:
+        """The files below a readable folder. Sealed ones are left out, and links: a worker may have
+        made them, and they would be followed with our rights, not with its own."""
+        return [path for path in digest.files_below(top, ["."])
+                if not path.is_symlink() and path not in self.sealed]
 
     def _writable(self, name: str) -> Path:
         path = _inside(self.fork, name)

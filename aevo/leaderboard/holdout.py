@@ -1,7 +1,7 @@
 """The leaderboard of the embedded default: a hidden set scored by a trusted job.
 
 The items lie in the campaign's vault and are drawn from a distribution that differs from dev's
-(substrate/default/puzzles/README.md). Only rounded totals leave the vault: no per-item and no
+(docs/tiny.md). Only rounded totals leave the vault: no per-item and no
 per-domain result, as with a public board.
 """
 

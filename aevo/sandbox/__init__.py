@@ -24,8 +24,10 @@ a signal that it can catch goes to the command, SIGKILL ends the whole tree.
 For all kinds: no capabilities, no new privileges, no set-user-id files, no descriptors but stdio, a
 session of its own, a system call filter (`seccomp.py`), the environment by name. The kind
 `container` (Apptainer) is as strong as the site's Apptainer and stays unused until it passes the
-same trial. It cannot hide a folder inside of a granted one, and neither kind but bubblewrap can
-take a path back inside of a writable one.
+same trial. What is hidden inside of a readable folder is covered by bubblewrap; Landlock and the
+container grant its neighbours one by one. Where single files are hidden, their content is out of
+reach and their names may be seen; where a folder is, nothing above it can be listed under Landlock.
+No kind but bubblewrap can take a path back inside of a writable one.
 
 With `network=True` ranks share the machine's network. TCP goes to ports from 7100 only (Landlock
 ABI 4, kernel 6.7), which leaves out the metadata address, ssh, HTTP and Slurm; before that kernel

@@ -38,6 +38,7 @@ REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _MAKE = sum(1 << bit for bit in range(4, 13)) & ~((1 << 6) | (1 << 11))  # all but device nodes
 _OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 RIGHTS = {
+    "list": READ_DIR,
     "read": EXECUTE | READ_FILE | READ_DIR,
     "write": EXECUTE | READ_FILE | READ_DIR | WRITE_FILE | _MAKE | REFER | TRUNCATE,
     "device": READ_FILE | WRITE_FILE | READ_DIR | IOCTL_DEV,

@@ -16,6 +16,7 @@ from aevo.sandbox.model import (
     ETC_NETWORK,
     SYS,
     SYSTEM,
+    Access,
     Confinement,
     Kind,
     SandboxError,
@@ -140,14 +141,12 @@ def _landlock(
 ) -> list[str]:
     pairs = granted(cwd, confinement)
     hidden = [path for path, access in pairs if access == "hide"]
-    paths: dict[str, list[str]] = {"read": [], "write": [], "device": []}
+    paths: dict[str, list[str]] = {"list": [], "read": [], "write": [], "device": []}
     for path, access in pairs:
-        inner = [other for other, kind in pairs if other != path and within(other, path)]
-        if access == "write" and any(dict(pairs)[other] != "write" for other in inner):
-            raise SandboxError(f"Landlock cannot take back {inner[0]} inside of writable {path}",
-                               "grant its neighbours one by one, or use bubblewrap")
+        _check_writable(path, access, pairs, "Landlock")
         if access != "hide":
             paths[access] += _carve(path, hidden)
+            paths["list"] += [path] if _hides_files_alone(path, hidden) else []
     for path in (*SYSTEM, *_system_files(confinement), INSIDE):
         if Path(path).exists():
             paths["read"] += _carve(os.path.realpath(path), hidden)
@@ -176,6 +175,29 @@ def _carve(path: str, hidden: list[str]) -> list[str]:
             for found in _carve(str(child), hidden)]
 
 
+def _hides_files_alone(path: str, hidden: list[str]) -> bool:
+    """True if single files are hidden below `path`, and no folder: its folders may then be listed.
+
+    A Landlock right holds for a whole tree, so this shows the names of the hidden files too. They
+    are no secret, and Python finds no module in a folder that it cannot list.
+    """
+    inner = [other for other in hidden if other != path and within(other, path)]
+    return bool(inner) and not any(Path(other).is_dir() for other in inner)
+
+
+def _check_writable(path: str, access: str, pairs: list[tuple[str, Access]], who: str) -> None:
+    """Refuses what is less than writable inside of a writable folder.
+
+    Raises:
+        SandboxError: naming the path that cannot be taken back.
+    """
+    inner = [other for other, kind in pairs
+             if other != path and within(other, path) and kind != "write"]
+    if access == "write" and inner:
+        raise SandboxError(f"{who} cannot take back {inner[0]} inside of writable {path}",
+                           "grant its neighbours one by one, or use bubblewrap")
+
+
 def _container(
     argv: Sequence[str], cwd: str, env: Mapping[str, str], confinement: Confinement
 ) -> tuple[list[str], int]:
@@ -186,14 +208,15 @@ def _container(
     out = ["exec", "--contain", "--pid", "--ipc", "--no-home", "--no-privs", "--writable-tmpfs"]
     out += [] if confinement.network else ["--net", "--network", "none"]
     out += ["--nv"] if confinement.devices else []
-    for path, access in [*granted(cwd, confinement), (INSIDE, "read")]:
-        if access == "hide":
-            raise SandboxError(f"a container cannot hide {path} inside of a granted folder",
-                               "grant its neighbours one by one, or use bubblewrap")
-        if set(path) & set(",:"):
-            raise SandboxError(f"a container cannot bind {path}: its name has a comma or colon",
-                               "use other names, or bubblewrap")
-        out += ["--bind", f"{path}:{path}:{'rw' if access == 'write' else 'ro'}"]
+    pairs = granted(cwd, confinement)
+    hidden = [path for path, access in pairs if access == "hide"]
+    for path, access in [*pairs, (INSIDE, "read")]:
+        _check_writable(path, access, pairs, "a container")
+        for bound in _carve(path, hidden):
+            if set(bound) & set(",:"):
+                raise SandboxError(f"a container cannot bind {bound}: its name has a comma or "
+                                   "colon", "use other names, or bubblewrap")
+            out += ["--bind", f"{bound}:{bound}:{'rw' if access == 'write' else 'ro'}"]
     out += ["--pwd", cwd, confinement.image]
     return [tool, *out, *_inside(argv, cwd, env, confinement)], 0
 

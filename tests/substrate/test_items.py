@@ -1,6 +1,7 @@
 """Evaluation sets: exact shares, stable ids, one line for a mistake."""
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import puzzles
 import pytest
-from eval.items import items, shares
+from eval.items import distribution, items, shares
 
 from tests.substrate.conftest import SUBSTRATE
 
@@ -16,11 +17,11 @@ TINY = puzzles.load_preset("tiny")
 
 
 def command(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    given = {"--preset": "tiny", "--split": "dev", "--n": "60", "--seed": "1", "--out": str(out)}
+    given = {"--preset": "tiny", "--split": "dev", "--n": "60", "--out": str(out)}
     given |= dict(zip(more[::2], more[1::2], strict=True))
     return subprocess.run(
         [sys.executable, "-m", "eval.items", *(word for pair in given.items() for word in pair)],
-        cwd=SUBSTRATE, capture_output=True, text=True,
+        cwd=SUBSTRATE, capture_output=True, text=True, env=os.environ | {"ITEMS_SEED": "1"},
     )
 
 
@@ -45,8 +46,9 @@ def test_unknown_preset_and_split_are_one_line_and_exit_code_2(tmp_path: Path) -
 @pytest.mark.parametrize("n", [1, 7, 100, 601])
 def test_shares_follow_the_mixture_and_sum_to_n(name: str, n: int) -> None:
     preset = puzzles.load_preset(name)
-    for split, mixture in (("dev", preset.dev_mixture), ("hidden", preset.hidden_mixture)):
-        counts = shares(preset, split, n)
+    for split in ("dev", "hidden"):
+        mixture = distribution(preset, split).mixture
+        counts = shares(mixture, n)
         assert sum(counts.values()) == n
         total = sum(mixture.values())
         assert all(abs(counts[d] - n * mixture[d] / total) < 1 for d in puzzles.DOMAINS)

@@ -60,7 +60,7 @@ def pretraining_texts(
         if rng.random() >= chat:
             documents.append(example_list(preset, domain, rng))
             continue
-        puzzle = puzzles.generate(preset, domain, rng, "train", **OVERRIDES.get(domain, {}))
+        puzzle = puzzles.generate(preset, domain, rng, **OVERRIDES.get(domain, {}))
         if puzzles.split_of(puzzle.prompt) == "train":
             style = rng.choice(STYLES) if rng.random() < traced else "none"
             documents.append(conversation(puzzle, style))
@@ -76,7 +76,7 @@ def conversation(puzzle: Puzzle, style: str) -> Parts:
 def example_list(preset: Preset, domain: str, rng: random.Random) -> Parts:
     """Many pairs of one rule; every answer is learned but the first, which nothing foretells."""
     overrides = {**OVERRIDES.get(domain, {}), **rng.choice(LISTS[domain])}
-    puzzle = puzzles.generate(preset, domain, rng, "train", **overrides)
+    puzzle = puzzles.generate(preset, domain, rng, **overrides)
     head, *_ = puzzle.prompt.splitlines()
     pairs = [*puzzle.meta["examples"], (puzzle.meta["query"], puzzle.answer)]
     parts: Parts = [(BOS + head, False)]

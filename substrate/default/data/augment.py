@@ -29,7 +29,7 @@ def augment(
     for puzzle in puzzles:
         for name, share in shares.items():
             if rng.random() < share:
-                puzzle = AUGMENTERS[name](puzzle, preset.of(puzzle.domain, "train"), rng)
+                puzzle = AUGMENTERS[name](puzzle, preset.of(puzzle.domain), rng)
         out.append(puzzle)
     return out
 

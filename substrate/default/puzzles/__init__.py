@@ -18,32 +18,28 @@ _MODULES: dict[str, Any] = {
 
 
 def generate(
-    preset: Preset, domain: str, rng: random.Random, variant: str = "train", **overrides: Any
+    preset: Preset, domain: str, rng: random.Random, **overrides: Any
 ) -> Puzzle:
     """One puzzle of a domain, of any split."""
-    puzzle: Puzzle = _MODULES[domain].generate(rng, preset.of(domain, variant, **overrides))
+    puzzle: Puzzle = _MODULES[domain].generate(rng, preset.of(domain, **overrides))
     return puzzle
 
 
 def solve(prompt: str, domain: str, preset: Preset) -> str | None:
     """Solves a prompt blind; None if it cannot."""
-    answer: str | None = _MODULES[domain].solve(prompt, preset.of(domain, "train"))
+    answer: str | None = _MODULES[domain].solve(prompt, preset.of(domain))
     return answer
 
 
 def draw(
-    preset: Preset, domain: str, n: int, seed: int, split: str, variant: str | None = None,
-    **overrides: Any,
+    preset: Preset, domain: str, n: int, seed: int, split: str, **overrides: Any
 ) -> list[Puzzle]:
-    """n puzzles with different prompts, all of one split; fewer if the domain has no more.
-
-    `variant` decides the knobs (default: the split's name).
-    """
+    """n puzzles with different prompts, all of one split; fewer if the domain has no more."""
     rng = random.Random(f"{preset.name}:{domain}:{split}:{seed}")
     found: dict[str, Puzzle] = {}
     misses = 0
     while len(found) < n and misses < 2000 + 20 * n:
-        puzzle = generate(preset, domain, rng, variant or split, **overrides)
+        puzzle = generate(preset, domain, rng, **overrides)
         if split_of(puzzle.prompt) == split and puzzle.prompt not in found:
             found[puzzle.prompt] = puzzle
         else:

@@ -32,19 +32,16 @@ class Puzzle:
 
 @dataclass(frozen=True)
 class Preset:
-    """Knobs of every domain, and the two distributions: dev's and the shifted hidden one."""
+    """Knobs of every domain, and how dev mixes the domains."""
 
     name: str
     style: str
     knobs: dict[str, dict[str, Any]]
     dev_mixture: dict[str, float]
-    hidden_mixture: dict[str, float]
-    hidden_knobs: dict[str, dict[str, Any]]
 
-    def of(self, domain: str, variant: str, **overrides: Any) -> dict[str, Any]:
-        """The knobs of one domain; variant `hidden` has its own, broader ones."""
-        shifted = self.hidden_knobs.get(domain, {}) if variant == "hidden" else {}
-        return {"style": self.style, **self.knobs[domain], **shifted, **overrides}
+    def of(self, domain: str, **overrides: Any) -> dict[str, Any]:
+        """The knobs of one domain, with changes."""
+        return {"style": self.style, **self.knobs[domain], **overrides}
 
 
 def how_many(rng: random.Random, examples: int | list[int]) -> int:

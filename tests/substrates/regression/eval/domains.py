@@ -6,7 +6,6 @@ import numpy as np
 
 DOMAINS = ("line", "ring", "xor")
 DEV_MIX = {"line": 1, "ring": 1, "xor": 2}
-HIDDEN_MIX = {"line": 2, "ring": 2, "xor": 1}
 
 
 def draw(domain: str, n: int, seed: int, held_out: bool) -> tuple[np.ndarray, np.ndarray]:

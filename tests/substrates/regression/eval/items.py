@@ -1,13 +1,16 @@
-"""python -m eval.items SPLIT N SEED OUT"""
+"""ITEMS_SEED=1 python -m eval.items SPLIT N OUT"""
 
 import json
+import os
 import sys
 from pathlib import Path
 
-from eval.domains import DEV_MIX, HIDDEN_MIX, draw
+from eval.domains import DEV_MIX, draw
 
-split, n, seed, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-mix = HIDDEN_MIX if split == "hidden" else DEV_MIX
+split, n, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+seed = int(os.environ["ITEMS_SEED"])
+hidden_mix = json.loads(Path(__file__).with_name("hidden.json").read_text())
+mix = hidden_mix if split == "hidden" else DEV_MIX
 rows = []
 for domain, weight in mix.items():
     count = round(n * weight / sum(mix.values()))
