@@ -87,6 +87,14 @@ class Broker:
         return self.round.candidate(self.candidate.id)
 
     @property
+    def sealed(self) -> list[str]:
+        """The files that no worker may read: in the campaign's copy of the substrate, and in the
+        operator's, which may lie in a folder that every program needs (an environment's `src`)."""
+        source = self.campaign.source_path
+        twins = self.substrate.sealed_in(Path(source)) if source else []
+        return [str(path) for path in (*self.substrate.sealed, *twins)]
+
+    @property
     def trainings(self) -> int:
         """Training runs this candidate may start; an anchor needs one per seed."""
         if self.candidate.role == "anchor":
@@ -252,6 +260,7 @@ class Broker:
         return training_job(
             self.round, self.files.run(number), self.substrate, self.model,
             self.campaign.base_path, self.seed(number), self.campaign.name, self.sandbox,
+            self.sealed,
         )
 
     def evaluate_spec(self, number: int) -> JobSpec:

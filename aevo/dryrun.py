@@ -101,7 +101,7 @@ def planned_jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpe
             run = files.candidate(job.arguments[2]).run(1)
             for inner in (
                 training_job(files, run, substrate, config.model, base, seed,
-                             config.campaign, config.sandbox),
+                             config.campaign, config.sandbox, []),
                 evaluation_job(layout, files, run, substrate, config.model, base,
                                {"CHECKPOINT": run.output / "checkpoints"}, config.campaign),
             ):

@@ -74,15 +74,15 @@ def worker_name(candidate: str) -> str:
 
 def training_job(
     files: RoundLayout, run: RunLayout, substrate: Substrate, model: ModelSettings, base: str,
-    seed: int, campaign: str, sandbox: Setting,
+    seed: int, campaign: str, sandbox: Setting, sealed: list[str],
 ) -> JobSpec:
     """The training job of a run: data, then training, in the snapshot of the fork. Both run code
-    of the worker's, so both are confined: they see fork, substrate (but what it seals) and base,
-    and write the run's own folders."""
+    of the worker's, so both are confined: they see fork, substrate and base, but not the `sealed`
+    files, and write the run's own folders."""
     data = substrate.command("data", run.fork, preset=model.preset, seed=seed, out=run.data)
     train = substrate.command("train", run.fork, data=run.data, base=base, seed=seed,
                               out=run.output, threads=model.train.cpus)
-    frozen, sealed = str(substrate.root), [str(path) for path in substrate.sealed]
+    frozen = str(substrate.root)
     steps = [
         data.model_copy(update={"confine": confinement(
             model.train, [frozen], [str(run.data)], sealed)}),

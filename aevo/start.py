@@ -114,7 +114,8 @@ def _start(config: Config, layout: Layout) -> Campaign:
             hidden_items=digest.of_file(layout.hidden_items),
         ),
         substrate_path=str(substrate.root), constitution_path=str(layout.constitution),
-        base_path=str(base), config=config.model_dump(mode="json"), versions=_versions(),
+        base_path=str(base), source_path=str(source.root),
+        config=config.model_dump(mode="json"), versions=_versions(),
     )
     write_yaml(layout.campaign, campaign, "What this campaign pinned when it started.")
     return campaign

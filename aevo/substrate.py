@@ -76,7 +76,11 @@ class Substrate:
     @property
     def sealed(self) -> list[Path]:
         """The sealed files that there are, byte code made of them included."""
-        found = digest.files_below(self.root, self.file.sealed)
+        return self.sealed_in(self.root)
+
+    def sealed_in(self, root: Path) -> list[Path]:
+        """What the sealed files are in another copy of this substrate."""
+        found = digest.files_below(root, self.file.sealed)
         return sorted([*found, *(code for path in found if path.suffix == ".py" for code in
                                  path.parent.glob(f"__pycache__/{path.stem}.*"))])
 

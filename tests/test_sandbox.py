@@ -449,6 +449,26 @@ def test_a_hidden_folder_inside_of_a_granted_one(cage: Cage) -> None:
     assert done.stdout == "basebriefno\n", done.stderr
 
 
+def test_a_hidden_file_inside_of_a_granted_folder(cage: Cage) -> None:
+    """Its neighbours can be listed, read and imported; its content is out of reach."""
+    package = cage.top / "base" / "package"
+    package.mkdir()
+    for name in ("__init__", "shown", "sealed"):
+        (package / f"{name}.py").write_text(f"print('this is {name}')\n")
+    confinement = Confinement(read=[str(cage.top / "base")], write=[str(cage.work)],
+                              hide=[str(package / "sealed.py")])
+    script = ("ls base/package; cd base; python3 -B -c 'import package.shown'; "
+              "python3 -B -c 'import package.sealed'; cat package/sealed.py; "
+              "ln package/sealed.py \"$1/own\"; ln -s \"$PWD/package/sealed.py\" \"$1/link\"; "
+              "cat \"$1/own\" \"$1/link\"; echo >> package/sealed.py")
+    argv = wrap(["bash", "-c", f"cd '{cage.top}'; {script}", "-", str(cage.work)], str(cage.work),
+                cage.env, confinement, cage.kind)
+    done = subprocess.run(argv, env=cage.env, capture_output=True, text=True)
+    assert "shown.py" in done.stdout and "this is shown" in done.stdout, done.stderr
+    assert "this is sealed" not in done.stdout + done.stderr
+    assert (package / "sealed.py").read_text() == "print('this is sealed')\n"
+
+
 def test_bad_confinements_are_named(tmp_path: Path) -> None:
     for wrong in (Confinement(write=[str(tmp_path / "missing")]), Confinement(read=["relative"])):
         with pytest.raises(SandboxError, match=r"missing|relative"):

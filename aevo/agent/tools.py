@@ -187,7 +187,7 @@ class Toolbox:
 
     def _run(self, given: Shell) -> str:
         code, output = run_shell(
-            given.command, self.fork, [str(self.frozen)], [str(path) for path in self.sealed],
+            given.command, self.fork, [str(self.frozen)], self.broker.sealed,
             self.broker.sandbox, given.timeout_s)
         return f"{code}\n{output}"
 

@@ -20,7 +20,8 @@ class Campaign(Record):
 
     `config` is the resolved configuration of that command; `keys that are pinned` in it may not be
     changed by later commands (see `aevo.config.PINNED`). `substrate_path` and `constitution_path`
-    are the campaign's own copies (`aevo.keep`), `base_path` is where the base checkpoint lies.
+    are the campaign's own copies (`aevo.keep`), `base_path` is where the base checkpoint lies, and
+    `source_path` the operator's substrate that was copied.
     """
 
     name: str
@@ -29,5 +30,6 @@ class Campaign(Record):
     substrate_path: str
     constitution_path: str
     base_path: str
+    source_path: str | None = None
     config: dict[str, Any]
     versions: dict[str, str]

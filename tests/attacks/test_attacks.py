@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 
 from aevo.config import Config
+from aevo.items import VARIABLE
+from aevo.jobs.here import run_here
 from aevo.layout import Layout
 from aevo.records.io import read, read_lines, write_text
 from aevo.records.manifest import Manifest
@@ -70,7 +72,7 @@ class Arena:
         self.cli, self.server, self.listener = Cli(folder), server, Listener()
         done = self.cli.run(
             "round", "+round=1", *agent(server), "worker.trainings=30", "worker.turns=300",
-            "worker.failures=1000", "worker.anchor_seeds=1", n=2)
+            "worker.failures=1000", "worker.anchor_seeds=1", "model.items_seed=null", n=2)
         assert done.returncode == 0, done.stderr
         self.layout: Layout = self.cli.layout()
         self.files = self.layout.round(1)
@@ -82,7 +84,8 @@ class Arena:
             "root": self.layout.root, "vault": self.layout.vault, "round": self.files.root,
             "substrate": self.layout.substrate, "key_file": folder / "key", "pid": os.getpid(),
             "port": self.listener.tcp.getsockname()[1], "abstract": self.listener.name,
-            "items": "\n".join(items) + "\n",
+            "items": "\n".join(items) + "\n", "source": REGRESSION,
+            "seed": self.layout.items_seed.read_text().strip(),
         }
         self.before = self.trusted()
 
@@ -138,7 +141,8 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 def honest(run: int) -> list[list[Said]]:
     """The end of every life: files as they were, one training, its evaluation, a lie."""
     return [
-        [call(900, "run", command="rm -rf data/linked data/hard data/zeros eval sitecustomize.py")],
+        [call(900, "run", command="rm -rf data/linked data/hard* data/zeros data/frozen two eval "
+              "sitecustomize.py; test ! -e data/kept || mv data/kept recipe.yaml")],
         [call(901, "write_file", path="train/fit.py", content=original("train/fit.py")),
          call(902, "write_file", path="data/build.py", content=original("data/build.py"))],
         [call(903, "train")], [call(904, "wait", run=run)], [call(905, "evaluate", run=run)],
@@ -169,7 +173,7 @@ def test_shell(attack: Shell, arena: Arena, shell_life: dict[str, str]) -> None:
     """See `SHELL`: the command gives nothing away, and the trace has it."""
     answer = shell_life[f"call-{SHELL.index(attack)}-run"]
     assert answer, f"no answer to: {attack.what}"
-    for text in attack.leaks:
+    for text in (text.replace("{seed}", arena.words["seed"]) for text in attack.leaks):
         assert text not in answer.split("\n", 1)[-1], f"{attack.what}: {answer[:300]}"
     assert arena.trusted() == arena.before, f"something trusted changed: {attack.what}"
     assert not arena.listener.was_reached(), attack.what
@@ -179,7 +183,8 @@ def test_shell(attack: Shell, arena: Arena, shell_life: dict[str, str]) -> None:
 def test_tool(attack: Tool, shell_life: dict[str, str]) -> None:
     """See `TOOLS`: the call is refused, in words."""
     answer = shell_life[f"call-{200 + TOOLS.index(attack)}-{attack.tool}"]
-    assert answer.startswith("error:"), f"{attack.what}: {answer[:300]}"
+    assert answer.startswith(attack.begins), f"{attack.what}: {answer[:300]}"
+    assert not any(text in answer for text in attack.leaks), answer[:300]
 
 
 def test_bounds_held(arena: Arena, shell_life: dict[str, str]) -> None:
@@ -281,6 +286,35 @@ def test_hostile_runs_are_on_record_and_the_honest_one_counts(
         if attack.name not in partly and not attack.harmless and not attack.private:
             assert run.status == "failed" and run.failure, attack.name
     assert all(not run.checkpoints for run in hostile), "a hostile run was scored"
+
+
+def test_drawn_items_are_not_the_campaigns(
+    arena: Arena, code_life: dict[str, str], tmp_path: Path
+) -> None:
+    """What the training drew are the items of a small seed, and none of this campaign's."""
+    run = 1 + next(n for n, attack in enumerate(CODE) if attack.name == "draws_items")
+    logs = arena.files.jobs.glob(f"c01-train-{run}/attempt_*/log.txt")
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    words = next(line for line in lines if line.startswith("drawn "))
+    drawn = {tuple(point) for point in json.loads(words.removeprefix("drawn "))}
+    known = open_substrate(REGRESSION).command("items", preset="", split="dev", n=60,
+                                               out=tmp_path / "known.jsonl")
+    run_here(known.model_copy(update={"env": known.env | {VARIABLE: "1"}}))
+    assert points(tmp_path / "known.jsonl") <= drawn, "the attack draws as the rule says"
+    assert not drawn & (points(arena.layout.dev_items) | points(arena.layout.hidden_items))
+
+
+def points(items: Path) -> set[tuple[float, float]]:
+    return {tuple(json.loads(line)["point"]) for line in items.read_text().splitlines()}
+
+
+def test_seed_is_in_the_vault_alone(arena: Arena, code_life: dict[str, str]) -> None:
+    """Whatever a campaign, its jobs and a hostile worker left: the seed is in one file."""
+    seed = arena.words["seed"].encode()
+    assert int(seed) >= 1 << 64 and arena.layout.items_seed.stat().st_mode & 0o777 == 0o600
+    having = [path for path in arena.cli.folder.rglob("*")
+              if path.is_file() and not path.is_symlink() and seed in path.read_bytes()]
+    assert having == [arena.layout.items_seed]
 
 
 def test_log_flood_of_a_training_is_bounded(code_life: dict[str, str]) -> None:
