@@ -146,7 +146,7 @@ TOOLS = [
     Tool("nul_path", "a path with a NUL", "read_file", {"path": "recipe.yaml\0/../../x"}),
     Tool("long_path", "a path too long", "read_file", {"path": "a" * 5000}),
     Tool("search_by_link", "search the items through the folder that its link is in", "search",
-         {"path": "data", "pattern": "answer.*point|point.*answer"}, "no match"),
+         {"path": "data", "pattern": "\"answer\": [01]"}, "no match"),
     Tool("list_by_link", "list what its link leads to", "list_files", {"path": "data/frozen"}),
     Tool("recipe_is_the_items", "train with the items as its recipe: the error would quote them",
          "train", {}, leaks=("answer", "point", "line-")),

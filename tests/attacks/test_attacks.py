@@ -297,7 +297,7 @@ def test_drawn_items_are_not_the_campaigns(
     lines = [line for log in logs for line in log.read_text().splitlines()]
     words = next(line for line in lines if line.startswith("drawn "))
     drawn = {tuple(point) for point in json.loads(words.removeprefix("drawn "))}
-    known = open_substrate(REGRESSION).command("items", preset="", split="dev", n=60,
+    known = open_substrate(REGRESSION).command("items", preset="", split="dev", n=40,
                                                out=tmp_path / "known.jsonl")
     run_here(known.model_copy(update={"env": known.env | {VARIABLE: "1"}}))
     assert points(tmp_path / "known.jsonl") <= drawn, "the attack draws as the rule says"
