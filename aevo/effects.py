@@ -74,21 +74,22 @@ def readings(facts: RoundFacts, noise: RoundNoise) -> dict[str, Readings]:
     runs = _anchor_runs(facts)
     board = facts.leaderboard
     anchor_lb = board.score_of(facts.anchor.plan.id) if board and facts.anchor else None
+    common = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
     found = {}
     for item in facts.candidates:
         if item.plan.role != "explorer" or not item.correct or not runs:
             continue
-        items = sorted(item.correct.keys() & set.intersection(*(set(run) for run in runs)))
+        items = [name for name in common if name in item.correct]
         if not items:
             continue
         gain, variance = item_difference(runs, item.correct, items)
-        common = max(0.0, noise.run - noise.flips) * (1 + 1 / len(runs))
+        seeds = max(0.0, noise.run - noise.flips) * (1 + 1 / len(runs))
         flipping = noise.flips * (1 + 1 / len(runs))
         lb = board.score_of(item.plan.id) if board else None
         known = lb is not None and anchor_lb is not None
         found[item.plan.id] = Readings(
             dev=figure(gain),
-            dev_se=figure(math.sqrt(variance + common)),
+            dev_se=figure(math.sqrt(variance + seeds)),
             dev_shared=figure(math.sqrt(max(0.0, variance - flipping))),
             lb=figure(lb - anchor_lb) if lb is not None and anchor_lb is not None else None,
             lb_se=figure(math.sqrt(2 * noise.score)) if known else None,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aevo import cli, narrative
 from aevo.agent.quotes import prose_faults
 from aevo.audit import audit
@@ -34,7 +36,7 @@ from aevo.records.leaderboard import Leaderboard
 from aevo.statistics.effect import Z95
 from aevo.statistics.multiplicity import holm
 from aevo.statistics.noise import EPSILON
-from aevo.statistics.paired import paired
+from aevo.statistics.paired import answers, paired
 
 VISIBLY_WEAK = 0.10  # how far below the anchor's dev a domain must lie to attract axes
 
@@ -125,15 +127,18 @@ def _domain_gains(
 ) -> dict[str, tuple[float, float]]:
     """Per domain, the accuracy gain on that domain's common items, and half of the width of its
     95 % interval (normal, over items)."""
-    counts: dict[str, list[int]] = {}  # items, won, lost
-    for item in anchor.correct.keys() & explorer.correct.keys():
-        change = explorer.correct[item] - anchor.correct[item]
-        count = counts.setdefault(anchor.domain_of[item], [0, 0, 0])
-        count[0] += 1
-        count[1] += change > 0
-        count[2] += change < 0
+    items = list(anchor.correct.keys() & explorer.correct.keys())
+    domain_of = [anchor.domain_of[item] for item in items]
+    names = sorted(set(domain_of))
+    column = {name: index for index, name in enumerate(names)}
+    place = np.fromiter(map(column.__getitem__, domain_of), int, len(items))
+    before, after = answers(anchor.correct, items), answers(explorer.correct, items)
+    counts = [
+        np.bincount(place[which], minlength=len(names)).tolist()
+        for which in (slice(None), after & ~before, before & ~after)
+    ]
     found = {}
-    for name, (n, won, lost) in sorted(counts.items()):
+    for name, n, won, lost in zip(names, *counts, strict=True):
         gain = (won - lost) / n
         reach = Z95 * math.sqrt(max(0.0, (won + lost) / n - gain**2) / n)
         found[name] = figure(gain), figure(reach)

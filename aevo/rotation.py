@@ -51,6 +51,21 @@ class Situation:
 
     def open_moves(self, axis: Axis) -> list[str]:
         """Moves neither dead nor standing, the one whose trial is worth most first."""
+        if axis.id not in self.opened:
+            self.opened[axis.id] = self._open_moves(axis)
+        return list(self.opened[axis.id])
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Every axis's place in the catalogue."""
+        return {axis.id: index for index, axis in enumerate(self.catalogue.axes)}
+
+    @cached_property
+    def opened(self) -> dict[str, list[str]]:
+        """Open moves by axis, as far as they were asked for."""
+        return {}
+
+    def _open_moves(self, axis: Axis) -> list[str]:
         dead = {item.move for item in self.dead_ends if item.axis == axis.id}
         trials = self.trials(axis)
         promoted = {name for name, trial in trials.items() if trial.outcome == "promoted"}
@@ -63,6 +78,17 @@ class Situation:
 
     def known(self, axis: Axis, move: str) -> Estimate | None:
         """What earlier trials say of a move, by what the objective trusts, else by dev."""
+        key = axis.id, move
+        if key not in self.pooled:
+            self.pooled[key] = self._known(axis, move)
+        return self.pooled[key]
+
+    @cached_property
+    def pooled(self) -> dict[tuple[str, str], Estimate | None]:
+        """What is known of moves, as far as it was asked for."""
+        return {}
+
+    def _known(self, axis: Axis, move: str) -> Estimate | None:
         trials = ledger.of_move(self.tried, axis.id, move)
         trusted = ledger.known(trials, external=True) if self.mode == "transfer" else None
         return trusted or ledger.known(trials, external=False)
@@ -227,8 +253,7 @@ def _preference(situation: Situation, axis: Axis) -> tuple[bool, bool, bool, flo
     )
     early = axis.transfer and mode != "transfer"
     worth = situation.value(axis, moves[0]) if moves else 0.0
-    index = situation.catalogue.axes.index(axis)
-    return not moves, not fits, misled or early, -round(worth, 9), index
+    return not moves, not fits, misled or early, -round(worth, 9), situation.places[axis.id]
 
 
 def _reason(situation: Situation, axis: Axis) -> str:

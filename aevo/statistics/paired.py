@@ -34,14 +34,23 @@ def paired(anchor: Mapping[str, bool], explorer: Mapping[str, bool]) -> Paired:
     Raises:
         ValueError: the two have no item in common.
     """
-    common = anchor.keys() & explorer.keys()
+    common = list(anchor.keys() & explorer.keys())
     if not common:
         raise ValueError("no common items")
     n = len(common)
-    won = sum(explorer[item] and not anchor[item] for item in common)
-    lost = sum(anchor[item] and not explorer[item] for item in common)
+    one, other = answers(anchor, common), answers(explorer, common)
+    won, lost = int((other & ~one).sum()), int((one & ~other).sum())
     low, high = _bootstrap(n, won, lost)
     return Paired(n, won, lost, (won - lost) / n, low, high, mcnemar(won, lost))
+
+
+def answers(run: Mapping[str, bool], items: Sequence[str]) -> np.ndarray:
+    """A run's answers to the items, in their order; shape (items,), bool.
+
+    Raises:
+        KeyError: the run has no answer to one of them.
+    """
+    return np.fromiter(map(run.__getitem__, items), bool, len(items))
 
 
 @lru_cache(maxsize=65_536)
@@ -56,11 +65,13 @@ def _bootstrap(n: int, won: int, lost: int) -> tuple[float, float]:
 @lru_cache(maxsize=65_536)
 def mcnemar(won: int, lost: int) -> float:
     """Exact two-sided p that as uneven a split of changed items is chance; 1 if none changed."""
-    if won + lost == 0:
+    if won == lost:
         return 1.0
-    from scipy.stats import binomtest
-
-    return float(binomtest(won, won + lost, 0.5).pvalue)
+    changed, tail, ways = won + lost, 0, 1
+    for count in range(min(won, lost) + 1):  # whole numbers: nothing is rounded
+        tail += ways
+        ways = ways * (changed - count) // (count + 1)
+    return min(1.0, tail / 2 ** (changed - 1))  # an even coin: both tails are alike
 
 
 def item_difference(
@@ -68,8 +79,8 @@ def item_difference(
 ) -> tuple[float, float]:
     """Mean difference to the mean of several anchor runs, and its squared standard error over
     items (0 for a single item)."""
-    reference = np.array([[run[item] for item in items] for run in anchors], float).mean(axis=0)
-    change = np.array([explorer[item] for item in items], float) - reference
+    reference = np.array([answers(run, items) for run in anchors], float).mean(axis=0)
+    change = answers(explorer, items) - reference
     variance = float(change.var(ddof=1)) / len(items) if len(items) > 1 else 0.0
     return float(change.mean()), variance
 
@@ -82,7 +93,7 @@ def flip_variance(runs: Sequence[Mapping[str, bool]], items: Sequence[str]) -> f
     """
     if len(runs) < 2 or not items:
         return 0.0
-    table = np.array([[run[item] for item in items] for run in runs], float)
+    table = [answers(run, items) for run in runs]
     differ = [
         float(np.mean(table[i] != table[j]))
         for i in range(len(runs))
