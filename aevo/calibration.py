@@ -25,7 +25,8 @@ def build(
     gains = transfer.gains(points)
     bests = transfer.round_bests(points)
     slope = transfer.calibrate(gains)
-    passed = transfer.passage(_probes(summaries), spread, noise.score)
+    everyone = [item.readings.dev for item in summaries if item.readings is not None]
+    passed = transfer.passage(_probes(summaries), everyone, spread, noise.score)
     judged = transfer.divergence(bests, transfer.Noise(noise.band, noise.lb), passed)
     own = bests[-1] if len(bests) > 1 and bests[-1].round == facts.number else None
     calibration = Calibration(

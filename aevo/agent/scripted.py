@@ -85,10 +85,8 @@ class ScriptedModel:
     def _explorer(self) -> Script:
         yield "list_files", {"path": "."}
         original = yield "read_file", {"path": self.recipe}
-        moves = list(self.moves)
-        random.Random(self.seed).shuffle(moves)
         failures: list[str] = []
-        for move in moves:
+        for move in order_of_trial(self.moves, self.seed):
             undo: dict[str, str] = {self.recipe: original}
             problem = yield from self._apply(move, original, undo)
             if problem is None:
@@ -173,6 +171,13 @@ class ScriptedModel:
         change.set_key(data, "train.learning_rate", rate / 2)
         yield "write_file", {"path": self.recipe, "content": change.dump_recipe(data)}
         return True
+
+
+def order_of_trial(moves: Sequence[Move], seed: int) -> list[Move]:
+    """The order in which the scripted worker tries moves; only a failure leads to the second."""
+    ordered = list(moves)
+    random.Random(seed).shuffle(ordered)
+    return ordered
 
 
 def _parse(result: str, failures: list[str]) -> dict[str, Any] | None:

@@ -10,8 +10,9 @@ import numpy as np
 from aevo.statistics.noise import EPSILON
 
 GROSS = 1.5  # tolerances (2 sd each) beyond which one record alone decides
-FAILED = 2.3  # standard errors below full transfer at which it is refuted
-DOUBTED = 1.645
+FAILED = 2.6  # standard errors below full transfer at which it is refuted
+DOUBTED = 1.96
+MIXTURE = 0.4  # of the spread: how far a sound proxy's gain may differ from the target's
 HALF = 0.5  # LB gain per true dev gain; a proxy that passes on less misleads
 
 Verdict = Literal["evidence", "suspect", "not_evidence"]
@@ -188,28 +189,40 @@ class Passage:
         return (self.share - 1) / self.se
 
 
-def passage(probes: Sequence[Probe], spread: float, lb_variance: float) -> Passage | None:
+def passage(
+    probes: Sequence[Probe], everyone: Sequence[float], spread: float, lb_variance: float
+) -> Passage | None:
     """The share of dev's gains that reached the leaderboard, over explorers whose dev rose.
 
     Explorers are submitted *because* their dev is high, so their dev gains flatter. Each is
-    therefore shrunk to what is expected of the true gain given the measured one (`spread`: standard
-    deviation of true gains), which holds whatever chose it. Given that, LB gains scatter by the
-    rest of the spread, by their own noise (`lb_variance` of one score), and together by the
-    anchor's; generalised least squares through the origin takes all three into account. None if no
-    dev rose.
+    therefore shrunk to what is expected of the true gain given the measured one, which holds
+    whatever chose it: towards the mean of all of the round's explorers (`everyone`: their dev
+    gains, submitted or not; `spread`: standard deviation of true gains), and that mean towards no
+    gain, because the anchor's luck moves it. Given that, LB gains scatter by the rest of the spread, by
+    what a sound proxy's domains weigh differently (`MIXTURE`), by their own noise (`lb_variance` of
+    one score), and together by the anchor's; generalised least squares through the origin takes all
+    of these into account. None if no dev rose.
     """
     rising = [probe for probe in probes if probe.dev > EPSILON]
     if not rising:
         return None
     dev, lb = np.array([p.dev for p in rising]), np.array([p.lb for p in rising])
-    trust = np.array([spread**2 / (spread**2 + probe.dev_se**2) for probe in rising])
-    expected = trust * dev
-    scatter = np.diag(spread**2 * (1 - trust) + lb_variance) + lb_variance
+    noise = np.array([probe.dev_se**2 for probe in rising])
+    middle = float(np.clip(everyone, -2 * spread, 2 * spread).mean())
+    held = spread**2 / (spread**2 + float(noise.mean()))  # of the mean; half the noise is shared
+    trust = spread**2 / (spread**2 + noise)
+    expected = trust * (dev - middle) + held * middle
+    rising_on = expected > EPSILON
+    if not rising_on.any():
+        return None
+    expected, trust, lb = expected[rising_on], trust[rising_on], lb[rising_on]
+    own = spread**2 * (1 - trust) + (MIXTURE * spread) ** 2 + lb_variance
+    scatter = np.diag(own) + lb_variance
     weights = np.linalg.solve(scatter, expected)
     information = float(weights @ expected)
     if information < EPSILON:
         return None
-    return Passage(float(weights @ lb) / information, 1 / math.sqrt(information), len(rising))
+    return Passage(float(weights @ lb) / information, 1 / math.sqrt(information), len(lb))
 
 
 @dataclass(frozen=True)
