@@ -2,7 +2,7 @@
 
     runs/<campaign>/snapshots/<digest>/
       code/           aevo/, conf/ and pyproject.toml, uncommitted changes included; first on a
-                      job's PYTHONPATH (`variables`)
+                      job's PYTHONPATH (`aevo.jobs.environment`)
       snapshot.json   where it was taken, by whom, at which commit; digest of every file
       packages.txt    name==version of every installed distribution
       changes.diff    what of the checkout was not committed, and the untracked files
@@ -32,6 +32,7 @@ import aevo
 from aevo import digest
 from aevo.config import Config
 from aevo.errors import RecordError
+from aevo.jobs.environment import SECRET
 from aevo.layout import Layout
 from aevo.records.io import Record, read, write_json, write_text
 
@@ -41,8 +42,7 @@ MAX_DIFF = 4_000_000  # bytes of changes.diff
 GIT_TIMEOUT_S = 30.0
 
 REDACTED = "[redacted]"
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_MIN_SECRET = 8  # a shorter value of such a variable ("1", "false") is none
+_MIN_SECRET = 8  # a shorter value of a variable named like a secret ("1", "false") is none
 # `max_tokens`, `tokenizer` and `key` are no secrets: the word must end the name.
 _NAME = (r"[\w.-]*(?:api[_-]?key|access[_-]?key|private[_-]?key|secret[_-]?key|secret|token"
          r"|passwd|password|credentials?)")
@@ -100,19 +100,6 @@ def take(layout: Layout, config: Config) -> Path:
     return code
 
 
-def variables(code: Path, inherited: str = "") -> dict[str, str]:
-    """The environment variables with which Python imports aevo from `code`, whatever else is
-    installed and wherever the process starts.
-
-    Args:
-        code: what `take` returned.
-        inherited: the PYTHONPATH so far; it stays, behind.
-    """
-    path = os.pathsep.join([str(code), *([inherited] if inherited else [])])
-    # `python -m` would put the current folder, which may be the checkout, before PYTHONPATH.
-    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-
-
 def place(layout: Layout) -> Path:
     """The folder that `take` would return, found without writing anything."""
     root = Path(aevo.__file__).resolve().parents[1]
@@ -168,7 +155,7 @@ def redact(text: str) -> str:
     Not guaranteed: a secret that looks like nothing of this kind stays.
     """
     values = {value for name, value in os.environ.items()
-              if _SECRET_NAME.search(name) and len(value) >= _MIN_SECRET}
+              if SECRET.search(name) and len(value) >= _MIN_SECRET}
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, REDACTED)
     return _ASSIGNED.sub(rf"\g<name>{REDACTED}", _SHAPES.sub(REDACTED, text))

@@ -27,6 +27,7 @@ from aevo.cli import run
 from aevo.errors import RecordError
 from aevo.graph import candidate_ids, worker_name
 from aevo.jobs.accounting import Seen, Spent, Survey, fate_unknown, spent, survey
+from aevo.jobs.autopsy import CONTROL
 from aevo.jobs.folder import JobFolder, tail
 from aevo.jobs.problems import Problems
 from aevo.jobs.reasons import Problem
@@ -40,7 +41,6 @@ from aevo.trajectory import latest_campaign
 
 WIDTH = 200  # of the table where it goes into a file or pipe
 LAST_CHARACTERS = 160
-NOT_SHOWN = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|[\x00-\x1f\x7f]")
 
 
 class Row(Part):
@@ -201,7 +201,7 @@ def _clean(text: str) -> str:
     """A log's line as a terminal may show it: no control characters, not too long; of a progress
     bar, its last state."""
     lines = [part for part in re.split(r"[\r\n]", text) if part.strip()]
-    return NOT_SHOWN.sub("", lines[-1])[:LAST_CHARACTERS] if lines else ""
+    return CONTROL.sub("", lines[-1].replace("\t", ""))[:LAST_CHARACTERS] if lines else ""
 
 
 def _last_dev(here: CandidateLayout) -> float | None:

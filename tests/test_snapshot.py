@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from aevo import digest, snapshot
 from aevo.config import CONF, Config, load
 from aevo.errors import RecordError, SubstrateError
+from aevo.jobs.environment import package_first
 from aevo.keep import keep_constitution, keep_substrate
 from aevo.layout import Layout
 from aevo.records.campaign import Campaign
@@ -193,7 +194,7 @@ def test_redaction_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def python(code: Path, where: Path, text: str) -> str:
     """What a program prints that imports aevo as a job does."""
     done = subprocess.run([sys.executable, "-c", text], cwd=where, capture_output=True, text=True,
-                          env=os.environ | snapshot.variables(code), check=True)
+                          env=os.environ | package_first(str(code)), check=True)
     return done.stdout.strip()
 
 

@@ -29,6 +29,9 @@ CAUSES = (
                                 r"Watchdog caught collective operation timeout")),
 )
 
+# What moves a terminal's cursor or colours its text; tab and line break are left.
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|[\x00-\x08\x0b-\x1f\x7f]")
+
 
 def log_text(path: Path) -> str:
     """The end of a log, empty if there is none; control characters that move a terminal's cursor
@@ -39,7 +42,7 @@ def log_text(path: Path) -> str:
         file.seek(max(0, file.seek(0, os.SEEK_END) - READ_BYTES))
         text = file.read().decode(errors="replace")
     text = re.sub(r"[^\n]*\r(?!\n)", "", text)  # of a progress bar, its last state
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[\x00-\x08\x0b-\x1f\x7f]", "", text)
+    return CONTROL.sub("", text)
 
 
 def cause(message: str, texts: Iterable[str]) -> str:

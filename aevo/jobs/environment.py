@@ -1,7 +1,8 @@
-"""Environments: of a substrate command, and our own while something is started."""
+"""Environments: of a substrate command, of a job, and our own while something is started."""
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 
 # What a command of the substrate may see of our environment. Everything else, API keys and
@@ -9,6 +10,17 @@ from collections.abc import Iterator, Mapping
 PASSED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH",
           "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "HF_HOME", "SSL_CERT_FILE",
           "AEVO_JOB_DEPTH")
+
+# Names of variables whose values are secrets.
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+
+
+def package_first(code: str, inherited: str = "") -> dict[str, str]:
+    """The variables with which Python imports aevo from `code`, whatever else is installed and
+    wherever the process starts; the PYTHONPATH so far, `inherited`, stays behind it."""
+    path = os.pathsep.join(filter(None, (code, inherited)))
+    # `python -m` would put the current folder, which may be a checkout, before PYTHONPATH.
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def environment(

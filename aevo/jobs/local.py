@@ -13,7 +13,7 @@ from pathlib import Path
 import submitit
 
 from aevo.cluster import LocalCluster
-from aevo.jobs.environment import variables
+from aevo.jobs.environment import package_first, variables
 from aevo.jobs.execute import run_job
 from aevo.jobs.folder import JobFolder
 from aevo.records.job import JobSpec
@@ -32,7 +32,9 @@ def start(job: JobFolder, spec: JobSpec, attempt: int, cluster: LocalCluster) ->
         name=spec.name,
     )
     slots = [str(path) for path in slot_files(cluster)] if spec.resources.slots else []
-    with _own_output(folder), variables(package_first(spec.code) if spec.code else {}):
+    inherited = os.environ.get("PYTHONPATH", "")
+    first = package_first(spec.code, inherited) if spec.code else {}
+    with _own_output(folder), variables(first):
         started = executor.submit(run_job, str(job.root), attempt, slots)
     job.log(attempt).symlink_to(Path(started.paths.stdout).name)
     return str(started.job_id)
@@ -43,12 +45,6 @@ def slot_files(cluster: LocalCluster) -> list[Path]:
     count = cluster.slots or os.cpu_count() or 1
     folder = Path(cluster.slot_folder or Path(tempfile.gettempdir(), f"aevo-slots-{os.getuid()}"))
     return [folder / f"slot-{number}.lock" for number in range(count)]
-
-
-def package_first(code: str) -> dict[str, str]:
-    """Variables with which a process imports aevo from `code`, whatever folder it is in."""
-    path = os.pathsep.join(filter(None, (code, os.environ.get("PYTHONPATH"))))
-    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from submitit import SlurmExecutor
 
 from aevo.cluster import SbatchOptions, SlurmCluster, section_of
 from aevo.errors import ConfigError
+from aevo.jobs.environment import package_first
 from aevo.jobs.folder import JobFolder
 from aevo.records.job import JobSpec
 
@@ -160,9 +161,9 @@ def _setup(spec: JobSpec, options: SbatchOptions) -> list[str]:
     code = shlex.quote(spec.code or str(PACKAGE))
     lines = ["set -eo pipefail", *options.setup]
     lines += [f"export {key}={shlex.quote(value)}" for key, value in options.environment.items()]
-    # without the second, `python -m` would import aevo from the folder sbatch was called in
-    return [*lines, f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
-            "export PYTHONSAFEPATH=1"]
+    first = package_first(code)
+    first["PYTHONPATH"] += "${PYTHONPATH:+:$PYTHONPATH}"  # what the node has stays behind it
+    return [*lines, *(f"export {key}={value}" for key, value in first.items())]
 
 
 def dependency(after: Sequence[str], needs: Sequence[str]) -> list[str]:

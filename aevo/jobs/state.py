@@ -47,7 +47,7 @@ def _on_this_machine(job: JobFolder, spec: JobSpec, lines: list[LedgerLine]) -> 
         if running is None or running.attempt != attempt:
             return JobState(spec.name, "starting", attempt, log)
         return JobState(spec.name, running.phase, attempt, log, since=running.started)
-    ended = _ended(job, spec, attempt, log)
+    ended = _ended(job, spec, lines, log)
     if ended is not None:
         return ended
     if lines[-1].event != "intent" and starting(_job_id(lines), job.root):
@@ -55,14 +55,17 @@ def _on_this_machine(job: JobFolder, spec: JobSpec, lines: list[LedgerLine]) -> 
     return JobState(spec.name, "lost", attempt, log, "its process is gone and left no record")
 
 
-def _ended(job: JobFolder, spec: JobSpec, attempt: int, log: Path) -> JobState | None:
+def _ended(
+    job: JobFolder, spec: JobSpec, lines: list[LedgerLine], log: Path
+) -> JobState | None:
+    attempt = last_attempt(lines)
     end = job.ended(attempt)
     if end is None or end.requeued:
         return None
     if Path(spec.product).exists():  # it ended between the two looks
         return JobState(spec.name, "finished", attempt, log)
     return JobState(spec.name, "failed", attempt, log, end.message or f"exit {end.exit_code}",
-                    cancelled=end.exit_code == CANCELLED, job_id=_job_id(job.lines()))
+                    cancelled=end.exit_code == CANCELLED, job_id=_job_id(lines))
 
 
 def _on_slurm(
@@ -70,7 +73,7 @@ def _on_slurm(
 ) -> JobState:
     attempt = last_attempt(lines)
     log = job.log(attempt)
-    ended = _ended(job, spec, attempt, log)
+    ended = _ended(job, spec, lines, log)
     if ended is not None:
         return ended
     if lines[-1].event == "refused":

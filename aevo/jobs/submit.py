@@ -7,7 +7,6 @@ folder of its own, so that no answer that was lost or stale is ever mistaken for
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from aevo.cluster import ClusterSettings, LocalCluster, SlurmCluster, section_of
 from aevo.errors import AevoError, JobError
 from aevo.jobs import local, slurm
 from aevo.jobs.ending import settle
+from aevo.jobs.environment import SECRET, variables
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, JobState, tail
 from aevo.jobs.queue import ask
 from aevo.jobs.script import DEPTH, PACKAGE, job_name
@@ -36,7 +36,6 @@ LAUNCHERS = ("PMI_", "PMIX_", "PMI2_", "OMPI_", "I_MPI_", "MPI_LOCAL",
              "TORCHELASTIC_")
 DEVICES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
            "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
 def submit(spec: JobSpec, cluster: ClusterSettings) -> JobState:
@@ -132,15 +131,10 @@ def clean_environment(spec: JobSpec, depth: int, cluster: ClusterSettings) -> It
     conf = os.environ.get("SLURM_CONF")
     if isinstance(cluster, SlurmCluster) and cluster.slurm_conf:
         conf = cluster.slurm_conf
-    with clean_env(extra_names=(*names, "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")):
-        os.environ[DEPTH] = str(depth)
-        if conf is not None:
-            os.environ["SLURM_CONF"] = conf
-        try:
-            yield
-        finally:
-            del os.environ[DEPTH]
-            os.environ.pop("SLURM_CONF", None)
+    ours = {DEPTH: str(depth)} | ({"SLURM_CONF": conf} if conf is not None else {})
+    without = (*names, "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")
+    with clean_env(extra_names=without), variables(ours):
+        yield
 
 
 def _below_cap(job: JobFolder, cluster: SlurmCluster) -> None:

@@ -8,7 +8,6 @@ the next append. Not guaranteed: order between different files, or mutual exclus
 import json
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -161,22 +160,6 @@ def iterate_lines(kind: type[R], path: Path) -> Iterator[R]:
         except ValueError as error:
             raise RecordError(f"{path}:{number} is not JSON ({error})", _RESTORE) from error
         yield validate(kind, data, f"{path}:{number}")
-
-
-def wait_for(path: Path, deadline_s: float, poll_s: float = 0.1) -> bool:
-    """Waits for a named record to become visible (network filesystems lag); False at the deadline.
-
-    The parent folder is listed on each try, which makes NFS clients refresh their cache.
-    """
-    end = time.monotonic() + deadline_s
-    while True:
-        if path.parent.is_dir():
-            list(path.parent.iterdir())
-        if path.exists():
-            return True
-        if time.monotonic() >= end:
-            return False
-        time.sleep(poll_s)
 
 
 _RESTORE = "restore the file from a backup, or remove what it belongs to and run again"
