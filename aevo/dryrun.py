@@ -15,7 +15,13 @@ from rich.tree import Tree
 from aevo import snapshot
 from aevo.cluster import SlurmCluster
 from aevo.config import Config
-from aevo.graph import evaluation_job, round_jobs, training_job
+from aevo.graph import (
+    baseline_job,
+    evaluation_job,
+    leaderboard_job,
+    round_jobs,
+    training_job,
+)
 from aevo.jobs.launch import argv
 from aevo.jobs.preflight import check
 from aevo.jobs.script import dependency, executor
@@ -77,16 +83,10 @@ def script(job: JobSpec, cluster: SlurmCluster) -> str:
 
 def campaign_jobs(config: Config, layout: Layout) -> Iterator[JobSpec]:
     """The jobs that a campaign submits once, when it starts."""
-    product = layout.baseline / "scores.json"
-    if not product.exists():
-        yield fitted(JobSpec(
-            name="baseline", kind="evaluate", campaign=config.campaign,
-            folder=str(layout.jobs / "baseline"), product=str(product),
-            steps=[_substrate(config, layout).command(
-                "baseline", items=layout.dev_items, base=_base(config, layout),
-                out=layout.baseline)],
-            resources=config.model.evaluate, code=str(snapshot.place(layout)),
-        ), config.cluster)
+    job = baseline_job(layout, _substrate(config, layout), config.model, _base(config, layout),
+                       config.campaign, str(snapshot.place(layout)))
+    if not Path(job.product).exists():
+        yield fitted(job, config.cluster)
 
 
 def planned_jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpec]:
@@ -107,10 +107,10 @@ def planned_jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpe
             ):
                 yield fitted(inner.model_copy(update={"code": code}), config.cluster)
         if job.kind == "collector" and config.leaderboard.kind == "holdout":
-            yield fitted(JobSpec(
-                name="leaderboard", kind="leaderboard", campaign=config.campaign,
-                folder=str(files.jobs / "leaderboard"), product="", code=code,
-                resources=config.model.evaluate), config.cluster)
+            board = leaderboard_job(layout, number, substrate, config.model, base, {},
+                                    config.campaign)
+            # what will be submitted is not known yet, so no command is shown
+            yield fitted(board.model_copy(update={"code": code, "steps": []}), config.cluster)
 
 
 def _substrate(config: Config, layout: Layout) -> Substrate:

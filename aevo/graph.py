@@ -117,6 +117,34 @@ def evaluation_job(
     )
 
 
+def baseline_job(
+    layout: Layout, substrate: Substrate, model: ModelSettings, base: str, campaign: str, code: str,
+) -> JobSpec:
+    """The evaluation of the bare base checkpoint on dev: row 0 of the report."""
+    return JobSpec(
+        name="baseline", kind="evaluate", campaign=campaign, folder=str(layout.jobs / "baseline"),
+        product=str(layout.baseline / "scores.json"),
+        steps=[substrate.command("baseline", items=layout.dev_items, base=base,
+                                 out=layout.baseline)],
+        resources=model.evaluate, code=code,
+    )
+
+
+def leaderboard_job(
+    layout: Layout, number: int, substrate: Substrate, model: ModelSettings, base: str,
+    adapters: dict[str, Path], campaign: str,
+) -> JobSpec:
+    """The scoring of a round's submissions on the hidden items, in the vault."""
+    out = layout.vault / "board" / f"round-{number:02d}"
+    return JobSpec(
+        name="leaderboard", kind="leaderboard", campaign=campaign,
+        folder=str(layout.round(number).jobs / "leaderboard"), product=str(out / "scores.json"),
+        steps=[substrate.command("evaluate", adapters=adapters, items=layout.hidden_items,
+                                 base=base, out=out)],
+        resources=model.evaluate,
+    )
+
+
 def _run_job(
     kind: str, files: RoundLayout, run: RunLayout, campaign: str, product: Path,
     resources: Resources, steps: Sequence[Step],

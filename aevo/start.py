@@ -21,6 +21,7 @@ from aevo.axes import load as load_catalogue
 from aevo.change import flatten
 from aevo.config import Config
 from aevo.errors import AevoError, ConfigError, SubstrateError
+from aevo.graph import baseline_job
 from aevo.jobs.here import run_here
 from aevo.jobs.submit import submit
 from aevo.keep import MAX_COPIED, keep_constitution, keep_substrate
@@ -28,7 +29,6 @@ from aevo.layout import Layout
 from aevo.records.campaign import Campaign, Pins
 from aevo.records.change import Change
 from aevo.records.io import finished, read, write_text, write_yaml
-from aevo.records.job import JobSpec
 from aevo.records.policy import Policy, Provenance, StandingChange
 from aevo.substrate import DEFAULT, Substrate, open_substrate
 
@@ -197,14 +197,8 @@ def _first_policy(config: Config, layout: Layout, campaign: Campaign) -> None:
 def _baseline(config: Config, layout: Layout, campaign: Campaign) -> None:
     """Starts the evaluation of the bare base checkpoint on dev: row 0 of the report."""
     substrate = open_substrate(Path(campaign.substrate_path))
-    product = layout.baseline / "scores.json"
-    submit(JobSpec(
-        name="baseline", kind="evaluate", campaign=campaign.name,
-        folder=str(layout.jobs / "baseline"), product=str(product),
-        steps=[substrate.command("baseline", items=layout.dev_items, base=campaign.base_path,
-                                 out=layout.baseline)],
-        resources=config.model.evaluate, code=str(snapshot.take(layout, config)),
-    ), config.cluster)
+    submit(baseline_job(layout, substrate, config.model, campaign.base_path, campaign.name,
+                        str(snapshot.take(layout, config))), config.cluster)
 
 
 def write_round_config(layout: Layout, number: int, config: Config) -> None:

@@ -5,14 +5,14 @@ could not leave one), never from Slurm's accounting: they are the same where the
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aevo.jobs.folder import JobFolder, JobState, last_attempt
 from aevo.jobs.queue import QueuedJob, Snapshot, call, snapshot
 from aevo.jobs.state import current_id, observe
-from aevo.jobs.waits import queue_seconds
+from aevo.jobs.waits import hours, last_sign, queue_seconds, runs
 from aevo.records.io import read
 from aevo.records.job import JobSpec, LedgerLine
 
@@ -116,47 +116,20 @@ def spent(seen: Seen, now: float) -> Spent:
     An attempt that was killed counts until its last sign of life (its log), so for one that wrote
     nothing for long the figures are lower bounds.
     """
-    asked = seen.spec.resources
-    run_s = sum(end - begin for begin, end in _runs(seen, now))
+    times = list(runs(seen.job, seen.lines, now, _goes_on(seen, now)))
+    run_s = sum(end - begin for begin, end in times)
     released = _released(seen.spec)
     until = now
     if not _goes_on(seen, now):
-        until = min(now, _last_sign(seen.job, seen.state.attempt) or now)
+        until = min(now, last_sign(seen.job, seen.lines, seen.state.attempt) or now)
     wait_s = 0.0
     if released is not None and seen.lines:
         wait_s = max(0.0, queue_seconds([seen.job.root], released, until))
-    return Spent(wait_s, run_s, run_s * asked.gpus * asked.nodes / 3600)
-
-
-def _runs(seen: Seen, now: float) -> Iterator[tuple[float, float]]:
-    """Begin and end of each attempt that started."""
-    for line in seen.lines:
-        if line.event != "started":
-            continue
-        end = seen.job.ended(line.attempt)
-        if end is not None and end.by == "job":
-            # the file's own time would lie in a copied campaign, so it is bounded
-            last = min(line.time + end.seconds, seen.job.end(line.attempt).stat().st_mtime)
-        elif line.attempt == seen.state.attempt and _goes_on(seen, now):
-            last = now
-        else:
-            later = [other.time for other in seen.lines if other.attempt > line.attempt]
-            sign = _last_sign(seen.job, line.attempt)
-            last = min([sign if sign is not None else now, *later])
-        yield line.time, max(line.time, last)
+    return Spent(wait_s, run_s, hours(seen.spec, times))
 
 
 def _goes_on(seen: Seen, now: float) -> bool:
     return seen.state.alive and not fate_unknown(seen, now)
-
-
-def _last_sign(job: JobFolder, attempt: int) -> float | None:
-    """When an attempt that has ended was last seen."""
-    end = job.ended(attempt) if attempt else None
-    paths = [job.log(attempt)] if end is None or end.by == "scheduler" else [job.end(attempt)]
-    times = [path.stat().st_mtime for path in paths if path.exists()]
-    times += [line.time for line in job.lines() if line.attempt == attempt]
-    return max(times, default=None)
 
 
 def _released(spec: JobSpec) -> float | None:
@@ -181,7 +154,8 @@ def fate_unknown(seen: Seen, now: float) -> bool:
     longer than the filesystem may lag."""
     if seen.state.phase != "ending" or seen.spec.queue is None:
         return False
-    return now - (_last_sign(seen.job, seen.state.attempt) or 0.0) > seen.spec.queue.settle_s
+    sign = last_sign(seen.job, seen.lines, seen.state.attempt)
+    return now - (sign or 0.0) > seen.spec.queue.settle_s
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ what they took of its GPUs."""
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from aevo.jobs.folder import JobFolder
+from aevo.jobs.folder import JobFolder, last_attempt
 from aevo.records.io import read
 from aevo.records.job import JobSpec, LedgerLine
 
@@ -25,20 +25,55 @@ def queue_seconds(folders: Iterable[Path], since: float, now: float) -> float:
 
 
 def gpu_hours(folders: Iterable[Path], now: float) -> float:
-    """GPU-hours of these jobs until `now` (Unix time), all attempts together."""
+    """GPU-hours of these jobs until `now` (Unix time), all attempts together. Asks no scheduler:
+    an attempt that has not ended counts as going on."""
     total = 0.0
     for folder in folders:
         job = JobFolder(folder)
-        if not job.spec.exists():
-            continue
-        asked = read(JobSpec, job.spec).resources
-        lines = job.lines()
-        for line in lines:
-            if line.event == "started":
-                later = any(other.attempt > line.attempt for other in lines)
-                ended = _seen(job, line) if later else _until(job, line, now)
-                total += max(0.0, ended - line.time) * asked.gpus * asked.nodes / 3600
+        if job.spec.exists():
+            lines = job.lines()
+            going = not job.end(last_attempt(lines)).exists()
+            total += hours(read(JobSpec, job.spec), runs(job, lines, now, going))
     return total
+
+
+def hours(spec: JobSpec, times: Iterable[tuple[float, float]]) -> float:
+    """GPU-hours of a job that ran between these times."""
+    devices = spec.resources.gpus * spec.resources.nodes
+    return sum(end - begin for begin, end in times) * devices / 3600
+
+
+def runs(
+    job: JobFolder, lines: list[LedgerLine], now: float, going: bool
+) -> Iterator[tuple[float, float]]:
+    """Begin and end of each attempt that started; until `now` the last one, if it is `going`.
+
+    An attempt that was killed counts until its last sign of life, so for one that wrote nothing for
+    long this is a lower bound.
+    """
+    for line in lines:
+        if line.event != "started":
+            continue
+        end = job.ended(line.attempt)
+        if end is not None and end.by == "job":
+            # the file's own time would lie in a copied campaign, so it is bounded
+            last = min(line.time + end.seconds, job.end(line.attempt).stat().st_mtime)
+        elif line.attempt == last_attempt(lines) and going:
+            last = now
+        else:
+            later = [other.time for other in lines if other.attempt > line.attempt]
+            sign = last_sign(job, lines, line.attempt)
+            last = min([sign if sign is not None else now, *later])
+        yield line.time, max(line.time, last)
+
+
+def last_sign(job: JobFolder, lines: list[LedgerLine], attempt: int) -> float | None:
+    """When an attempt that is over was last seen; None if there never was one."""
+    end = job.ended(attempt) if attempt else None
+    paths = [job.log(attempt)] if end is None or end.by == "scheduler" else [job.end(attempt)]
+    times = [path.stat().st_mtime for path in paths if path.exists()]
+    times += [line.time for line in lines if line.attempt == attempt]
+    return max(times, default=None)
 
 
 def _waits(job: JobFolder, now: float) -> Iterator[tuple[float, float]]:
@@ -50,22 +85,11 @@ def _waits(job: JobFolder, now: float) -> Iterator[tuple[float, float]]:
             ended = later[0] if later else _until(job, line, now)
             yield line.time, started.get(line.attempt, ended)
         elif line.event == "requeued":
-            yield _last_sign(job, line), started.get(line.attempt, line.time)
+            sign = last_sign(job, lines, line.attempt - 1)
+            yield line.time if sign is None else sign, started.get(line.attempt, line.time)
 
 
 def _until(job: JobFolder, line: LedgerLine, now: float) -> float:
     """An attempt that never started waited until it ended, or waits still."""
     end = job.end(line.attempt)
     return end.stat().st_mtime if end.exists() else now
-
-
-def _seen(job: JobFolder, line: LedgerLine) -> float:
-    """When an attempt that is over was last seen; its start if it left nothing."""
-    signs = (job.end(line.attempt), job.log(line.attempt))
-    return max((path.stat().st_mtime for path in signs if path.exists()), default=line.time)
-
-
-def _last_sign(job: JobFolder, line: LedgerLine) -> float:
-    """When the attempt before a requeue was last seen; the requeue itself if it left nothing."""
-    before = (job.end(line.attempt - 1), job.log(line.attempt - 1))
-    return max((path.stat().st_mtime for path in before if path.exists()), default=line.time)

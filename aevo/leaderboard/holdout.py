@@ -7,14 +7,15 @@ per-domain result, as with a public board.
 
 from pathlib import Path
 
-from aevo.config import Config
+from aevo.config import Config, ModelSettings
 from aevo.errors import JobError
+from aevo.graph import leaderboard_job
 from aevo.jobs.submit import wait
 from aevo.layout import Layout
 from aevo.leaderboard.board import Entry
 from aevo.records.campaign import Campaign
 from aevo.records.io import finished, read, write_json
-from aevo.records.job import JobSpec, Resources
+from aevo.records.job import JobSpec
 from aevo.records.leaderboard import Leaderboard, Submission
 from aevo.records.scores import Score, Scores
 from aevo.substrate import open_substrate
@@ -49,7 +50,7 @@ class HoldoutBoard:
         if taken:
             open_substrate(Path(self.campaign.substrate_path)).verify(self.campaign.pins.substrate)
             config = read(Config, self.layout.round(number).config)
-            spec = self._spec(number, taken, config.model.evaluate)
+            spec = self._spec(number, taken, config.model)
             wait(spec, config.cluster)
             found = read(Scores, Path(spec.product))
             if found.items_sha256 != self.campaign.pins.hidden_items:
@@ -73,17 +74,11 @@ class HoldoutBoard:
             adapter_sha256=entry.adapter_sha256, dev=entry.dev, score=shown, error=error,
         )
 
-    def _spec(self, number: int, entries: list[Entry], resources: Resources) -> JobSpec:
-        out = self.layout.vault / "board" / f"round-{number:02d}"
-        step = open_substrate(Path(self.campaign.substrate_path)).command(
-            "evaluate", adapters={_label(entry): entry.adapter for entry in entries},
-            items=self.layout.hidden_items, base=self.campaign.base_path, out=out,
-        )
-        return JobSpec(
-            name="leaderboard", kind="leaderboard", campaign=self.campaign.name,
-            folder=str(self.layout.round(number).jobs / "leaderboard"),
-            product=str(out / "scores.json"), steps=[step],
-            resources=resources,
+    def _spec(self, number: int, entries: list[Entry], model: ModelSettings) -> JobSpec:
+        adapters = {_label(entry): entry.adapter for entry in entries}
+        return leaderboard_job(
+            self.layout, number, open_substrate(Path(self.campaign.substrate_path)), model,
+            self.campaign.base_path, adapters, self.campaign.name,
         )
 
 
