@@ -16,6 +16,7 @@ from aevo.records.evidence import CandidateSummary, Evidence
 from aevo.records.io import read, read_lines
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
+from aevo.records.meta import Session
 from aevo.records.plan import Plan
 from aevo.records.policy import MODE_TITLES, DeadEnd, Policy, StandingChange
 from aevo.records.scores import Scores
@@ -28,7 +29,8 @@ SUBSTRATE_TEXT = (
 
 @dataclass(frozen=True)
 class Spent:
-    """What a round's finished candidates spent, summed over their manifests."""
+    """What a round's finished candidates spent, summed over their manifests; `control_tokens` and
+    `control_dollars` are what the models of collector and meta took besides."""
 
     candidates: int = 0
     trainings: int = 0
@@ -36,6 +38,8 @@ class Spent:
     turns: int = 0
     tokens: int = 0
     dollars: float = 0.0
+    control_tokens: int = 0
+    control_dollars: float = 0.0
 
     def __add__(self, other: "Spent") -> "Spent":
         return Spent(
@@ -45,6 +49,8 @@ class Spent:
             self.turns + other.turns,
             self.tokens + other.tokens,
             self.dollars + other.dollars,
+            self.control_tokens + other.control_tokens,
+            self.control_dollars + other.control_dollars,
         )
 
 
@@ -241,15 +247,16 @@ def _read_round(layout: Layout, found: RoundLayout, log: list[Discovery]) -> Rou
     number = found.number
     plan = read(Plan, found.plan)
     outcome, board = layout.policy(number + 1), found.leaderboard
+    evidence = read(Evidence, found.evidence) if found.evidence.exists() else None
     return RoundStory(
         number=number,
         plan=plan,
         policy=read(Policy, layout.policy(number)),
         outcome=read(Policy, outcome) if outcome.exists() else None,
-        evidence=read(Evidence, found.evidence) if found.evidence.exists() else None,
+        evidence=evidence,
         leaderboard=read(Leaderboard, board) if board.exists() else None,
         discoveries=[entry for entry in log if entry.round == number],
-        spent=_spent(_manifests(found, plan)),
+        spent=_spent(_manifests(found, plan)) + _control(found, evidence),
     )
 
 
@@ -274,6 +281,15 @@ def _spent(manifests: Iterator[Manifest]) -> Spent:
             dollars=cost.dollars,
         )
     return total
+
+
+def _control(found: RoundLayout, evidence: Evidence | None) -> Spent:
+    """What the round's collector and meta step asked of a model, as far as it is on record."""
+    session = found.meta / "session.json"
+    costs = [evidence.prose.cost] if evidence is not None and evidence.prose is not None else []
+    costs += [read(Session, session).cost] if session.exists() else []
+    return Spent(control_tokens=sum(cost.tokens_in + cost.tokens_out for cost in costs),
+                 control_dollars=sum(cost.dollars for cost in costs))
 
 
 def _base_dev(layout: Layout) -> float | None:

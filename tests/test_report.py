@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,10 +16,18 @@ from aevo.layout import Layout
 from aevo.records.campaign import Campaign, Pins
 from aevo.records.change import Change, Edit
 from aevo.records.discovery import Discovery
-from aevo.records.evidence import Calibration, CandidateSummary, Comparison, Evidence, Patterns
-from aevo.records.io import append_line, write_json, write_text, write_yaml
+from aevo.records.evidence import (
+    Calibration,
+    CandidateSummary,
+    Comparison,
+    Evidence,
+    Patterns,
+    Prose,
+)
+from aevo.records.io import append_line, read, write_json, write_text, write_yaml
 from aevo.records.leaderboard import Leaderboard, Submission
 from aevo.records.manifest import Claims, Cost, Manifest, TrainingRun
+from aevo.records.meta import Session
 from aevo.records.plan import Budget, CandidatePlan, Plan
 from aevo.records.policy import (
     AxisBrief,
@@ -326,6 +335,25 @@ def test_costs_are_summed_over_manifests(finished: Path) -> None:
     spent = read_trajectory(finished).spent
     assert (spent.candidates, spent.trainings, spent.turns) == (4, 4, 12)
     assert spent.training_s == pytest.approx(244.0)
+
+
+def test_costs_of_collector_and_meta_stand_apart(finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "campaign"
+    shutil.copytree(finished, root)
+    files = Layout(root).round(1)
+    cost = Cost(turns=1, tokens_in=900, tokens_out=100, dollars=0.25)
+    evidence = read(Evidence, files.evidence)
+    prose = Prose(author="m", sections={}, refusals=0, cost=cost)
+    write_json(files.evidence, evidence.model_copy(update={"prose": prose}))
+    write_json(files.meta / "session.json",
+               Session(author="m", model="m", refusals=0, reason=None, cost=cost))
+    spent, before = read_trajectory(root).spent, read_trajectory(finished).spent
+    assert (spent.control_tokens, spent.control_dollars) == (2000, 0.5)
+    assert (spent.tokens, spent.dollars) == (before.tokens, before.dollars)
+    write_report(root)
+    assert "collector and meta: 2000 tokens, $0.50" in (root / "report/report.md").read_text()
+    assert "2000 tokens of collector and meta" in (root / "report/index.html").read_text()
+    assert "collector and meta:" not in (finished / "report/report.md").read_text()
 
 
 def test_same_records_same_report(finished: Path, tmp_path: Path) -> None:
