@@ -1,6 +1,7 @@
 """Shared arrangement: commands run as users run them, on the regression substrate."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from aevo.cancel import cancel_all
 from aevo.layout import Layout
 from aevo.sandbox import probe
+from aevo.substrate import open_substrate
 
 REPO = Path(__file__).parents[1]
 REGRESSION = REPO / "tests" / "substrates" / "regression"
@@ -43,6 +45,14 @@ class Cli:
         """The regression substrate, or this folder's own copy of it."""
         own = self.folder / "substrate"
         return own if own.exists() else REGRESSION
+
+    def reset(self, number: int, candidate: str) -> None:
+        """A planned candidate back to the state before its worker."""
+        files = self.layout().round(number)
+        here = files.candidate(candidate)
+        for folder in (here.root, *files.jobs.glob(f"{candidate}-*")):
+            shutil.rmtree(folder)
+        open_substrate(self.layout().substrate).fork(here.fork, [], source=files.standing)
 
     def argv(self, module: str, *overrides: str, n: int = 3) -> list[str]:
         """Command line of a Hydra entry point on the regression substrate."""

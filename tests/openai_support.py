@@ -42,6 +42,11 @@ class Waits:
         return [retry[0] for retry in self.retries]
 
 
+@pytest.fixture
+def waits() -> Waits:
+    return Waits()
+
+
 def settings(server: FakeOpenAI | None, **given: Any) -> EndpointSettings:
     where = {} if server is None else {"base_url": server.url, "model": server.model}
     return EndpointSettings.model_validate({**where, **given})

@@ -38,6 +38,30 @@ def kill_at_fsync(monkeypatch: pytest.MonkeyPatch, count: int) -> Callable[[], b
     return lambda: state["left"] <= 0
 
 
+def killed_everywhere(
+    monkeypatch: pytest.MonkeyPatch, origin: Layout, act: Callable[[Layout], object],
+    check: Callable[[Layout], None], step: int = 1,
+) -> int:
+    """Lets `act` die in every fsync (every `step`-th) that it makes, each time on a fresh copy of
+    the campaign, runs it again and checks what is there; how often it died."""
+    kills = 0
+    for count in range(1, 100, step):
+        tried = Layout(origin.root.with_name(f"kill{count}"))
+        shutil.copytree(origin.root, tried.root)
+        with monkeypatch.context() as patch:
+            died = kill_at_fsync(patch, count)
+            try:
+                act(tried)
+            except Killed:
+                kills += 1
+        act(tried)
+        check(tried)
+        shutil.rmtree(tried.root)
+        if not died():
+            break
+    return kills
+
+
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     found = start_campaign(tmp_path / "camp")
@@ -217,21 +241,11 @@ def test_killed_at_every_write_it_gives_the_same_files(
     shutil.copytree(layout.root, whole.root)
     collect(whole)
     expected = files(whole.root)
-    kills = 0
-    for count in range(1, 50):
-        tried = Layout(tmp_path / f"kill{count}")
-        shutil.copytree(layout.root, tried.root)
-        with monkeypatch.context() as patch:
-            died = kill_at_fsync(patch, count)
-            try:
-                collect(tried)
-            except Killed:
-                kills += 1
-        collect(tried)
+
+    def check(tried: Layout) -> None:
         assert files(tried.root) == expected
-        shutil.rmtree(tried.root)
-        if not died():
-            break
+
+    kills = killed_everywhere(monkeypatch, layout, collect, check)
     assert kills == 6  # three documents, file and folder each
 
 

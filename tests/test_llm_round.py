@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +18,9 @@ from aevo.records.job import LedgerLine
 from aevo.records.manifest import Manifest
 from aevo.records.policy import Policy
 from aevo.records.trace import Event
-from aevo.substrate import open_substrate
 from tests.brains import researcher
 from tests.conftest import Cli, until
-from tests.fake_faults import Fault, error, rate_limited
+from tests.fake_faults import Fault, error, hang, rate_limited
 from tests.fake_openai import FakeOpenAI
 from tests.openai_support import KEY
 from tests.role_brains import by_role
@@ -114,9 +112,10 @@ class Bench:
     """One explorer of a planned round, whose worker is run by hand, again and again."""
 
     def __init__(self, cli: Cli, server: FakeOpenAI) -> None:
-        done = cli.run("round", "+round=1", *agent(server), "worker.trainings=1", n=2)
+        done = cli.run("round", "+round=1", *agent(server), "worker.trainings=1",
+                       "agent.timeout_s=4", n=2)
         assert done.returncode == 0, done.stderr
-        self.layout: Layout = cli.layout()
+        self.cli, self.layout = cli, cli.layout()
         self.files = self.layout.round(1)
         self.here = self.files.candidate("c01")
         self.calm = self.manifest()
@@ -128,14 +127,6 @@ class Bench:
         for run in data["runs"]:
             run["seconds"] = run["attempt"] = None
         return data
-
-    def clear(self) -> None:
-        """Back to the state before the worker."""
-        shutil.rmtree(self.here.root)
-        for job in self.files.jobs.glob("c01-*"):
-            shutil.rmtree(job)
-        substrate = open_substrate(self.layout.substrate)
-        substrate.fork(self.here.fork, [], source=self.files.standing)
 
     def start(self) -> "subprocess.Popen[str]":
         code = ("import sys; from aevo.worker import main; "
@@ -157,13 +148,13 @@ def test_every_fault_and_a_kill_at_every_turn_end_in_the_same_manifest(
 ) -> None:
     bench = Bench(cli, server)
 
-    bench.clear()
+    bench.cli.reset(1, "c01")
     faults = [
         rate_limited(0.05), error(500, "oops"), error(503, "overloaded"), Fault(drop="before"),
         Fault(drop="middle"), Fault(status=200, body="<html>gateway</html>"),
         Fault(status=200, body="{not json"), rate_limited(),
         Fault(reply={"tool_calls": [{"id": "m", "name": "train", "arguments": "{broken"}]}),
-        Fault(reply={"content": ""}),
+        Fault(reply={"content": ""}), hang(60),
     ]
     server.faults.add(*faults)
     worker = bench.start()
@@ -172,7 +163,7 @@ def test_every_fault_and_a_kill_at_every_turn_end_in_the_same_manifest(
     assert server.faults.left() == 0, "not every fault happened"
     assert bench.manifest() == bench.calm and bench.trainings() == 1
 
-    bench.clear()
+    bench.cli.reset(1, "c01")
     kills, seen = 0, 0
     while not bench.here.manifest.exists():
         worker = bench.start()

@@ -29,7 +29,7 @@ from tests.builders import (
     start_campaign,
     write_round,
 )
-from tests.test_collector import Killed, kill_at_fsync
+from tests.test_collector import killed_everywhere
 
 
 @pytest.fixture(scope="module")
@@ -155,21 +155,12 @@ def test_killed_at_every_write_it_gives_the_same_files(
     shutil.copytree(layout.root, whole.root)
     meta.main([str(whole.root), "1"])
     expected = files(whole.root)
-    kills = 0
-    for count in range(1, 100):
-        tried = Layout(tmp_path / f"kill{count}")
-        shutil.copytree(layout.root, tried.root)
-        with monkeypatch.context() as patch:
-            died = kill_at_fsync(patch, count)
-            try:
-                meta.main([str(tried.root), "1"])
-            except Killed:
-                kills += 1
-        meta.main([str(tried.root), "1"])
-        assert files(tried.root) == expected, f"killed at fsync {count}"
-        shutil.rmtree(tried.root)
-        if not died():
-            break
+
+    def check(tried: Layout) -> None:
+        assert files(tried.root) == expected
+
+    kills = killed_everywhere(monkeypatch, layout, lambda tried: meta.main([str(tried.root), "1"]),
+                              check)
     assert kills >= 15
 
 

@@ -31,7 +31,7 @@ from tests.conftest import REPO, until
 from tests.fake_faults import hang, overloaded
 from tests.fake_openai import FakeOpenAI
 from tests.openai_support import calls
-from tests.test_collector import Killed, kill_at_fsync
+from tests.test_collector import killed_everywhere
 from tests.test_collector_agent import INJECTION, agent_config
 
 Brain = Callable[[dict[str, Any]], dict[str, Any]]
@@ -396,22 +396,15 @@ def test_killed_at_every_second_write_it_repeats_no_call(
         whole = Layout(tmp_path / "whole")
         shutil.copytree(layout.root, whole.root)
         meta.main([str(whole.root), "1"])
-        expected, kills = comparable(whole), 0
-        for count in range(1, 100, 2):
-            asked = len(server.chats())
-            tried = Layout(tmp_path / f"kill{count}")
-            shutil.copytree(layout.root, tried.root)
-            with monkeypatch.context() as patch:
-                died = kill_at_fsync(patch, count)
-                try:
-                    meta.main([str(tried.root), "1"])
-                except Killed:
-                    kills += 1
-            meta.main([str(tried.root), "1"])
-            assert comparable(tried) == expected, f"killed at fsync {count}"
-            assert len(server.chats()) == asked + 2, f"killed at fsync {count}"
-            if not died():
-                break
+        expected, asked = comparable(whole), [len(server.chats())]
+
+        def check(tried: Layout) -> None:
+            assert comparable(tried) == expected
+            assert len(server.chats()) == asked[0] + 2
+            asked[0] += 2
+
+        kills = killed_everywhere(monkeypatch, layout,
+                                  lambda tried: meta.main([str(tried.root), "1"]), check, step=2)
     assert kills >= 15
 
 

@@ -24,12 +24,10 @@ from tests.openai_support import (
     client,
     says,
     settings,
+    waits,
 )
 
-
-@pytest.fixture
-def waits() -> Waits:
-    return Waits()
+__all__ = ["waits"]  # a fixture, used by its name
 
 
 # --- failures -------------------------------------------------------------------------------------

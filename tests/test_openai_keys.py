@@ -32,12 +32,10 @@ from tests.openai_support import (
     client,
     says,
     settings,
+    waits,
 )
 
-
-@pytest.fixture
-def waits() -> Waits:
-    return Waits()
+__all__ = ["waits"]  # a fixture, used by its name
 
 
 # --- keys -----------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -100,10 +99,7 @@ class Arena:
 
     def live(self, script: list[list[Said]], kind: str) -> dict[str, str]:
         """Runs the worker from its start with this script; its calls' answers by id."""
-        shutil.rmtree(self.here.root)
-        for job in self.files.jobs.glob("c01-*"):
-            shutil.rmtree(job)
-        open_substrate(self.layout.substrate).fork(self.here.fork, [], source=self.files.standing)
+        self.cli.reset(1, "c01")
         config = read(Config, self.files.config).model_dump(mode="json") | {"sandbox": kind}
         write_text(self.files.config, json.dumps(config))
 
