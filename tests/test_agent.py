@@ -161,6 +161,7 @@ def test_loop_cut_at_any_turn_ends_the_same(finished_round: Cli, tmp_path: Path)
         data = json.loads(manifest.model_dump_json())
         data["cost"] = reference["cost"]
         assert data == reference, f"cut after line {cut}"
+        assert [turn.role for turn in broker.trace.turns()][:3] == ["system", "user", "assistant"]
 
 
 def test_finished_calls_are_not_repeated(toolbox: Toolbox, tmp_path: Path) -> None:

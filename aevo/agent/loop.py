@@ -35,11 +35,10 @@ def run_loop(
     """Runs or continues the conversation recorded in `trace`.
 
     Args:
-        opening: system and user turns of a new conversation; ignored if the trace has one.
+        opening: system and user turn; only what the trace lacks of them is added.
     """
-    if not trace.turns():
-        for turn in opening:
-            trace.message(turn)
+    for turn in opening[len(trace.turns()) :]:
+        trace.message(turn)
     while True:
         turns = trace.turns()
         spent = meter.spent()
