@@ -7,7 +7,7 @@ from a preset with a seed of its own, so that no result hangs on one lucky surfa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def preset(name: str, **changes: Any) -> Preset:
     Raises:
         ConfigError: there is none of that name; the message lists those there are.
     """
-    known = yaml.safe_load(PRESETS.read_text(encoding="utf-8"))
+    known = _read(PRESETS)
     if name not in known:
         raise ConfigError(f"surface={name} is unknown", f"one of {', '.join(known)}")
     values = {**known[name], **changes}
@@ -188,9 +188,9 @@ def _measured(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measured means, moved by their standard errors; a move that was not measured has the
     prior's uncertainty about no effect."""
-    path = Path(__file__).parent / str(chosen.measured)
+    path = PRESETS.parent / str(chosen.measured)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _read(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", "see aevo.simulation.calibrate") from error
     found = []
@@ -204,3 +204,9 @@ def _measured(
                 table[row, column] = generator.normal(mean, sd)
         found.append(table)
     return found[0], found[1]
+
+
+@cache
+def _read(path: Path) -> Any:
+    """A data file, parsed once: a study draws thousands of surfaces from it."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
