@@ -38,7 +38,7 @@ from aevo.statistics.multiplicity import holm
 from aevo.statistics.noise import EPSILON
 from aevo.statistics.paired import answers, paired
 
-VISIBLY_WEAK = 0.10  # how far below the anchor's dev a domain must lie to attract axes
+VISIBLY_WEAK = 1.5  # times an even share of dev's errors that a domain must hold to attract axes
 
 
 def build(rounds: Sequence[RoundFacts]) -> Evidence:
@@ -54,7 +54,7 @@ def build(rounds: Sequence[RoundFacts]) -> Evidence:
         external=effects(facts, found, external=True),
     )
     summaries = _summaries(facts, worth)
-    patterns = _patterns(summaries, stacked(rounds, noise, spread))
+    patterns = _patterns(facts, summaries, stacked(rounds, noise, spread))
     calibration = build_calibration(rounds, noise, spread, summaries)
     return Evidence(
         campaign=facts.plan.campaign,
@@ -223,7 +223,9 @@ def _failure_modes(item: CandidateFacts) -> list[str]:
     return modes + (list(item.manifest.claims.failure_modes) if item.manifest else [])
 
 
-def _patterns(summaries: Sequence[CandidateSummary], held: Stacked | None) -> Patterns:
+def _patterns(
+    facts: RoundFacts, summaries: Sequence[CandidateSummary], held: Stacked | None
+) -> Patterns:
     by_category: dict[str, list[float]] = {}
     movers: dict[str, tuple[float, str]] = {}
     for summary in summaries:
@@ -236,19 +238,27 @@ def _patterns(summaries: Sequence[CandidateSummary], held: Stacked | None) -> Pa
     anchor = next((s for s in summaries if s.role == "anchor" and s.dev is not None), None)
     gain_by_category = {k: figure(sum(v) / len(v)) for k, v in sorted(by_category.items())}
     domain_movers = {k: f"{who} {value:+.3f}" for k, (value, who) in sorted(movers.items())}
-    weak = _weak_domain(anchor)
-    text = narrative.patterns(gain_by_category, domain_movers, weak, anchor, held)
+    weak, share = _weak_domain(facts)
+    text = narrative.patterns(gain_by_category, domain_movers, (weak, share), anchor, held)
     return Patterns(
         gain_by_category=gain_by_category, domain_movers=domain_movers, weak_domain=weak,
-        stacked=held, text=text,
+        weak_share=None if weak is None else figure(share), stacked=held, text=text,
     )
 
 
-def _weak_domain(anchor: CandidateSummary | None) -> str | None:
-    if anchor is None or anchor.dev is None or not anchor.domains:
-        return None
-    name = min(sorted(anchor.domains), key=lambda domain: anchor.domains[domain])
-    return name if anchor.dev - anchor.domains[name] >= VISIBLY_WEAK else None
+def _weak_domain(facts: RoundFacts) -> tuple[str | None, float]:
+    """The domain that holds most of the anchor's errors on dev, if it holds visibly more than an
+    even share of them, and the share that it holds. Where dev counts a domain often, lifting it
+    lifts dev most, however its accuracy compares."""
+    manifest = facts.anchor.usable if facts.anchor else None
+    scores = manifest.selected.domains if manifest and manifest.selected else {}
+    errors = {name: (1 - item.accuracy) * item.n for name, item in sorted(scores.items())}
+    total = sum(errors.values())
+    if not total:
+        return None, 0.0
+    name = max(errors, key=lambda domain: errors[domain])
+    share = errors[name] / total
+    return (name if share >= VISIBLY_WEAK / len(errors) else None), share
 
 
 def _dev(item: CandidateFacts | None) -> float | None:

@@ -63,7 +63,7 @@ def _effect(found: Effect) -> str:
 def patterns(
     gain_by_category: Mapping[str, float],
     movers: Mapping[str, str],
-    weak: str | None,
+    weakest: tuple[str | None, float],
     anchor: CandidateSummary | None,
     held: Stacked | None,
 ) -> str:
@@ -75,10 +75,11 @@ def patterns(
     if movers:
         moved = ", ".join(f"{k} by {v}" for k, v in movers.items())
         lines.append(f"Most moved, by domain: {moved}.")
+    weak, share = weakest
     if weak is not None and anchor is not None and anchor.dev is not None:
         lines.append(
-            f"Visibly weak domain: {weak}, {anchor.domains[weak]:.3f} against "
-            f"{anchor.dev:.3f} over all."
+            f"Visibly weak domain: {weak}, which holds {share:.0%} of the anchor's errors "
+            f"(accuracy {anchor.domains[weak]:.3f}; dev {anchor.dev:.3f})."
         )
     if held is not None:
         lines.append(stacking(held))

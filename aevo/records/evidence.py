@@ -132,13 +132,15 @@ class Stacked(Part):
 class Patterns(Part):
     """What holds across candidates: mean gain per category and per domain, and prose.
 
-    `weak_domain` is the anchor's worst domain if it lies visibly below the anchor's dev. `stacked`
-    judges the changes promoted after the last round, None if there were none.
+    `weak_domain` is the domain that holds most of the anchor's errors on dev, if it holds visibly
+    more than an even share; `weak_share` is what it holds. `stacked` judges the changes promoted
+    after the last round, None if there were none.
     """
 
     gain_by_category: dict[str, float]
     domain_movers: dict[str, str]
     weak_domain: str | None = None
+    weak_share: float | None = None
     stacked: Stacked | None = None
     text: str
 
