@@ -16,10 +16,20 @@ import yaml
 
 from aevo.axes import Catalogue, Move, conflict
 from aevo.errors import ConfigError
+from aevo.records.change import Change
 
 PRESETS = Path(__file__).parent / "presets.yaml"
 Key = tuple[str, str]  # axis, move
 Recipe = tuple[Key, ...]  # the moves on top of the default recipe, in the order they came
+
+
+def in_force(recipe: Recipe, changes: Mapping[Key, Change]) -> Recipe:
+    """The moves of a recipe that later ones on the same knob have not replaced."""
+    kept: list[Key] = []
+    for key in recipe:
+        kept = [other for other in kept if not conflict(changes[other], changes[key])]
+        kept.append(key)
+    return tuple(kept)
 
 
 @dataclass(frozen=True)
@@ -93,12 +103,7 @@ class Surface:
 
     def active(self, recipe: Recipe) -> Recipe:
         """The moves that are still in force: a later move replaces one on the same knob."""
-        kept: list[Key] = []
-        for key in recipe:
-            new = self.changes[self.moves[key]].change
-            kept = [k for k in kept if not conflict(self.changes[self.moves[k]].change, new)]
-            kept.append(key)
-        return tuple(kept)
+        return in_force(recipe, {key: self.changes[self.moves[key]].change for key in recipe})
 
     def accuracies(self, recipe: Recipe, number: int) -> tuple[np.ndarray, np.ndarray]:
         """True accuracy by domain on dev and hidden of a recipe (active moves) in a round."""
