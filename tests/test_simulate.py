@@ -15,8 +15,9 @@ from aevo.errors import ConfigError, RecordError
 from aevo.proposer import propose
 from aevo.records.meta import Proposal
 from aevo.simulation import calibrate
-from aevo.simulation.campaign import Bench, Parts, Simulated, recipe_of, simulate
-from aevo.simulation.surface import PRESETS, Key, Surface, draw, preset
+from aevo.simulation.campaign import Bench, Parts, Simulated, bench_of, recipe_of, simulate
+from aevo.simulation.space import Key
+from aevo.simulation.surface import PRESETS, Surface, draw, preset
 from aevo.simulation.world import World
 
 REPO = Path(__file__).parents[1]
@@ -28,11 +29,11 @@ def bench() -> Bench:
     """The default configuration and the tiny substrate's catalogue."""
     with initialize_config_dir(str(REPO / "conf"), version_base=None):
         config = configuration.load(compose("config"))
-    return Bench(config, load(REPO / "substrate" / "default" / "axes.yaml"))
+    return bench_of(config, load(REPO / "substrate" / "default" / "axes.yaml"))
 
 
 def surface(bench: Bench, name: str, seed: int = 1, **changes: Any) -> Surface:
-    return draw(preset(name, **changes), bench.catalogue, seed)
+    return draw(preset(name, **changes), bench.space, seed)
 
 
 def campaign(bench: Bench, drawn: Surface, seed: int = 1, rounds: int = 4) -> Simulated:
@@ -162,7 +163,7 @@ def test_the_same_seed_gives_the_same_campaign(bench: Bench) -> None:
 
 def test_rounds_are_planned_submitted_and_judged_as_real_ones(bench: Bench) -> None:
     drawn = surface(bench, "tiny", decimals=3, quota=4)
-    bench = Bench(
+    bench = bench_of(
         bench.config.model_copy(
             update={"leaderboard": bench.config.leaderboard.model_copy(update={"quota": 4})}
         ),

@@ -3,7 +3,7 @@ constitution are the code that real rounds run; only workers and training are re
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aevo import constitution
 from aevo import policy as policies
@@ -26,22 +26,29 @@ from aevo.records.meta import Verdict
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.policy import Policy
 from aevo.records.scores import DomainScore
-from aevo.simulation.surface import Recipe
+from aevo.simulation.space import Recipe, Space, space_of
 from aevo.simulation.world import Run, World
 
 STEP = "step-000200"
 NOWHERE = "0" * 64
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bench:
-    """What does not change between campaigns: configuration and catalogue."""
+    """What does not change between campaigns: configuration, catalogue and the space it spans."""
 
     config: Config
     catalogue: Catalogue
+    space: Space
 
     def for_seed(self, seed: int) -> "Bench":
-        return Bench(self.config.model_copy(update={"seed": seed}), self.catalogue)
+        """The same for a campaign of that seed."""
+        return replace(self, config=self.config.model_copy(update={"seed": seed}))
+
+
+def bench_of(config: Config, catalogue: Catalogue) -> Bench:
+    """The bench for a configuration and a catalogue."""
+    return Bench(config, catalogue, space_of(catalogue))
 
 
 @dataclass

@@ -14,22 +14,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from aevo.axes import Catalogue, Move, conflict
 from aevo.errors import ConfigError
-from aevo.records.change import Change
+from aevo.simulation.space import Key, Recipe, Space
 
 PRESETS = Path(__file__).parent / "presets.yaml"
-Key = tuple[str, str]  # axis, move
-Recipe = tuple[Key, ...]  # the moves on top of the default recipe, in the order they came
-
-
-def in_force(recipe: Recipe, changes: Mapping[Key, Change]) -> Recipe:
-    """The moves of a recipe that later ones on the same knob have not replaced."""
-    kept: list[Key] = []
-    for key in recipe:
-        kept = [other for other in kept if not conflict(changes[other], changes[key])]
-        kept.append(key)
-    return tuple(kept)
 
 
 @dataclass(frozen=True)
@@ -87,8 +75,8 @@ class Surface:
     """One drawn surface. Arrays have a row a move (catalogue order) and a column a domain."""
 
     preset: Preset
+    space: Space
     moves: Mapping[Key, int]
-    changes: Sequence[Move]
     dev: np.ndarray
     hidden: np.ndarray
     overlap: np.ndarray  # interaction of pairs, as a share of the smaller gain
@@ -102,8 +90,8 @@ class Surface:
         return list(self.preset.domains)
 
     def active(self, recipe: Recipe) -> Recipe:
-        """The moves that are still in force: a later move replaces one on the same knob."""
-        return in_force(recipe, {key: self.changes[self.moves[key]].change for key in recipe})
+        """The moves that are in force: a later move replaces one on the same knob."""
+        return self.space.active(recipe)
 
     def accuracies(self, recipe: Recipe, number: int) -> tuple[np.ndarray, np.ndarray]:
         """True accuracy by domain on dev and hidden of a recipe (active moves) in a round."""
@@ -153,16 +141,14 @@ def _weights(mixture: Mapping[str, float], domains: Sequence[str]) -> np.ndarray
     return values / values.sum()
 
 
-def draw(chosen: Preset, catalogue: Catalogue, seed: int) -> Surface:
+def draw(chosen: Preset, space: Space, seed: int) -> Surface:
     """Draws a surface.
 
     Raises:
         ConfigError: the preset's file of measured effects cannot be read.
     """
     generator = np.random.default_rng([seed, 7])
-    keys = {(a.id, m.id): 0 for a in catalogue.axes for m in a.moves}
-    moves = {key: index for index, key in enumerate(keys)}
-    changes = [move for axis in catalogue.axes for move in axis.moves]
+    moves = {key: index for index, key in enumerate(space.keys)}
     if chosen.measured is not None:
         dev, hidden = _measured(chosen, moves, generator)
     else:
@@ -172,7 +158,7 @@ def draw(chosen: Preset, catalogue: Catalogue, seed: int) -> Surface:
     overlap = np.triu(overlap, 1)
     misleading = generator.random(count) < chosen.proxies
     proxies = np.where(misleading, generator.uniform(*chosen.proxy_gain, count), 0.0)
-    return Surface(chosen, moves, changes, dev, hidden, overlap + overlap.T, proxies)
+    return Surface(chosen, space, moves, dev, hidden, overlap + overlap.T, proxies)
 
 
 def _invented(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-from aevo.simulation.surface import Recipe, Surface
+from aevo.simulation.space import Recipe
+from aevo.simulation.surface import Surface
 
 
 @dataclass(frozen=True)

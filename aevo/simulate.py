@@ -1,0 +1,136 @@
+"""Campaigns on a response surface: aevo beside other methods, and without each of its parts.
+
+    python -m aevo.simulate [campaigns=200] [surface=tiny] [rounds=4] [seed=1]
+                            [methods=[aevo,greedy]] [ablations=true] [workers=2] [out=FILE.json]
+                            [+surface.onset=2] [policy.alpha=0.05 worker.n=8 …]
+
+`surface` is a preset of aevo/simulation/presets.yaml; `+surface.KEY=VALUE` changes one of its keys.
+All other keys are those of conf/ and mean what they mean in a campaign. The same arguments give the
+same table, whatever the number of workers.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, ValidationError, field_validator
+from rich.console import Console
+from rich.table import Table
+
+from aevo import cli
+from aevo import config as configuration
+from aevo.axes import load as load_catalogue
+from aevo.errors import ConfigError
+from aevo.records.io import Part, problems
+from aevo.simulation.ablation import ABLATIONS
+from aevo.simulation.campaign import Bench, bench_of
+from aevo.simulation.study import AEVO, METHODS, Task, run, searcher, table, write
+from aevo.simulation.surface import preset
+from aevo.substrate import DEFAULT
+
+OWN = "+surface."
+
+
+class Settings(Part):
+    """The command's own keys."""
+
+    campaigns: int = Field(default=200, ge=2)
+    surface: str = "tiny"
+    rounds: int = Field(default=4, ge=1)
+    seed: int = Field(default=1, ge=0)
+    methods: list[str] = METHODS
+    ablations: bool = False
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    out: str | None = None
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+def main(arguments: list[str]) -> None:
+    """Plays the campaigns and prints the table.
+
+    Raises:
+        ConfigError: an unknown key, surface or method.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    settings, changes, rest = _parse(arguments)
+    chosen = preset(settings.surface, **changes)
+    methods = [*settings.methods, *(ABLATIONS if settings.ablations else [])]
+    for name in methods:
+        if name != AEVO and name not in ABLATIONS:
+            searcher(name)
+    tasks = [
+        Task(name, settings.surface, tuple(changes.items()), settings.seed * 1_000_000 + index,
+             settings.rounds)
+        for name in methods
+        for index in range(settings.campaigns)
+    ]
+    begun = time.monotonic()
+    outcomes = run(tasks, _bench(rest), settings.workers)
+    seconds = time.monotonic() - begun
+    found = table(outcomes, chosen.onset)
+    title = f"surface={settings.surface} campaigns={settings.campaigns} rounds={settings.rounds} "
+    title += f"seed={settings.seed}"
+    if settings.out:
+        write(Path(settings.out), outcomes, found, title)
+    _show(found, title)
+    print(f"{len(tasks)} campaigns in {seconds:.0f} s, {len(tasks) / seconds * 60:.0f} a minute")
+
+
+def _parse(arguments: list[str]) -> tuple[Settings, dict[str, Any], list[str]]:
+    """The command's own keys, changes of the surface, and overrides of conf/."""
+    own, changes, rest = [], {}, []
+    for word in arguments:
+        key = word.partition("=")[0]
+        if key in Settings.model_fields and "=" in word:
+            own.append(word)
+        elif word.startswith(OWN) and "=" in word:
+            changes.update(_dotlist([word.removeprefix(OWN)]))
+        else:
+            rest.append(word)
+    try:
+        return Settings.model_validate(_dotlist(own)), changes, rest
+    except ValidationError as error:
+        raise ConfigError(problems(error), "python -m aevo.simulate --help") from error
+
+
+def _dotlist(words: list[str]) -> dict[str, Any]:
+    try:
+        found = OmegaConf.to_container(OmegaConf.from_dotlist(words))
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _bench(overrides: list[str]) -> Bench:
+    try:
+        with initialize_config_dir(str(configuration.CONF), version_base="1.3"):
+            config = configuration.load(compose("config", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split()), "see conf/ for every key") from error
+    return bench_of(config, load_catalogue(DEFAULT / "axes.yaml"))
+
+
+def _show(found: Any, title: str) -> None:
+    shown = Table("method", title=title)
+    for name in found.columns:
+        shown.add_column(str(name), justify="right")
+    for method, values in found.iterrows():
+        cells = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in values]
+        shown.add_row(str(method), *("" if cell == "nan" else cell for cell in cells))
+    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+
+
+if __name__ == "__main__":
+    cli.run(main)
