@@ -66,7 +66,7 @@ def test_unknown_preset_lists_the_known_ones() -> None:
 
 
 def test_a_null_surface_does_nothing(bench: Bench) -> None:
-    drawn = surface(bench, "null")
+    drawn = surface(bench, "no_effect")
     start = drawn.truth((), 1)
     for key in drawn.moves:
         assert drawn.truth((key,), 4) == start
@@ -81,7 +81,7 @@ def test_a_later_move_on_the_same_knob_replaces_the_earlier(bench: Bench) -> Non
 
 
 def test_gains_of_two_moves_overlap_by_the_interaction(bench: Bench) -> None:
-    drawn = surface(bench, "null")
+    drawn = surface(bench, "no_effect")
     raise_axis(bench, drawn, "learning_rate", 0.04, 0.04)
     raise_axis(bench, drawn, "rank", 0.03, 0.02)
     one, other = keys(bench, "learning_rate")[0], keys(bench, "rank")[0]
@@ -96,7 +96,7 @@ def test_gains_of_two_moves_overlap_by_the_interaction(bench: Bench) -> None:
 
 
 def test_a_proxy_raises_dev_alone_and_only_from_its_onset(bench: Bench) -> None:
-    drawn = surface(bench, "null", onset=3, proxies=1.0, proxy_gain=[0.05, 0.05], proxy_cost=0.4)
+    drawn = surface(bench, "no_effect", onset=3, proxies=1.0, proxy_gain=[0.05, 0.05], proxy_cost=0.4)
     key = keys(bench, "rank")[0]
     start = drawn.truth((), 1)
     assert drawn.truth((key,), 2) == start
@@ -131,12 +131,12 @@ def test_runs_are_repeatable_and_expect_the_truth(bench: Bench) -> None:
 def test_noise_of_items_and_of_seeds_can_be_told_apart(bench: Bench) -> None:
     """Without any noise all runs of a recipe are one; flips alone change items, and the total by
     far less than a seed's shift does."""
-    quiet = World(surface(bench, "null", **QUIET), 1)
+    quiet = World(surface(bench, "no_effect", **QUIET), 1)
     one, other = quiet.run((), 1, 1), quiet.run((), 2, 1)
     assert np.array_equal(one.correct, other.correct) and one.hidden == other.hidden
 
     def devs(**noise: float) -> tuple[float, float]:
-        world = World(surface(bench, "null", **{**QUIET, **noise}), 1)
+        world = World(surface(bench, "no_effect", **{**QUIET, **noise}), 1)
         runs = [world.run((), seed, 1) for seed in range(40)]
         differ = [np.mean(runs[0].correct != run.correct) for run in runs[1:]]
         return float(np.mean(differ)), float(np.std([run.dev for run in runs]))
@@ -188,7 +188,7 @@ def test_rounds_are_planned_submitted_and_judged_as_real_ones(bench: Bench) -> N
 
 def test_without_effects_and_noise_nothing_is_promoted(bench: Bench) -> None:
     for seed in range(3):
-        found = campaign(bench, surface(bench, "null", seed, **QUIET), seed)
+        found = campaign(bench, surface(bench, "no_effect", seed, **QUIET), seed)
         assert found.recipe == () and found.refused == []
         for item in found.rounds:
             assert item.evidence.calibration.verdict == "evidence"
@@ -198,7 +198,7 @@ def test_without_effects_and_noise_nothing_is_promoted(bench: Bench) -> None:
 
 def test_one_strong_gain_is_promoted_and_kept(bench: Bench) -> None:
     for seed in range(3):
-        drawn = surface(bench, "null", seed)
+        drawn = surface(bench, "no_effect", seed)
         raise_axis(bench, drawn, "rank", 0.08, 0.08)
         found = campaign(bench, drawn, seed)
         assert [axis for axis, _ in recipe_of(found.rounds[0].next)] == ["rank"]
@@ -211,7 +211,7 @@ def test_a_gain_on_dev_that_the_leaderboard_takes_back_is_seen_through(bench: Be
     changes: dict[str, Any] = {"proxies": 1.0, "proxy_gain": [0.06, 0.12], "proxy_cost": 0.4}
     early, seen, lost = 0, 0, []
     for seed in range(8):
-        drawn = surface(bench, "null", seed, onset=3, **changes)
+        drawn = surface(bench, "no_effect", seed, onset=3, **changes)
         found = campaign(bench, drawn, seed)
         flags = [item.evidence.calibration.verdict == "not_evidence" for item in found.rounds]
         early += any(flags[:2])
@@ -234,7 +234,7 @@ def test_a_refused_proposal_is_reported(bench: Bench, monkeypatch: pytest.Monkey
         return proposal.model_copy(update={"policy": policy})
 
     monkeypatch.setattr("aevo.simulation.campaign.propose", greedy)
-    drawn = surface(bench, "null")
+    drawn = surface(bench, "no_effect")
     found = campaign(bench, drawn, rounds=2)
     assert len(found.refused) >= 2
     assert any("promotion threshold 0.001 is below the prior" in text for text in found.refused)
