@@ -61,7 +61,7 @@ def documents(found: Simulated) -> list[str]:
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"surface=nul is unknown.*null, aligned"):
+    with pytest.raises(ConfigError, match=r"surface=nul is unknown.*no_effect, aligned"):
         preset("nul")
 
 
