@@ -1,6 +1,11 @@
 """Simulated campaigns: the surface, what runs on it show, and the real decisions made on them."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +15,19 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from aevo import config as configuration
+from aevo import simulate as command
 from aevo.axes import load
 from aevo.errors import ConfigError, RecordError
 from aevo.proposer import propose
 from aevo.records.meta import Proposal
-from aevo.simulation import calibrate
+from aevo.simulation import calibrate, study
+from aevo.simulation.ablation import ABLATIONS
 from aevo.simulation.campaign import Bench, Parts, Simulated, bench_of, recipe_of, simulate
-from aevo.simulation.space import Key
+from aevo.simulation.searchers import SEARCHERS, Observation, Searcher, search
+from aevo.simulation.space import Key, Recipe
+from aevo.simulation.study import Outcome, Task
 from aevo.simulation.surface import PRESETS, Surface, draw, preset
+from aevo.simulation.tpe import Tpe
 from aevo.simulation.world import World
 
 REPO = Path(__file__).parents[1]
@@ -65,7 +75,7 @@ def test_unknown_preset_lists_the_known_ones() -> None:
         preset("nul")
 
 
-def test_a_null_surface_does_nothing(bench: Bench) -> None:
+def test_a_surface_without_effects_does_nothing(bench: Bench) -> None:
     drawn = surface(bench, "no_effect")
     start = drawn.truth((), 1)
     for key in drawn.moves:
@@ -96,7 +106,8 @@ def test_gains_of_two_moves_overlap_by_the_interaction(bench: Bench) -> None:
 
 
 def test_a_proxy_raises_dev_alone_and_only_from_its_onset(bench: Bench) -> None:
-    drawn = surface(bench, "no_effect", onset=3, proxies=1.0, proxy_gain=[0.05, 0.05], proxy_cost=0.4)
+    changes: dict[str, Any] = {"proxies": 1.0, "proxy_gain": [0.05, 0.05], "proxy_cost": 0.4}
+    drawn = surface(bench, "no_effect", onset=3, **changes)
     key = keys(bench, "rank")[0]
     start = drawn.truth((), 1)
     assert drawn.truth((key,), 2) == start
@@ -162,13 +173,9 @@ def test_the_same_seed_gives_the_same_campaign(bench: Bench) -> None:
 
 
 def test_rounds_are_planned_submitted_and_judged_as_real_ones(bench: Bench) -> None:
-    drawn = surface(bench, "tiny", decimals=3, quota=4)
-    bench = bench_of(
-        bench.config.model_copy(
-            update={"leaderboard": bench.config.leaderboard.model_copy(update={"quota": 4})}
-        ),
-        bench.catalogue,
-    )
+    drawn = surface(bench, "tiny", decimals=3)
+    limited = bench.config.leaderboard.model_copy(update={"quota": 4})
+    bench = replace(bench, config=bench.config.model_copy(update={"leaderboard": limited}))
     found = campaign(bench, drawn)
     n, anchors = bench.config.worker.n, bench.config.worker.anchor_seeds
     assert found.runs == 4 * (n - 1 + anchors)
@@ -240,6 +247,220 @@ def test_a_refused_proposal_is_reported(bench: Bench, monkeypatch: pytest.Monkey
     assert any("promotion threshold 0.001 is below the prior" in text for text in found.refused)
     unjudged = simulate(bench, World(drawn, 1), 1, Parts(judged=False))
     assert unjudged.refused == []
+
+
+# -- other methods ---------------------------------------------------------------------------------
+
+
+def play(
+    bench: Bench, name: str, drawn: Surface, seed: int, runs: int = 36
+) -> "tuple[Recipe, Log]":
+    """A search on a surface, and what it was told."""
+    world, log = World(drawn, seed), Log()
+
+    def trial(recipe: Recipe, batch: int, number: int) -> Observation:
+        log.trials.append((recipe, batch, number))
+        return Observation(recipe, world.run(recipe, batch, number).dev)
+
+    def board(item: Observation, batch: int, number: int) -> float:
+        log.boards.append((item.recipe, batch))
+        return world.run(item.recipe, batch, number).board(2)
+
+    searcher = {**SEARCHERS, "tpe": Tpe}[name](drawn.space, seed)
+    return search(searcher, trial, board, runs, runs // 4, 5)[-1], log
+
+
+@dataclass
+class Log:
+    """Runs and leaderboard scores that a search asked for."""
+
+    trials: list[tuple[Recipe, int, int]] = field(default_factory=list)
+    boards: list[tuple[Recipe, int]] = field(default_factory=list)
+
+
+def methods() -> list[str]:
+    return [*SEARCHERS, *(["tpe"] if find_spec("optuna") else [])]
+
+
+@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("runs", [36, 37])
+def test_every_method_spends_exactly_its_runs(bench: Bench, name: str, runs: int) -> None:
+    drawn = surface(bench, "tiny")
+    ended, log = play(bench, name, drawn, 1, runs)
+    assert len(log.trials) == runs
+    assert {number for _, _, number in log.trials} >= {1, 2, 3, 4}
+    tried = {recipe for recipe, _, _ in log.trials}
+    assert ended in tried or ended == ()
+    for recipe in tried:
+        assert drawn.active(recipe) == recipe  # at most one move on a knob
+        assert len({axis for axis, _ in recipe}) == len(recipe)
+    submitted = {batch: 0 for _, batch in log.boards}
+    for _, batch in log.boards:
+        submitted[batch] += 1
+    assert all(count <= 5 for count in submitted.values())
+    assert bool(submitted) == (name == "greedy_board")
+    assert play(bench, name, drawn, 1, runs) == (ended, log)  # the same seed, the same search
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_finds_a_gain_that_is_everywhere(bench: Bench, name: str) -> None:
+    """Without noise, where every move of four axes gains 0.05: no baseline may be a straw man."""
+    drawn = surface(bench, "no_effect", interaction=0.0, **QUIET)
+    for axis in ("rank", "clipping", "warmup", "learning_rate"):
+        raise_axis(bench, drawn, axis, 0.05, 0.05)
+    ended, _ = play(bench, name, drawn, 1)
+    assert drawn.truth(ended, 4)[1] > drawn.truth((), 4)[1] + 0.03
+
+
+def test_a_proxy_leads_greedy_astray_but_not_aevo(bench: Bench) -> None:
+    """From round 3 half of the moves gain on dev and cost 0.6 of that on the target."""
+    changes: dict[str, Any] = {"onset": 3, "proxies": 0.5, "proxy_gain": [0.05, 0.1]}
+    ends: dict[str, list[float]] = {"aevo": [], "greedy": []}
+    for seed in range(6):
+        drawn = surface(bench, "no_effect", seed, proxy_cost=0.6, **changes)
+        start = drawn.truth((), 4)[1]
+        ours = drawn.active(campaign(bench, drawn, seed).recipe)
+        theirs, _ = play(bench, "greedy", drawn, seed)
+        ends["aevo"].append(drawn.truth(ours, 4)[1] - start)
+        ends["greedy"].append(drawn.truth(theirs, 4)[1] - start)
+    assert float(np.mean(ends["greedy"])) < -0.05
+    assert float(np.mean(ends["aevo"])) > float(np.mean(ends["greedy"])) + 0.05
+
+
+# -- ablations -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(ABLATIONS))
+def test_an_ablation_changes_its_part(bench: Bench, name: str) -> None:
+    """Every ablation runs to its end and, over a few campaigns, decides otherwise than aevo."""
+    differs = False
+    for seed in range(12):
+        drawn = surface(bench, "onset", seed, proxy_gain=[0.06, 0.12], proxy_cost=0.6)
+        world = World(drawn, seed)
+        found = simulate(bench.for_seed(seed), world, 4, ABLATIONS[name])
+        assert len(found.rounds) == 4 and found.runs == 36
+        if documents(found) != documents(campaign(bench, drawn, seed)):
+            differs = True
+            break
+    assert differs
+
+
+# -- studies ---------------------------------------------------------------------------------------
+
+
+def task(method: str, seed: int = 1, name: str = "onset", **changes: Any) -> Task:
+    return Task(method, name, tuple(changes.items()), seed, 4)
+
+
+def test_a_study_is_the_same_whatever_the_number_of_processes(bench: Bench) -> None:
+    tasks = [task(name, seed) for name in ("aevo", "greedy_board") for seed in (1, 2)]
+    alone, together = (study.run(tasks, bench, workers) for workers in (1, 2))
+    assert alone == together
+    assert [(item.method, item.seed) for item in alone] == [(t.method, t.seed) for t in tasks]
+    assert {item.runs for item in alone} == {36} and {item.refused for item in alone} == {0}
+    assert [len(item.verdicts) for item in alone] == [4, 4, 0, 0]
+
+
+def test_what_the_table_says_follows_from_the_outcomes() -> None:
+    def outcome(seed: int, hidden: float, false: int, verdicts: tuple[str, ...]) -> Outcome:
+        return Outcome("aevo", seed, hidden, 0.0, 2, false, 4, 36, seed, verdicts)
+
+    good, bad = "evidence", "not_evidence"
+    outcomes = [
+        outcome(0, 0.01, 1, (good, good, bad, bad)),
+        outcome(1, 0.03, 0, (good, good, good, bad)),
+        outcome(2, 0.02, 0, (good, bad, good, good)),
+        outcome(3, 0.02, 0, (good, good, good, good)),
+    ]
+    row = study.table(outcomes, onset=3).loc["aevo"]
+    assert row["hidden gain"] == pytest.approx(0.02)
+    assert row["±"] == pytest.approx(1.96 * np.std([0.01, 0.03, 0.02, 0.02], ddof=1) / 2)
+    assert row["false / round"] == 1 / 16 and row["changes / round"] == 0.5
+    assert row["refused"] == 6
+    assert row["false alarm"] == 0.25 and row["detected in 1"] == 0.5
+    assert study.wilson(5, 100) == pytest.approx((0.02154, 0.11175), abs=1e-4)
+    assert study.wilson(0, 0) == (0.0, 1.0)
+    text = study.markdown(study.table(outcomes, onset=3), "title")
+    assert text.count("\n") == 5 and "| aevo | 4 | 36 | 0.0200 |" in text
+
+
+def test_a_false_change_is_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that always ends with the same move, on a surface where no move does anything, is
+    wrong once: it does not change its mind again."""
+
+    class Stubborn(Searcher):
+        name = "stubborn"
+
+        def propose(self, count: int) -> list[Recipe]:
+            self.best = (keys(bench, "rank")[0],)
+            return [self.best] * count
+
+        def observe(self, seen: Sequence[Observation]) -> None:
+            return None
+
+    monkeypatch.setitem(SEARCHERS, "stubborn", Stubborn)
+    found = study.play(task("stubborn", name="no_effect"), bench)
+    assert (found.changed_rounds, found.false_rounds, found.hidden) == (1, 1, 0.0)
+
+
+def test_the_command_writes_the_same_table_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = []
+    for name in ("one", "two"):
+        out = tmp_path / f"{name}.json"
+        command.main(
+            [
+                "campaigns=2",
+                "surface=no_effect",
+                "methods=[aevo,random]",
+                "rounds=2",
+                "workers=1",
+                "seed=5",
+                "policy.alpha=0.04",
+                f"out={out}",
+            ]
+        )
+        written.append((out.read_text(), out.with_suffix(".md").read_text()))
+    assert written[0] == written[1]
+    outcomes = json.loads(written[0][0])
+    assert [(item["method"], item["seed"]) for item in outcomes] == [
+        (method, 5_000_000 + index) for method in ("aevo", "random") for index in range(2)
+    ]
+    assert {item["runs"] for item in outcomes} == {18}
+    shown = capsys.readouterr().out
+    assert "hidden gain" in shown and "4 campaigns in" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["surface=nul"], r"surface=nul is unknown.*no_effect, aligned"),
+        (["methods=[aevo,gredy]"], r"method 'gredy' is unknown.*greedy"),
+        (["campaigns=1"], "campaigns"),
+        (["rounds=many"], "rounds"),
+        (["campaings=5"], "campaings"),
+        (["+surface.onsett=2"], r"onsett: Extra.*its keys: .*onset"),
+        (["+surface.onset=soon"], r"surface tiny: onset: .*integer"),
+        (["policy.alpha=7"], "policy.alpha"),
+    ],
+)
+def test_a_mistaken_command_says_what_is_wrong(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        command.main(words)
+
+
+def test_a_mistake_is_one_line_and_an_exit_code() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "aevo.simulate", "surface=nul"],
+        capture_output=True,
+        text=True,
+        cwd=REPO,
+        timeout=120,
+    )
+    assert ended.returncode == ConfigError.code and ended.stdout == ""
+    assert ended.stderr.startswith("error: surface=nul is unknown")
+    assert ended.stderr.count("\n") == 1
 
 
 # -- calibration -----------------------------------------------------------------------------------

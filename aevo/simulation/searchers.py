@@ -84,7 +84,7 @@ class GreedyAnchor(Searcher):
 
     def observe(self, seen: Sequence[Observation]) -> None:
         anchor, others = seen[0], seen[1:]
-        top = max(others, key=lambda item: item.dev)
+        top = max(others, key=lambda item: item.dev, default=anchor)  # a last batch of one
         if top.dev > anchor.dev:
             self.best = top.recipe
 

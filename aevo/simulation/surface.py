@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import ValidationError
 
 from aevo.errors import ConfigError
+from aevo.records.io import Part, problems
 from aevo.simulation.space import Key, Recipe, Space
 
 PRESETS = Path(__file__).parent / "presets.yaml"
 
 
-@dataclass(frozen=True)
-class Preset:
+class Preset(Part):
     """How surfaces are drawn; every field is a key of presets.yaml.
 
     `measured`: a data file of `aevo.simulation.calibrate`; its means and standard errors give the
@@ -52,22 +53,23 @@ class Preset:
     flips: float = 0.10
     reshuffle: float = 0.05
     decimals: int = 2
-    quota: int = 5
 
 
 def preset(name: str, **changes: Any) -> Preset:
     """A preset of presets.yaml, with keys changed.
 
     Raises:
-        ConfigError: there is none of that name; the message lists those there are.
+        ConfigError: there is none of that name (the message lists those there are), or a key is
+            unknown or has a wrong value.
     """
     known = _read(PRESETS)
     if name not in known:
         raise ConfigError(f"surface={name} is unknown", f"one of {', '.join(known)}")
-    values = {**known[name], **changes}
-    if "proxy_gain" in values:
-        values["proxy_gain"] = tuple(values["proxy_gain"])
-    return Preset(name=name, **values)
+    try:
+        return Preset.model_validate({"name": name, **known[name], **changes})
+    except ValidationError as error:
+        keys = ", ".join(key for key in Preset.model_fields if key != "name")
+        raise ConfigError(f"surface {name}: {problems(error)}", f"its keys: {keys}") from error
 
 
 @dataclass(frozen=True)
