@@ -97,7 +97,8 @@ class Situation:
         """Expected gain of the decision that one more trial of a move allows (accuracy).
 
         A move not tried is thought to be like the others: at the mean of its category, shrunk
-        towards no gain, and as far from it as its axis's moves turned out to be.
+        towards no gain, and as far from it as its axis's moves turned out to be. Where a move of
+        its axis stands, it would take that one's place and so first lose what that one gained.
         """
         found = self.evidence.calibration
         noise = found.lb_sd * math.sqrt(2)
@@ -109,7 +110,18 @@ class Situation:
             siblings = [self.known(axis, other.id) for other in axis.moves]
             seen = [item for item in siblings if item is not None]
             likely = spread(seen, found.spread, SIBLING_WEIGHT)
-        return value_of_trial(known, noise, likely, self.centres.get(axis.category, 0.0))
+        centre = self.centres.get(axis.category, 0.0) - self.at_stake(axis)
+        return value_of_trial(known, noise, likely, centre)
+
+    def at_stake(self, axis: Axis) -> float:
+        """What the axis's standing moves gained when they were promoted."""
+        promoted = [
+            self.known(axis, trial.move)
+            for trial in self.tried
+            if trial.axis == axis.id and trial.outcome == "promoted"
+        ]
+        stands = any(item.axis == axis.id for item in self.standing)
+        return max((item.gain for item in promoted if item), default=0.0) if stands else 0.0
 
     @cached_property
     def centres(self) -> dict[str, float]:

@@ -246,9 +246,9 @@ BROKEN: list[tuple[str, str, Break, str]] = [
         "first",
         lambda c: with_policy(
             c,
-            axes=axes_but_last(c, brief("traces", knobs=["train.learning_rate"], axis="own")),
+            axes=axes_but_last(c, brief("traces", knobs=c.policy.axes[0].knobs, axis="own")),
         ),
-        "share train.learning_rate",
+        "and own share",
     ),
     ("R14", "plateaued", no_rest, "no category of this round rests"),
     (
