@@ -30,7 +30,7 @@ from aevo.errors import ConfigError
 from aevo.records.io import Part, problems
 from aevo.simulation.ablation import ABLATIONS
 from aevo.simulation.campaign import Bench, bench_of
-from aevo.simulation.study import AEVO, METHODS, Task, run, searcher, table, write
+from aevo.simulation.study import AEVO, METHODS, Task, cell, run, searcher, table, write
 from aevo.simulation.surface import preset
 from aevo.substrate import DEFAULT
 
@@ -127,8 +127,7 @@ def _show(found: Any, title: str) -> None:
     for name in found.columns:
         shown.add_column(str(name), justify="right")
     for method, values in found.iterrows():
-        cells = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in values]
-        shown.add_row(str(method), *("" if cell == "nan" else cell for cell in cells))
+        shown.add_row(str(method), *map(cell, values))
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
 
 

@@ -205,12 +205,13 @@ def markdown(found: pd.DataFrame, title: str) -> str:
     names = ["method", *found.columns]
     lines = [f"## {title}", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for method, values in found.iterrows():
-        cells = [str(method), *(_cell(value) for value in values)]
+        cells = [str(method), *map(cell, values)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as the tables show it; whole numbers come out of pandas as floats."""
     if isinstance(value, float):
         if value != value:
             return ""
