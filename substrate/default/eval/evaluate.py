@@ -1,11 +1,13 @@
 """Score adapters on a fixed set of items. Trusted: nothing of a fork is imported.
 
     python -m eval.evaluate --items items.jsonl --base base/tiny --out OUT \\
-        --adapter step-000200=OUT/checkpoints/step-000200 [--include-base]
+        --adapter step-000200=OUT/checkpoints/step-000200 [--include-base] [--decoder hf]
 
 Writes OUT/<NAME>.predictions.jsonl for each adapter and, last, OUT/scores.json. Each adapter is
 validated, merged into the base and decoded greedily; the base is loaded once. A refused adapter
 gets `{"error": ...}` and the others go on. Run again after a kill, finished predictions are kept.
+
+Decoders: `auto` is eval.decode where it knows the architecture, else `hf`, which is transformers.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from eval.adapter import Adapter
     from eval.chat import Chat
+    from eval.hf import HfDecoder
 
 SCHEMA = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -46,7 +49,8 @@ class Evaluator:
     config: dict[str, Any]
     chat: Chat
     shapes: dict[str, tuple[int, ...]]
-    weights: dict[str, Tensor] | None  # None: an architecture that transformers decodes
+    weights: dict[str, Tensor] | None  # None: transformers decodes
+    transformers: HfDecoder | None
     max_new: int
     prompts: list[list[int]]
 
@@ -57,20 +61,17 @@ class Evaluator:
             AdapterError: the adapter cannot be merged.
         """
         from eval.adapter import merge
-        from eval.decode import LlamaDecoder, generate_with_transformers
+        from eval.decode import LlamaDecoder
 
         eos = self.chat.eos_ids
-        if self.weights is None:
-            ids = generate_with_transformers(
-                self.base,
-                adapter.folder if adapter else None,
-                self.prompts,
-                self.max_new,
-                eos,
-                self.chat.pad_id,
+        if self.transformers is not None:
+            ids = self.transformers.generate(
+                adapter, self.prompts, self.max_new, eos, self.chat.pad_id
             )
         else:
-            weights = self.weights if adapter is None else merge(self.weights, adapter)
+            weights = self.weights or {}
+            if adapter is not None:
+                weights = merge(weights, adapter)
             decoder = LlamaDecoder(self.config, weights, _device())
             ids = decoder.generate(self.prompts, self.max_new, eos)
         return [self.chat.decode(row) for row in ids]
@@ -92,7 +93,9 @@ class Evaluator:
         return rows
 
 
-def load_evaluator(items: list[dict[str, Any]], base: Path, max_new: int) -> Evaluator:
+def load_evaluator(
+    items: list[dict[str, Any]], base: Path, max_new: int, decoder: str = "auto"
+) -> Evaluator:
     """Read base and tokenizer, and tokenise the items' prompts.
 
     Raises:
@@ -110,13 +113,20 @@ def load_evaluator(items: list[dict[str, Any]], base: Path, max_new: int) -> Eva
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{base}: {error}") from error
     weights: dict[str, Tensor] | None = None
-    if supports(config):
+    transformers: HfDecoder | None = None
+    if decoder == "hf" or not supports(config):
+        from eval.hf import HfDecoder
+
+        transformers = HfDecoder(base, _device())
+    else:
         weights = {}
         for path in weight_files(base):
             weights |= load_file(path)
     chat = load_chat(base)
     prompts = [e.ids for e in chat.encode([chat.prompt(item["prompt"]) for item in items])]
-    return Evaluator(items, base, config, chat, shapes, weights, max_new, prompts)
+    return Evaluator(
+        items, base, config, chat, shapes, weights, transformers, max_new, prompts
+    )
 
 
 def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -136,7 +146,12 @@ def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def evaluate(
-    items_path: Path, base: Path, out: Path, adapters: dict[str, Path | None], max_new: int
+    items_path: Path,
+    base: Path,
+    out: Path,
+    adapters: dict[str, Path | None],
+    max_new: int,
+    decoder: str = "auto",
 ) -> dict[str, Any]:
     """Score every adapter (None: the base alone) and write OUT/scores.json; returns its content.
 
@@ -146,7 +161,7 @@ def evaluate(
     from eval.adapter import AdapterError, base_digest, file_sha256, load_adapter
 
     items = read_items(items_path)
-    evaluator = load_evaluator(items, base, max_new)
+    evaluator = load_evaluator(items, base, max_new, decoder)
     common = {"items_sha256": file_sha256(items_path), "base_sha256": base_digest(base)}
     out.mkdir(parents=True, exist_ok=True)
     scores: dict[str, Any] = {}
@@ -154,7 +169,7 @@ def evaluate(
         try:
             adapter = None if folder is None else load_adapter(folder, evaluator.shapes)
             sha = adapter.sha256 if adapter else None
-            key = {**common, "adapter_sha256": sha, "max_new": max_new}
+            key = {**common, "adapter_sha256": sha, "max_new": max_new, "decoder": decoder}
             rows = _finished(out, name, key, items)
             if rows is None:
                 rows = evaluator.predictions(adapter)
@@ -166,7 +181,9 @@ def evaluate(
             continue
         scores[name] = score(rows) | {"adapter_sha256": sha}
         print(f"{name}: {scores[name]['dev']:.4f} of {len(rows)}", flush=True)
-    record = {"schema_version": SCHEMA, **common, "max_new": max_new, "scores": scores}
+    record = {
+        "schema_version": SCHEMA, **common, "max_new": max_new, "decoder": decoder, "scores": scores
+    }
     _write(out / "scores.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
@@ -250,6 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--include-base", action="store_true", help="score the bare base, too")
     parser.add_argument("--max-new", type=int, default=48, help="new tokens an answer may have")
+    parser.add_argument("--decoder", choices=("auto", "hf"), default="auto", help="what decodes")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args(argv)
     if not args.adapter and not args.include_base:
@@ -262,13 +280,14 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import torch
 
     from eval.chat import ChatError
 
     torch.set_num_threads(args.threads)
     try:
-        evaluate(args.items, args.base, args.out, adapters, args.max_new)
+        evaluate(args.items, args.base, args.out, adapters, args.max_new, args.decoder)
     except (EvaluationError, ChatError, OSError) as error:
         print(f"eval.evaluate: {error}", file=sys.stderr)
         return 2

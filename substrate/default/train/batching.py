@@ -39,8 +39,9 @@ class Batch:
     """Tensors of one step.
 
     ids, labels: (rows, length), right-padded; weights: (rows, length) fp32, the weight of each
-    label; positions and mask: None unless packed, then (rows, length) and a boolean
-    (rows, 1, length, length) that is True where a position may look.
+    label; positions, mask and segments: None unless packed, then (rows, length), a boolean
+    (rows, 1, length, length) that is True where a position may look, and (rows, length), the
+    number of the example in its row, -1 for padding.
     """
 
     ids: Tensor
@@ -49,6 +50,7 @@ class Batch:
     positions: Tensor | None
     mask: Tensor | None
     tokens: int  # without padding
+    segments: Tensor | None = None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -130,8 +132,8 @@ def pack(examples: Sequence[Example], pad_id: int, length: int) -> Batch:
     """Several examples a row of `length`, first fit by falling size.
 
     Examples are isolated: positions restart and the mask lets a token see only its own example, so
-    the loss is that of `collate` up to rounding. That holds for attention; a model with recurrent
-    layers would carry state from one example into the next.
+    the loss is that of `collate` up to rounding. Attention keeps to the mask; recurrent layers must
+    be told the segments, or they carry state from one example into the next.
     """
     length = max(length, _round_up(max(len(e.ids) for e in examples)))
     bins: list[list[Example]] = []
@@ -163,7 +165,8 @@ def pack(examples: Sequence[Example], pad_id: int, length: int) -> Batch:
     same = segments[:, :, None] == segments[:, None, :]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     mask = (same & causal)[:, None]
-    return Batch(ids, labels, weights, positions, mask, sum(len(e.ids) for e in examples))
+    tokens = sum(len(e.ids) for e in examples)
+    return Batch(ids, labels, weights, positions, mask, tokens, segments)
 
 
 def _round_up(length: int, multiple: int = 8) -> int:

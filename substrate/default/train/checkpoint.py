@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from eval.hf import disk_name
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -37,23 +38,40 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the adapter in peft's format, read it back, and only then give it its name.
-
-    A folder of that name is replaced: it is the same checkpoint, written before a kill.
+    """Write the model's adapter in peft's format, its tensors named as in the base's files.
 
     Raises:
         OSError: what was read back is not what was saved.
     """
+    base: Any = model.get_base_model()
+    kind = base.config.model_type
     tensors = {
-        k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(model).items()
+        disk_name(name, kind): tensor for name, tensor in get_peft_model_state_dict(model).items()
     }
+    write_adapter(tensors, model.peft_config["default"].to_dict(), folder)
+
+
+def write_adapter(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+    """Write adapter_model.safetensors and adapter_config.json, read the tensors back, and only
+    then give the folder its name.
+
+    A folder of that name is replaced: it is the same checkpoint, written before a kill.
+
+    Args:
+        config: fields of a peft LoraConfig.
+
+    Raises:
+        OSError: what was read back is not what was saved.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    config = model.peft_config["default"].to_dict()
-    config["inference_mode"] = True
-    config["target_modules"] = sorted(config["target_modules"])  # a set: its order is not stable
-    config["base_model_name_or_path"] = None  # where the base lay on this machine means nothing
+    config = config | {
+        "inference_mode": True,
+        "target_modules": sorted(config["target_modules"]),  # a set: its order is not stable
+        "base_model_name_or_path": None,  # where the base lay on this machine means nothing
+    }
     config = {k: v.value if hasattr(v, "value") else v for k, v in config.items()}
     write_json(temporary / "adapter_config.json", config)
     save_file(tensors, temporary / "adapter_model.safetensors")
@@ -87,7 +105,7 @@ def load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    _same_run(path, state["identity"], identity)
+    same_run(path, state["identity"], identity)
     return state
 
 
@@ -103,7 +121,7 @@ def load_result(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not isinstance(result, dict) or result.get("schema_version") != SCHEMA:
         return None
-    _same_run(path, {key: result.get(key) for key in identity}, identity)
+    same_run(path, {key: result.get(key) for key in identity}, identity)
     return result
 
 
@@ -135,7 +153,7 @@ def trim_metrics(path: Path, steps: int) -> None:
     temporary.replace(path)
 
 
-def _same_run(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def same_run(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
     different = [key for key in expected if found.get(key) != expected[key]]
     if different:
         raise StateError(f"{path}: made with another {', '.join(different)}; use a new --out")

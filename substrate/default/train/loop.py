@@ -64,7 +64,7 @@ def execute(run: Run) -> dict[str, Any]:
     if done is not None:
         return done
     checkpoint.remove_temporaries(run.out)
-    _prepare_torch(run.threads)
+    prepare_torch(run.threads)
     result = _Trainer(run, identity).train()
     checkpoint.write_json(run.out / "result.json", result)
     return result
@@ -75,7 +75,7 @@ def checkpoint_steps(steps: int, count: int) -> list[int]:
     return sorted({max(1, round(steps * (i + 1) / count)) for i in range(count)})
 
 
-def _prepare_torch(threads: int) -> None:
+def prepare_torch(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Only matters for code that reads uninitialised memory, and costs time at every allocation.
@@ -98,6 +98,7 @@ class _Trainer:
         shuffle = run.recipe["data"]["order"] == "shuffled"
         self.plan = plan(len(rows), self.options["batch_size"], self.steps, run.seed, shuffle)
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        model.check_packing(run.base, self.options["packing"])
         self.model: PeftModel = model.load(run.base, self.options["lora"], run.seed, device)
         self.parameters = model.trainable(self.model)
         optimizer = self.options["optimizer"]

@@ -6,25 +6,24 @@ from the folder is run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from eval.hf import open_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel
 
 from train.batching import IGNORE, Batch
+from train.targets import TargetError, resolve
 
 # Logits are exactly output_embeddings(last hidden state): no soft-capping, no scaling.
-PLAIN_HEAD = ("llama", "mistral", "qwen2", "qwen3")
-GROUPS = {
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-}
+PLAIN_HEAD = ("llama", "mistral", "qwen2", "qwen3", "nemotron_h")
+RECURRENT = ("nemotron_h",)  # their layers know no segments here: packed examples would mix
 
 
 class ModelError(ValueError):
@@ -37,9 +36,8 @@ def load(base: Path, lora: dict[str, Any], seed: int, device: str) -> PeftModel:
     Raises:
         ModelError: not a model folder, or the LoRA targets are not in it.
     """
-    disable_progress_bar()  # stderr is for errors
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = open_model(base, torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{base}: {' '.join(str(error).split())[:300]}") from error
     config = LoraConfig(
@@ -50,7 +48,10 @@ def load(base: Path, lora: dict[str, Any], seed: int, device: str) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
-    adapted = get_peft_model(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:  # out_proj of a Mamba model
+        raise ModelError(f"train.lora.targets: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(adapted, PeftModel):
         raise ModelError(f"{base}: peft gave no PeftModel")
     return adapted.to(device)
@@ -84,6 +85,20 @@ def loss(model: PeftModel, batch: Batch) -> Tensor:
     return (each * weights).sum() / weights.sum().clamp_min(1e-8)
 
 
+def check_packing(base: Path, packing: bool) -> None:
+    """Refuse to pack examples for a model whose layers would carry state between them.
+
+    Raises:
+        ModelError: the recipe packs and the base is recurrent.
+    """
+    kind = json.loads((base / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if packing and kind in RECURRENT:
+        raise ModelError(
+            f"train.packing: transformers' {kind} carries state from one packed example into the "
+            "next; set it to false, or use trainer=megatron"
+        )
+
+
 def _targets(model: PreTrainedModel, wanted: str | Iterable[str]) -> list[str]:
     head = model.get_output_embeddings()
     present = {
@@ -91,13 +106,7 @@ def _targets(model: PreTrainedModel, wanted: str | Iterable[str]) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head
     }
-    if wanted == "all":
-        return sorted(present)  # every linear layer but the output head
-    names = list(GROUPS.get(wanted, (wanted,))) if isinstance(wanted, str) else list(wanted)
-    missing = [name for name in names if name not in present]
-    if missing:
-        raise ModelError(
-            f"train.lora.targets: no module {', '.join(missing)}; "
-            f"the base has {', '.join(sorted(present))}"
-        )
-    return names
+    try:
+        return resolve(wanted, present, model.config.model_type)
+    except TargetError as error:
+        raise ModelError(str(error)) from error

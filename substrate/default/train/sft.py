@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe = load_recipe(args.recipe)
     except RecipeError as error:
         return _fail(error)
-    _environment(args.threads)
+    environment(args.threads)
     # Seconds of imports: only for a good recipe, and after the environment is set.
     from eval.chat import ChatError
 
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _environment(threads: int) -> None:
+def environment(threads: int) -> None:
     """One place for what the libraries read once, when imported. Nothing may reach the network."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,0 +1,122 @@
+"""The hybrid stack as megatron-core ModuleSpecs: the `local` layers, none that needs CUDA or TE.
+
+Norms and linear layers are apart (not fused as in Transformer Engine), so a LoRA wrapper around a
+linear layer sees the layer's true input.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.ssm.mamba_block import MambaStack, MambaStackSubmodules
+from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
+from megatron.core.ssm.mlp_layer import MLPLayer
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.torch_norm import WrappedTorchNorm
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+)
+from torch import Tensor
+
+from train.mcore.experts import Router, use_own_dispatcher
+from train.mcore.mixer import MambaMixerSubmodules, TorchMambaMixer
+from train.mcore.packing import Packing
+
+
+class SDPACoreAttention(MegatronModule):
+    """Causal attention by torch's scaled_dot_product_attention (flash kernels on CUDA).
+
+    megatron-core's DotProductAttention allocates its scratch buffer on the CUDA device.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        layer_number: int,
+        attn_mask_type: Any,
+        attention_type: str,
+        attention_dropout: float | None = None,
+        softmax_scale: float | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(config=config)
+        self.scale = softmax_scale
+        self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        packed_seq_params: Packing | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """query: (length, batch, heads, head_dim), key and value with their own heads."""
+        q, k, v = (t.permute(1, 2, 0, 3) for t in (query, key, value))
+        mask = None if packed_seq_params is None else packed_seq_params.mask
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=True,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return out.permute(2, 0, 1, 3).flatten(2).contiguous()
+
+
+class TorchStack(MambaStack):
+    """MambaStack with a torch norm at its end (mcore's is Transformer Engine's), and experts that
+    talk to each other on their tensors' device."""
+
+    def __init__(self, config: Any, submodules: MambaStackSubmodules, **rest: Any) -> None:
+        super().__init__(config, submodules, **rest | {"post_layer_norm": False})
+        self.post_layer_norm = True
+        for layer in self.layers:
+            if isinstance(getattr(layer, "mlp", None), MoELayer):
+                use_own_dispatcher(layer.mlp, rest["pg_collection"])
+        if self.post_process:
+            self.final_norm = WrappedTorchNorm(
+                config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon
+            )
+
+
+def stack_spec(chunk: int) -> ModuleSpec:
+    """The stack's layers; `chunk` is the Mamba scan's."""
+    linears = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    mixer = ModuleSpec(
+        module=TorchMambaMixer, params={"chunk_size": chunk},
+        submodules=MambaMixerSubmodules(in_proj=ColumnParallelLinear, out_proj=RowParallelLinear),
+    )
+    attention = ModuleSpec(
+        module=SelfAttention, params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=ColumnParallelLinear, core_attention=SDPACoreAttention,
+            linear_proj=RowParallelLinear,
+        ),
+    )
+    experts = ModuleSpec(module=MoELayer, submodules=MoESubmodules(
+        experts=ModuleSpec(module=SequentialMLP, submodules=linears),
+        shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=linears),
+        router=Router,
+    ))
+    return ModuleSpec(module=TorchStack, submodules=MambaStackSubmodules(
+        mamba_layer=ModuleSpec(module=MambaLayer, submodules=MambaLayerSubmodules(
+            norm=WrappedTorchNorm, mixer=mixer, mamba_bda=get_bias_dropout_add)),
+        attention_layer=ModuleSpec(module=TransformerLayer, submodules=TransformerLayerSubmodules(
+            input_layernorm=WrappedTorchNorm, self_attention=attention,
+            self_attn_bda=get_bias_dropout_add)),
+        mlp_layer=ModuleSpec(module=MLPLayer, submodules=TransformerLayerSubmodules(
+            pre_mlp_layernorm=WrappedTorchNorm,
+            mlp=ModuleSpec(module=MLP, submodules=linears), mlp_bda=get_bias_dropout_add)),
+        moe_layer=ModuleSpec(module=TransformerLayer, submodules=TransformerLayerSubmodules(
+            pre_mlp_layernorm=WrappedTorchNorm, mlp=experts, mlp_bda=get_bias_dropout_add)),
+    ))
