@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aevo import digest, roundlog
 from aevo.change import load_recipe
+from aevo.choice import EvaluatorSettings, TrainerSettings
 from aevo.cluster import ClusterSettings
 from aevo.config import AgentSettings, ModelSettings
 from aevo.errors import AevoError, JobError
@@ -76,6 +77,8 @@ class Broker:
     candidate: CandidatePlan
     substrate: Substrate
     model: ModelSettings
+    trainer: TrainerSettings
+    evaluator: EvaluatorSettings
     cluster: ClusterSettings
     sandbox: Setting
     agent: AgentSettings
@@ -258,7 +261,7 @@ class Broker:
     def train_spec(self, number: int) -> JobSpec:
         """The training job of run `number`: data, then training, in the snapshot."""
         return training_job(
-            self.round, self.files.run(number), self.substrate, self.model,
+            self.round, self.files.run(number), self.substrate, self.model, self.trainer,
             self.campaign.base_path, self.seed(number), self.campaign.name, self.sandbox,
             self.sealed,
         )
@@ -268,8 +271,8 @@ class Broker:
         run = self.files.run(number)
         adapters = {name: run.adapter(name) for name in self.inspection(number).adapters}
         return evaluation_job(
-            self.layout, self.round, run, self.substrate, self.model, self.campaign.base_path,
-            adapters, self.campaign.name,
+            self.layout, self.round, run, self.substrate, self.model, self.evaluator,
+            self.campaign.base_path, adapters, self.campaign.name,
         )
 
     def _known(self, number: int) -> RunLayout:

@@ -20,6 +20,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from aevo import multirun
 from aevo.agent.settings import EndpointSettings
 from aevo.change import get_key
+from aevo.choice import EvaluatorSettings, TrainerSettings
 from aevo.cli import report
 from aevo.cluster import ClusterSettings
 from aevo.errors import AevoError, ConfigError
@@ -33,8 +34,8 @@ VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn",
           "--experimental-rerun", "--shell-completion", "-sc")
 CONF = Path(__file__).parents[1] / "conf"
 # What later commands may not change; `aevo.start` compares these with campaign.yaml.
-PINNED = ("seed", "model", "agent.kind", "leaderboard", "policy", "substrate", "constitution",
-          "worker.n")
+PINNED = ("seed", "model", "trainer.name", "evaluator.name", "agent.kind", "leaderboard", "policy",
+          "substrate", "constitution", "worker.n")
 
 
 class ModelSettings(Part):
@@ -95,6 +96,8 @@ class Config(Part):
     constitution: str | None
     worker: WorkerSettings
     model: ModelSettings
+    trainer: TrainerSettings = TrainerSettings(name="peft")
+    evaluator: EvaluatorSettings = EvaluatorSettings(name="auto")
     cluster: ClusterSettings
     agent: AgentSettings
     leaderboard: BoardSettings

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.tree import Tree
 
 from aevo import snapshot
+from aevo.choice import check_choices
 from aevo.cluster import SlurmCluster
 from aevo.config import Config
 from aevo.graph import (
@@ -83,8 +84,8 @@ def script(job: JobSpec, cluster: SlurmCluster) -> str:
 
 def campaign_jobs(config: Config, layout: Layout) -> Iterator[JobSpec]:
     """The jobs that a campaign submits once, when it starts."""
-    job = baseline_job(layout, _substrate(config, layout), config.model, _base(config, layout),
-                       config.campaign, str(snapshot.place(layout)))
+    job = baseline_job(layout, _substrate(config, layout), config.model, config.evaluator,
+                       _base(config, layout), config.campaign, str(snapshot.place(layout)))
     if not Path(job.product).exists():
         yield fitted(job, config.cluster)
 
@@ -93,6 +94,7 @@ def planned_jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpe
     """The round's jobs in the order of submission, with one training each."""
     planned = number == 1 or layout.policy(number).exists()
     substrate, base, files = _substrate(config, layout), _base(config, layout), layout.round(number)
+    check_choices(substrate, config.trainer, config.evaluator)
     seed = derive_seed(config.seed, "train", number, 0)
     code = str(snapshot.place(layout))
     for job in round_jobs(layout, config.campaign, number, config.worker.n, planned, code):
@@ -100,9 +102,9 @@ def planned_jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpe
         if job.kind == "worker":
             run = files.candidate(job.arguments[2]).run(1)
             for inner in (
-                training_job(files, run, substrate, config.model, base, seed,
+                training_job(files, run, substrate, config.model, config.trainer, base, seed,
                              config.campaign, config.sandbox, []),
-                evaluation_job(layout, files, run, substrate, config.model, base,
+                evaluation_job(layout, files, run, substrate, config.model, config.evaluator, base,
                                {"CHECKPOINT": run.output / "checkpoints"}, config.campaign),
             ):
                 yield fitted(inner.model_copy(update={"code": code}), config.cluster)

@@ -12,6 +12,7 @@ campaign is submitted at once; the plan of a round whose policy exists is made b
 from collections.abc import Sequence
 from pathlib import Path
 
+from aevo.choice import EvaluatorSettings, TrainerSettings, placeholders
 from aevo.config import ModelSettings
 from aevo.layout import Layout, RoundLayout, RunLayout
 from aevo.records.job import JobSpec, Resources, Step
@@ -73,23 +74,25 @@ def worker_name(candidate: str) -> str:
 
 
 def training_job(
-    files: RoundLayout, run: RunLayout, substrate: Substrate, model: ModelSettings, base: str,
-    seed: int, campaign: str, sandbox: Setting, sealed: list[str],
+    files: RoundLayout, run: RunLayout, substrate: Substrate, model: ModelSettings,
+    trainer: TrainerSettings, base: str, seed: int, campaign: str, sandbox: Setting,
+    sealed: list[str],
 ) -> JobSpec:
     """The training job of a run: data, then training, in the snapshot of the fork. Both run code
     of the worker's, so both are confined: they see fork, substrate and base, but not the `sealed`
     files, and write the run's own folders."""
     data = substrate.command("data", run.fork, preset=model.preset, seed=seed, out=run.data)
-    train = substrate.command("train", run.fork, data=run.data, base=base, seed=seed,
-                              out=run.output, threads=model.train.cpus)
-    frozen = str(substrate.root)
+    train = substrate.command("train", run.fork, variant=trainer.name, data=run.data, base=base,
+                              seed=seed, out=run.output, threads=model.train.cpus,
+                              **placeholders(trainer))
+    frozen, resources = str(substrate.root), trainer.over(model.train)
     steps = [
         data.model_copy(update={"confine": confinement(
             model.train, [frozen], [str(run.data)], sealed)}),
         train.model_copy(update={"confine": confinement(
-            model.train, [frozen, base, str(run.data)], [str(run.output)], sealed)}),
+            resources, [frozen, base, str(run.data)], [str(run.output)], sealed)}),
     ]
-    job = _run_job("train", files, run, campaign, run.result, model.train, steps)
+    job = _run_job("train", files, run, campaign, run.result, resources, steps)
     return job.model_copy(update={"sandbox": sandbox})
 
 
@@ -106,26 +109,28 @@ def confinement(
 
 def evaluation_job(
     layout: Layout, files: RoundLayout, run: RunLayout, substrate: Substrate, model: ModelSettings,
-    base: str, adapters: dict[str, Path], campaign: str,
+    evaluator: EvaluatorSettings, base: str, adapters: dict[str, Path], campaign: str,
 ) -> JobSpec:
     """The evaluation job of a run: the pristine substrate, no code of the fork."""
     return _run_job(
         "evaluate", files, run, campaign, run.scores, model.evaluate, [
-            substrate.command("evaluate", adapters=adapters, items=layout.dev_items, base=base,
-                              out=run.evaluation),
+            substrate.command("evaluate", adapters=adapters, variant=evaluator.name,
+                              items=layout.dev_items, base=base, out=run.evaluation,
+                              **placeholders(evaluator)),
         ],
     )
 
 
 def baseline_job(
-    layout: Layout, substrate: Substrate, model: ModelSettings, base: str, campaign: str, code: str,
+    layout: Layout, substrate: Substrate, model: ModelSettings, evaluator: EvaluatorSettings,
+    base: str, campaign: str, code: str,
 ) -> JobSpec:
     """The evaluation of the bare base checkpoint on dev: row 0 of the report."""
     return JobSpec(
         name="baseline", kind="evaluate", campaign=campaign, folder=str(layout.jobs / "baseline"),
         product=str(layout.baseline / "scores.json"),
-        steps=[substrate.command("baseline", items=layout.dev_items, base=base,
-                                 out=layout.baseline)],
+        steps=[substrate.command("baseline", variant=evaluator.name, items=layout.dev_items,
+                                 base=base, out=layout.baseline, **placeholders(evaluator))],
         resources=model.evaluate, code=code,
     )
 

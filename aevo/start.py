@@ -19,6 +19,7 @@ from aevo.agent.preflight import check
 from aevo.agent.settings import EndpointSettings
 from aevo.axes import load as load_catalogue
 from aevo.change import flatten
+from aevo.choice import check_choices
 from aevo.config import Config
 from aevo.errors import AevoError, ConfigError, SubstrateError
 from aevo.graph import baseline_job
@@ -99,6 +100,7 @@ def verify(campaign: Campaign) -> None:
 
 def _start(config: Config, layout: Layout) -> Campaign:
     source, constitution = _sources(config)
+    check_choices(source, config.trainer, config.evaluator)
     pinned = source.verify()
     if not constitution.is_file():
         raise ConfigError(f"constitution={constitution} is no file", "give the path of one")
@@ -197,8 +199,8 @@ def _first_policy(config: Config, layout: Layout, campaign: Campaign) -> None:
 def _baseline(config: Config, layout: Layout, campaign: Campaign) -> None:
     """Starts the evaluation of the bare base checkpoint on dev: row 0 of the report."""
     substrate = open_substrate(Path(campaign.substrate_path))
-    submit(baseline_job(layout, substrate, config.model, campaign.base_path, campaign.name,
-                        str(snapshot.take(layout, config))), config.cluster)
+    submit(baseline_job(layout, substrate, config.model, config.evaluator, campaign.base_path,
+                        campaign.name, str(snapshot.take(layout, config))), config.cluster)
 
 
 def write_round_config(layout: Layout, number: int, config: Config) -> None:

@@ -43,7 +43,7 @@ class SubstrateFile(Record):
     mutable: list[str]
     frozen: list[str]
     sealed: list[str] = []
-    commands: dict[str, Command]
+    commands: dict[str, Command | dict[str, Command]]
 
 
 class Lock(Record):
@@ -200,11 +200,19 @@ class Substrate:
         """The change from the substrate (or from `base`, another fork) to `fork`."""
         return change.between(base or self.root, fork, self.file.mutable, self.file.recipe)
 
+    def variants(self, name: str) -> list[str]:
+        """Names of the ways to run a command; empty where there is one way only."""
+        found = self.file.commands.get(name)
+        return list(found) if isinstance(found, dict) else []
+
     def command(
         self, name: str, fork: Path | None = None, adapters: dict[str, Path] | None = None,
-        **values: Any,
+        variant: str | None = None, **values: Any,
     ) -> Step:
         """Fills in a command of substrate.yaml; a pure function of its arguments.
+
+        Args:
+            variant: which of several ways to run it; None: the first.
 
         Raises:
             SubstrateError: substrate.yaml has no such command, or uses an unknown placeholder.
@@ -212,6 +220,12 @@ class Substrate:
         if name not in self.file.commands:
             raise SubstrateError(f"{self.root}/substrate.yaml has no command `{name}`")
         template = self.file.commands[name]
+        if isinstance(template, dict):
+            chosen = variant or next(iter(template), "")
+            if chosen not in template:
+                raise SubstrateError(f"{self.root}/substrate.yaml has no `{name}` named {chosen}",
+                                     f"it has {', '.join(template)}")
+            template = template[chosen]
         words = {"python": sys.executable, **{key: str(value) for key, value in values.items()}}
         argv: list[str] = []
         for word in template.argv:

@@ -79,7 +79,8 @@ def open_broker(layout: Layout, number: int, name: str) -> Broker:
     return Broker(
         layout=layout, round=files, campaign=campaign, plan=plan, candidate=plan.candidate(name),
         substrate=open_substrate(Path(campaign.substrate_path)), model=config.model,
-        cluster=config.cluster, sandbox=config.sandbox, agent=config.agent,
+        trainer=config.trainer, evaluator=config.evaluator, cluster=config.cluster,
+        sandbox=config.sandbox, agent=config.agent,
         trace=Trace(files.candidate(name).trace),
     )
 
