@@ -46,7 +46,8 @@ POLL_S = 0.25
 # daemon may still be running.
 TAKEOVER_S = 600.0
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK",
-                  "MASTER_ADDR", "MASTER_PORT")
+                  "MASTER_ADDR", "MASTER_PORT",
+                  "TORCHELASTIC_USE_AGENT_STORE")  # torchrun's own process listens on that port
 TIME_LIMIT = 124  # exit code of an attempt that reached its time limit
 
 

@@ -15,6 +15,7 @@ from aevo.sandbox.model import (
     ETC,
     ETC_NETWORK,
     SYS,
+    SYS_LANDLOCK,
     SYSTEM,
     Access,
     Confinement,
@@ -147,7 +148,8 @@ def _landlock(
         if access != "hide":
             paths[access] += _carve(path, hidden)
             paths["list"] += [path] if _hides_files_alone(path, hidden) else []
-    for path in (*SYSTEM, *_system_files(confinement), INSIDE):
+    pci = [str(path) for name in SYS_LANDLOCK for path in Path("/sys").glob(name)]
+    for path in (*SYSTEM, *pci, *_system_files(confinement), INSIDE):
         if Path(path).exists():
             paths["read"] += _carve(os.path.realpath(path), hidden)
     paths["read"].append("/proc")
