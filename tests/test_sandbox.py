@@ -257,6 +257,17 @@ def test_loopback_of_its_own(cage: Cage) -> None:
     assert cage.python(code) == "met"
 
 
+@pytest.mark.parametrize("network", [False, True])
+def test_gloo_speaks_over_loopback(cage: Cage, network: bool) -> None:
+    if cage.bare and not network:
+        pytest.skip("there is no network at all")
+    cage.env["GLOO_SOCKET_IFNAME"] = "lo"
+    code = "import torch, torch.distributed as dist; " \
+           "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1); " \
+           "one = torch.ones(1); dist.all_reduce(one); print(one.item())"
+    assert cage.python(code, network=network) == "1.0"
+
+
 def test_escape_hatches_of_the_kernel_are_shut(cage: Cage) -> None:
     if platform.machine() != "x86_64":
         pytest.skip("numbers of x86_64")

@@ -82,3 +82,31 @@ def trained(
     out = tmp_path_factory.mktemp("trained")
     execute(Run(small_recipe, train_path, tiny_base, out, seed=7, threads=1))
     return out
+
+
+@pytest.fixture(scope="session")
+def nemotron_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model=tiny_nemotron_h as base.prepare makes it."""
+    from base.nemotron import make
+
+    folder = tmp_path_factory.mktemp("nemotron") / "moe"
+    make(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dense_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without experts: tensor parallelism above 1 on CPU needs that."""
+    from base.nemotron import DENSE, make
+
+    folder = tmp_path_factory.mktemp("nemotron") / "dense"
+    make(folder, DENSE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def short_recipe(small_recipe: dict[str, Any]) -> dict[str, Any]:
+    """Twelve steps of 8 rows, three checkpoints. Not to be changed in place."""
+    recipe: dict[str, Any] = yaml.safe_load(yaml.safe_dump(small_recipe))
+    recipe["train"] |= {"steps": 12, "batch_size": 8, "checkpoints": 3}
+    return recipe

@@ -62,6 +62,7 @@ class HfDecoder:
 
     def __init__(self, base: Path, device: str) -> None:
         self.model: Any = open_model(base, torch.float32).to(device).eval()  # type: ignore[arg-type]
+        self.model.requires_grad_(False)
         self.memory, self.disk = ROOTS.get(self.model.config.model_type, ("", ""))
 
     @torch.inference_mode()

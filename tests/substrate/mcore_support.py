@@ -1,0 +1,83 @@
+"""What the tests of trainer=megatron share: skip without megatron-core, one rank in this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("megatron.core", reason="megatron-core is not installed (extra `megatron`)")
+
+import torch
+from train.mcore import export, layout, lora, model, weights
+from train.mcore.lora import Adapted
+
+SUBSTRATE = Path(__file__).parents[2] / "substrate" / "default"
+LORA: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all"}
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[torch.device]:
+    """megatron's process groups with this process as the only rank."""
+    yield layout.start(layout.Layout())
+    layout.stop()
+
+
+def built(base: Path, precision: str = "fp32") -> tuple[Any, Any]:
+    """(model, configuration) of a checkpoint, in this process, ready to answer."""
+    config = model.read_config(base)
+    network = model.build(config, layout.Layout(precision=precision))
+    weights.load(network, config, base)
+    return network.eval(), config
+
+
+def adapted(base: Path, targets: Any = "all") -> tuple[Any, Any, list[Adapted]]:
+    """The same with an adapter that does something: B is drawn, too."""
+    network, config = built(base)
+    found = lora.inject(network, config, LORA | {"targets": targets}, seed=3)
+    randomise(found)
+    return network, config, found
+
+
+def randomise(found: list[Adapted], seed: int = 0) -> None:
+    """Values for every B, which training starts at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for item in found:
+            item.layer.lora_b.normal_(0, 0.1, generator=generator)
+
+
+def save_peft(folder: Path, found: list[Adapted], config: Any) -> Path:
+    """The adapter as a folder in peft's format."""
+    from train.checkpoint import write_adapter
+
+    tensors = export.gather(found, config)
+    write_adapter(tensors, export.peft_config(LORA, tensors), folder)
+    return folder
+
+
+def tokens(rows: int = 3, length: int = 70) -> torch.Tensor:
+    """Random ids, longer than a chunk of the Mamba scan."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(3, 1505, (rows, length), generator=generator)
+
+
+def torchrun(ranks: int, *arguments: str) -> subprocess.Popen[str]:
+    """Starts ranks as aevo does on one machine; its output is that of all of them."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone",
+         f"--nproc-per-node={ranks}", *arguments],
+        cwd=SUBSTRATE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, env=environment(),
+    )
+
+
+def environment() -> dict[str, str]:
+    """For processes that tests start: the substrate, one thread."""
+    return os.environ | {"PYTHONPATH": str(SUBSTRATE), "OMP_NUM_THREADS": "1",
+                         "PYTHONDONTWRITEBYTECODE": "1"}
