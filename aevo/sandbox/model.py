@@ -21,8 +21,8 @@ ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ssl/certs", "ssl/openssl.cn
        "localtime", "timezone", "nsswitch.conf", "mime.types")
 ETC_NETWORK = ("resolv.conf", "host.conf", "gai.conf", "protocols", "services", "libibverbs.d")
 SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
-# gloo (torch.distributed on CPU) reads the class of every PCI device: it does without the list, as in
-# bubblewrap, but not with one that may not be read.
+# gloo (torch.distributed on CPU) reads the class of every PCI device: it does without the list, as
+# in bubblewrap, but not with one that may not be read.
 SYS_LANDLOCK = ("bus/pci/devices", "devices/pci*")
 DEVICES = ("nvidia[0-9]*", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset",
            "nvidia-caps", "nvidia-caps-imex-channels", "nvidia-nvswitch*", "kfd", "dri")

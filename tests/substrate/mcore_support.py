@@ -1,7 +1,8 @@
-"""What the tests of trainer=megatron share: skip without megatron-core, one rank in this process."""
+"""What the tests of trainer=megatron share. Needs megatron-core."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,15 +11,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("megatron.core", reason="megatron-core is not installed (extra `megatron`)")
-
 import torch
-from train.mcore import export, layout, lora, model, weights
+from train.loop import Run
+from train.mcore import export, layout, loop, lora, model, weights
 from train.mcore.lora import Adapted
 
-SUBSTRATE = Path(__file__).parents[2] / "substrate" / "default"
+REPO = Path(__file__).parents[2]
+SUBSTRATE = REPO / "substrate" / "default"
+RANK = REPO / "aevo" / "jobs" / "rank.py"
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all"}
+
+
+Recipe = dict[str, Any]
+
+
+def run_here(
+    recipe: Recipe, data: Path, base: Path, out: Path, sizes: layout.Layout | None = None
+) -> dict[str, Any]:
+    """A whole run in this process, or this rank's part of it; seed 7."""
+    run = Run(recipe, data, base, out, seed=7, threads=1)
+    return loop.execute(run, sizes or layout.Layout(), torch.device("cpu"))
+
+
+def losses(out: Path) -> list[float]:
+    """Of every step of a run."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def command(recipe: Path, data: Path, base: Path, out: Path, *more: str) -> list[str]:
+    """Arguments of python for such a run in a process of its own."""
+    return ["-m", "train.megatron", "--recipe", str(recipe), "--data", str(data), "--base",
+            str(base), "--seed", "7", "--out", str(out), *more]
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +92,11 @@ def tokens(rows: int = 3, length: int = 70) -> torch.Tensor:
 
 
 def torchrun(ranks: int, *arguments: str) -> subprocess.Popen[str]:
-    """Starts ranks as aevo does on one machine; its output is that of all of them."""
+    """Starts ranks as aevo does on one machine (they die with it); its output is theirs."""
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone",
-         f"--nproc-per-node={ranks}", *arguments],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python",
+         f"--nproc-per-node={ranks}", sys.executable, str(RANK), "torchrun", sys.executable,
+         *arguments],
         cwd=SUBSTRATE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True, env=environment(),
     )

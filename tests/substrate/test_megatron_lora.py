@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.substrate.mcore_support import LORA, adapted, built, one_rank, save_peft, tokens
+pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
 import torch
 from eval.adapter import AdapterError, base_shapes, load_adapter
@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from train.mcore import export, lora, model
 from train.model import ModelError
 from train.targets import TargetError
+
+from tests.substrate.mcore_support import LORA, adapted, built, one_rank, save_peft, tokens
 
 __all__ = ["one_rank"]
 

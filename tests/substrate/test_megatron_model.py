@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.substrate.mcore_support import built, one_rank, tokens
+pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from train.mcore.layout import Layout, LayoutError
 from train.mcore.ssd import causal_conv, scan
 from train.model import ModelError
 from transformers import AutoModelForCausalLM
+
+from tests.substrate.mcore_support import built, one_rank, tokens
 
 __all__ = ["one_rank"]
 
@@ -101,11 +104,11 @@ def test_packed_sequences_are_as_if_alone(nemotron_base: Path) -> None:
     ids = tokens(1, 90)
     cuts = [0, 37, 50, 90]
     segments = torch.zeros_like(ids)
-    for number, (begin, end) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for number, (begin, end) in enumerate(itertools.pairwise(cuts)):
         segments[:, begin:end] = number
     packed = model.logits(network, ids, segments)
     apart = torch.cat([model.logits(network, ids[:, a:b])
-                       for a, b in zip(cuts, cuts[1:], strict=False)], 1)
+                       for a, b in itertools.pairwise(cuts)], 1)
     assert (packed - apart).abs().max() < CLOSE
     mixed = model.logits(network, ids)
     assert (mixed - apart).abs().max() > 100 * CLOSE

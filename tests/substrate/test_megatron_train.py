@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.substrate.mcore_support import SUBSTRATE, environment, one_rank
+pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
 import torch
+import yaml
 from eval.adapter import base_shapes, load_adapter
 from train import loop as peft_loop
-from train import megatron as entry
 from train.checkpoint import StateError
 from train.loop import Run
 from train.mcore import loop, model
 from train.mcore.layout import Layout
 from train.mcore.state import SynchronousSave
 
+from tests.substrate.mcore_support import Recipe, losses, one_rank
+from tests.substrate.mcore_support import run_here as train
+
 __all__ = ["one_rank"]
-
-Recipe = dict[str, Any]
-CPU = torch.device("cpu")
-
-
-def train(
-    recipe: Recipe, data: Path, base: Path, out: Path, layout: Layout = Layout()  # noqa: B008
-) -> dict[str, Any]:
-    """A whole run in this process."""
-    return loop.execute(Run(recipe, data, base, out, seed=7, threads=1), layout, CPU)
 
 
 def changed(recipe: Recipe, **values: Any) -> Recipe:
@@ -50,10 +40,6 @@ def changed(recipe: Recipe, **values: Any) -> Recipe:
 def metrics(out: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
-def losses(out: Path) -> list[float]:
-    return [row["loss"] for row in metrics(out)]
 
 
 def adapters(out: Path) -> dict[str, bytes]:
@@ -230,37 +216,3 @@ def test_a_run_that_diverges_says_so(
     assert result["status"] == "diverged" and result["final_loss"] is None
     last = metrics(tmp_path)[-1]
     assert last["loss"] is None or last["grad_norm"] is None
-
-
-def command(recipe: Path, data: Path, base: Path, out: Path, *more: str) -> list[str]:
-    return ["-m", "train.megatron", "--recipe", str(recipe), "--data", str(data), "--base",
-            str(base), "--seed", "7", "--out", str(out), *more]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (("--tensor", "2"), "1 processes cannot be divided"),
-        (("--base", "/no/where"), "/no/where"),
-    ],
-)
-def test_a_mistake_is_one_line(
-    arguments: tuple[str, ...], reason: str, small_recipe_path: Path, train_path: Path,
-    nemotron_base: Path, tmp_path: Path,
-) -> None:
-    words = command(small_recipe_path, train_path, nemotron_base, tmp_path, *arguments)
-    done = subprocess.run([sys.executable, *words], cwd=SUBSTRATE, env=environment(), text=True,
-                          capture_output=True)
-    assert done.returncode == 2, done.stderr
-    assert reason in done.stderr and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("train.megatron: ")
-
-
-def test_without_megatron_core_it_says_what_to_install(
-    small_recipe_path: Path, train_path: Path, nemotron_base: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(entry.importlib.util, "find_spec", lambda name: None)
-    words = command(small_recipe_path, train_path, nemotron_base, tmp_path)
-    assert entry.main(words[2:]) == 2
-    assert "pip install megatron-core==0.16.1" in capsys.readouterr().err

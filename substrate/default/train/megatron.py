@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         result = execute(run, layout, layouts.start(layout))
     except (ChatError, DataError, ModelError, StateError, TargetError, layouts.LayoutError,
             OSError) as error:
+        layouts.stop()
         return _fail(error)
     layouts.stop()
     if result["status"] == "diverged":

@@ -39,7 +39,8 @@ class Layout:
 def start(layout: Layout, seconds: int = 1800) -> torch.device:
     """Join the process group that torchrun or srun set up, and build megatron's groups.
 
-    A process that nobody started as a rank is a world of its own and opens no port.
+    A process that nobody started as a rank is a world of its own and opens no port. A process group
+    that exists already is used as it is.
 
     Raises:
         LayoutError: the processes cannot be divided so.
@@ -56,7 +57,9 @@ def start(layout: Layout, seconds: int = 1800) -> torch.device:
         # One machine: loopback. In the sandbox the host has a name that nothing resolves.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     limit = timedelta(seconds=seconds)
-    if world == 1:
+    if dist.is_initialized():
+        pass
+    elif world == 1:
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=limit)
     else:
@@ -71,9 +74,10 @@ def start(layout: Layout, seconds: int = 1800) -> torch.device:
 
 
 def stop() -> None:
-    """Leave the process groups."""
+    """Leave the process groups, if there are any."""
     parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _check(layout: Layout, world: int) -> None:
