@@ -1,0 +1,114 @@
+"""trainer= and evaluator=: which of a stack's own commands run, and what they are given."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from aevo.choice import EvaluatorSettings, TrainerSettings, check_choices, placeholders
+from aevo.config import CONF, Config, load
+from aevo.errors import ConfigError, SubstrateError
+from aevo.graph import evaluation_job, training_job
+from aevo.layout import Layout
+from aevo.records.job import JobSpec, Resources
+from aevo.substrate import DEFAULT, Substrate, open_substrate
+from tests.conftest import REGRESSION, Cli
+
+PEFT, AUTO = TrainerSettings(name="peft"), EvaluatorSettings(name="auto")
+
+
+@pytest.fixture
+def stack() -> Substrate:
+    return open_substrate(DEFAULT)
+
+
+def configured(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load(compose("config", overrides=list(overrides)))
+
+
+def training(config: Config, stack: Substrate, folder: Path) -> JobSpec:
+    files = Layout(folder).round(1)
+    return training_job(files, files.candidate("c00").run(1), stack, config.model, config.trainer,
+                        "/base", 7, "c", "auto", [])
+
+
+def test_the_first_way_is_the_default(stack: Substrate, tmp_path: Path) -> None:
+    values: dict[str, Any] = {"data": 1, "base": 2, "seed": 3, "out": 4, "threads": 5}
+    step = stack.command("train", tmp_path, **values)
+    assert step.argv[2] == "train.sft" and not step.distributed
+    assert step == stack.command("train", tmp_path, variant="peft", **values)
+    assert stack.variants("train") == ["peft", "megatron"]
+    assert stack.variants("data") == []
+
+
+def test_the_layout_comes_from_the_configuration(stack: Substrate, tmp_path: Path) -> None:
+    config = configured("trainer=megatron", "trainer.processes=4", "trainer.nodes=2",
+                        "trainer.options.tensor=2", "trainer.options.precision=bf16")
+    job = training(config, stack, tmp_path)
+    data, train = job.steps
+    assert job.resources.ranks == 8
+    assert train.distributed and train.confine is not None and train.confine.network
+    assert data.confine is not None and not data.distributed and not data.confine.network
+    words = " ".join(train.argv)
+    assert "-m train.megatron --recipe recipe.yaml" in words
+    assert "--tensor 2 --pipeline 1 --expert 1 --precision bf16 --micro-batch 0" in words
+
+
+def test_peft_is_as_it_was(stack: Substrate, tmp_path: Path) -> None:
+    job = training(configured(), stack, tmp_path)
+    assert job.resources.ranks == 1 and not job.steps[1].distributed
+    assert job.steps[1].confine is not None and not job.steps[1].confine.network
+
+
+def test_the_evaluator_is_chosen(stack: Substrate, tmp_path: Path) -> None:
+    config = configured("evaluator=hf")
+    layout = Layout(tmp_path)
+    files = layout.round(1)
+    job = evaluation_job(layout, files, files.candidate("c00").run(1), stack, config.model,
+                         config.evaluator, "/base", {"a": tmp_path}, "c")
+    assert "--decoder hf" in " ".join(job.steps[0].argv)
+
+
+def test_null_leaves_the_models_own_needs() -> None:
+    asked = Resources(nodes=2, tasks_per_node=8)
+    assert PEFT.over(asked) == asked
+    assert TrainerSettings(name="x", processes=4).over(asked).ranks == 8
+
+
+def test_booleans_are_written_as_in_yaml() -> None:
+    chosen = EvaluatorSettings(name="x", options={"on": True, "n": 2})
+    assert placeholders(chosen) == {"on": "true", "n": 2}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "evaluator", "reason"),
+    [
+        (TrainerSettings(name="trl"), AUTO, "trainer=trl: .*has `train` as peft, megatron"),
+        (PEFT, EvaluatorSettings(name="none"), "evaluator=none: .*has `evaluate` as auto, hf"),
+    ],
+)
+def test_what_the_stack_does_not_offer_is_refused(
+    trainer: TrainerSettings, evaluator: EvaluatorSettings, reason: str, stack: Substrate
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        check_choices(stack, trainer, evaluator)
+
+
+def test_a_stack_with_one_trainer_takes_no_layout() -> None:
+    regression = open_substrate(REGRESSION)
+    check_choices(regression, PEFT, AUTO)
+    with pytest.raises(ConfigError, match="has one `train`, which takes no options"):
+        check_choices(regression, configured("trainer=megatron").trainer, AUTO)
+
+
+def test_an_unknown_way_is_named(stack: Substrate, tmp_path: Path) -> None:
+    with pytest.raises(SubstrateError, match="no `train` named trl"):
+        stack.command("train", tmp_path, variant="trl")
+
+
+def test_a_wrong_choice_ends_the_command_in_one_line(cli: Cli) -> None:
+    done = cli.run("round", "trainer=megatron")
+    assert done.returncode == ConfigError.code
+    assert done.stderr.count("\n") == 1 and "takes no options" in done.stderr
