@@ -21,8 +21,13 @@ SEED = 0
 KINDS = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
 
 
-def make(out: Path, pattern: str = PATTERN) -> None:
-    """Write the checkpoint to the new folder `out`; the same bytes for the same torch."""
+def make(out: Path, pattern: str = PATTERN, hidden: int = 64) -> None:
+    """Write the checkpoint to the new folder `out`; the same bytes for the same torch.
+
+    Args:
+        hidden: width; heads and inner sizes grow with it, their dimensions do not.
+    """
+    wide = hidden // 64
     from transformers import NemotronHConfig, NemotronHForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -30,20 +35,20 @@ def make(out: Path, pattern: str = PATTERN) -> None:
     config = NemotronHConfig(
         layers_block_type=[KINDS[letter] for letter in pattern],
         vocab_size=1536,  # of which the tokenizer uses 1505; even shards
-        hidden_size=64,
-        intermediate_size=128,
-        num_attention_heads=4,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_attention_heads=4 * wide,
         num_key_value_heads=2,
         head_dim=16,
-        mamba_num_heads=8,
+        mamba_num_heads=8 * wide,
         mamba_head_dim=16,
         ssm_state_size=16,
         n_groups=2,
         chunk_size=64,
         n_routed_experts=4,
         num_experts_per_tok=2,
-        moe_intermediate_size=32,
-        moe_shared_expert_intermediate_size=64,
+        moe_intermediate_size=hidden // 2,
+        moe_shared_expert_intermediate_size=hidden,
         routed_scaling_factor=2.5,
         max_position_embeddings=512,
         pad_token_id=0,
