@@ -320,7 +320,8 @@ def dead_ends_only_grow(case: Case) -> list[str]:
 def noise_rules_change_by_evidence(case: Case) -> list[str]:
     old, new, found = case.previous.noise, case.policy.noise, case.evidence.calibration
     faults = []
-    if (new.prior, new.band_prior) != (old.prior, old.band_prior):
+    priors = [(rule.prior, rule.band_prior, rule.lb_prior) for rule in (old, new)]
+    if priors[0] != priors[1]:
         faults.append("the operator's priors were changed")
     if new.promotion_threshold < old.prior - EPSILON:
         faults.append(f"the promotion threshold {new.promotion_threshold:g} is below the prior")

@@ -50,10 +50,10 @@ def round_noise(rounds: Sequence[RoundFacts]) -> RoundNoise:
         seeds=seeds,
         boards=boards,
         band=difference_band(prior, seeds),
-        lb=lb_noise(decimals, boards),
+        lb=lb_noise(decimals, boards, facts.policy.noise.lb_prior),
         run=run_variance(prior, seeds),
         flips=flip_variance(runs, items),
-        score=lb_variance(decimals, boards),
+        score=lb_variance(decimals, boards, facts.policy.noise.lb_prior),
     )
 
 

@@ -37,6 +37,7 @@ class PolicySettings(io.Part):
     axes: list[str] = []
     promotion_threshold: float = Field(default=0.01, gt=0, lt=1)
     seed_band: float = Field(default=0.02, gt=0, lt=1)
+    lb_noise: float = Field(default=0.01, gt=0, lt=1)
     lb_threshold: float = Field(default=0.02, gt=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=1)
     promotions_per_round: int = Field(default=1, ge=1)
@@ -69,6 +70,7 @@ def first_policy(settings: PolicySettings, catalogue: Catalogue, n_axes: int) ->
             promotions_per_round=settings.promotions_per_round,
             prior=settings.promotion_threshold,
             band_prior=settings.seed_band,
+            lb_prior=settings.lb_noise,
             alpha=settings.alpha,
             provenance=start,
         ),

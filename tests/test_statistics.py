@@ -180,7 +180,7 @@ def test_plateau_ends_with_an_improvement() -> None:
 
 @pytest.mark.parametrize("band", [0.014, 0.02, 0.03])
 def test_the_papers_proxy_falls_after_round_three_and_not_before(band: float) -> None:
-    noise = Noise(dev_band=band, lb=lb_noise(2, SeedBand(None, 0, 0)))
+    noise = Noise(dev_band=band, lb=lb_noise(2, SeedBand(None, 0, 0), 0.01))
     verdicts = [divergence(PAPER[:n], noise).verdict for n in range(1, 6)]
     assert verdicts == ["evidence", "evidence", "evidence", "not_evidence", "not_evidence"]
 
@@ -271,16 +271,16 @@ def test_passage_needs_a_rise() -> None:
 
 def test_coarse_boards_have_coarser_noise() -> None:
     none = SeedBand(None, 0, 0)
-    assert [lb_noise(decimals, none) for decimals in (2, 4, 1)] == [0.01, 0.01, 0.1]
-    noise = Noise(dev_band=0.02, lb=lb_noise(1, none))
+    assert [lb_noise(decimals, none, 0.01) for decimals in (2, 4, 1)] == [0.01, 0.01, 0.1]
+    noise = Noise(dev_band=0.02, lb=lb_noise(1, none, 0.01))
     assert divergence(PAPER[:4], noise).verdict == "evidence"
 
 
 def test_board_noise_moves_from_the_prior_to_the_measurement() -> None:
-    assert lb_variance(2, SeedBand(None, 0, 0)) == pytest.approx(0.01**2 / 2)
-    wide = [lb_variance(2, SeedBand(0.02, dof + 1, dof)) for dof in (1, 10, 1000)]
+    assert lb_variance(2, SeedBand(None, 0, 0), 0.01) == pytest.approx(0.01**2 / 2)
+    wide = [lb_variance(2, SeedBand(0.02, dof + 1, dof), 0.01) for dof in (1, 10, 1000)]
     assert wide == sorted(wide) and wide[-1] == pytest.approx(0.02**2, rel=0.01)
-    same = lb_variance(2, SeedBand(0.0, 1000, 999))  # equal rounded scores still hide a step
+    same = lb_variance(2, SeedBand(0.0, 1000, 999), 0.01)  # equal rounded scores still hide a step
     assert same == pytest.approx(0.01**2 / 12, rel=0.01)
 
 

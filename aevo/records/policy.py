@@ -61,7 +61,8 @@ class NoiseRule(Part):
     improves by less than `lb_threshold` counts as a plateau. `seed_sd` is the measured standard
     deviation of dev between seeds of one recipe, None before there are two such runs. `prior` is
     the operator's threshold of round 1, below which no revision goes; `band_prior` the difference
-    between two runs that the operator takes for chance before it is measured. At most
+    between two runs that the operator takes for chance before it is measured, `lb_prior` the
+    standard deviation of the difference between two leaderboard scores of one recipe. At most
     `promotions_per_round` changes enter the standing recipe at once.
     """
 
@@ -70,6 +71,7 @@ class NoiseRule(Part):
     promotions_per_round: int = 1
     prior: float = 0.02
     band_prior: float = 0.02
+    lb_prior: float = 0.01
     alpha: float = 0.05
     seed_sd: float | None = None
     seed_runs: int = 0

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 EPSILON = 1e-9  # differences of scores rounded to two decimals are not exact in binary
-LB_NOISE_FLOOR = 0.01  # identical resubmissions move a public board this much (shared/CHALLENGE)
 PRIOR_DOF = 2  # how many degrees of freedom a prior counts for
 
 
@@ -53,25 +52,26 @@ def difference_band(prior: float, seeds: SeedBand) -> float:
     return max(prior, 2 * math.sqrt(2 * run_variance(prior, seeds)))
 
 
-def lb_step(decimals: int) -> float:
-    """The leaderboard move that is noise before anything is measured: 0.01, or one step of the
-    rounding if that is coarser."""
-    return max(LB_NOISE_FLOOR, 10.0**-decimals)
+def lb_step(decimals: int, prior: float) -> float:
+    """The leaderboard move that is noise before anything is measured: the operator's prior (1 sd of
+    the difference of two scores of one recipe), or one step of the rounding if that is coarser."""
+    return max(prior, 10.0**-decimals)
 
 
-def lb_variance(decimals: int, repeats: SeedBand) -> float:
+def lb_variance(decimals: int, repeats: SeedBand, prior: float) -> float:
     """Variance of one leaderboard score between runs of one recipe.
 
-    `repeats` is the spread of scores that anchors of one recipe got. Before there are any, two such
-    scores differ by `lb_step` (1 sd). Rounding adds a uniform error of one step.
+    `repeats` is the spread of scores that anchors of one recipe got, pooled with the prior.
+    Rounding adds a uniform error of one step.
     """
-    implied = lb_step(decimals) ** 2 / 2
+    implied = lb_step(decimals, prior) ** 2 / 2
     if repeats.sd is None:
         return implied
     measured = max(repeats.sd**2, (10.0**-decimals) ** 2 / 12)
     return (PRIOR_DOF * implied + repeats.dof * measured) / (PRIOR_DOF + repeats.dof)
 
 
-def lb_noise(decimals: int, repeats: SeedBand) -> float:
+def lb_noise(decimals: int, repeats: SeedBand, prior: float) -> float:
     """The difference of two leaderboard scores that chance explains (1 sd), at least `lb_step`."""
-    return max(lb_step(decimals), math.sqrt(2 * lb_variance(decimals, repeats)))
+    measured = math.sqrt(2 * lb_variance(decimals, repeats, prior))
+    return max(lb_step(decimals, prior), measured)

@@ -12,7 +12,7 @@ from aevo.statistics.noise import EPSILON
 GROSS = 1.5  # tolerances (2 sd each) beyond which one record alone decides
 FAILED = 2.6  # standard errors below full transfer at which it is refuted
 DOUBTED = 1.96
-MIXTURE = 0.4  # of the spread: how far a sound proxy's gain may differ from the target's
+MIXTURE = 0.5  # of the spread: how far a sound proxy's gain may differ from the target's
 HALF = 0.5  # LB gain per true dev gain; a proxy that passes on less misleads
 
 Verdict = Literal["evidence", "suspect", "not_evidence"]
