@@ -117,4 +117,5 @@ def _submitted(facts: RoundFacts) -> list[str]:
         return ["nothing was submitted"]
     if anchor is None or board.score_of(anchor.plan.id) is None:
         return ["the anchor has no leaderboard score, so LB gains are unknown"]
-    return [f"{s.candidate}: {s.error}" for s in board.submissions if s.error]
+    return [f"{s.candidate}: {s.error or 'its score is not in yet'}" for s in board.submissions
+            if s.error or s.pending]

@@ -20,7 +20,8 @@ from aevo.errors import ConfigError
 from aevo.evidence import build
 from aevo.facts import CandidateFacts, RoundFacts, read_round, read_rounds
 from aevo.layout import Layout, RoundLayout
-from aevo.leaderboard import Board, Entry, open_board
+from aevo.leaderboard import Board, Entry
+from aevo.leaderboard.opening import open_board
 from aevo.records import io
 from aevo.records.campaign import Campaign
 from aevo.records.evidence import Evidence
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
     layout, number = Layout(Path(arguments[0])), int(arguments[1])
     if io.finished(Evidence, layout.round(number).evidence):
         return
-    board = open_board(io.read(Campaign, layout.campaign), layout)
+    board = open_board(io.read(Campaign, layout.campaign), layout, number)
     evidence = collect(layout, number, board)
     print(evidence.calibration.text)
     if evidence.prose is not None:

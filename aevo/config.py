@@ -24,6 +24,7 @@ from aevo.choice import EvaluatorSettings, TrainerSettings
 from aevo.cli import report
 from aevo.cluster import ClusterSettings
 from aevo.errors import AevoError, ConfigError
+from aevo.leaderboard.settings import BoardSettings
 from aevo.policy import PolicySettings
 from aevo.records.io import Part, problems
 from aevo.records.job import Resources
@@ -76,15 +77,6 @@ class ScriptedAgent(Part):
 AgentSettings = Annotated[ScriptedAgent | EndpointSettings, Field(discriminator="kind")]
 
 
-class BoardSettings(Part):
-    """conf/leaderboard: the external score."""
-
-    kind: Literal["holdout"]
-    quota: PositiveInt
-    decimals: int = Field(ge=1, le=6)
-    shift: bool
-
-
 class Config(Part):
     """The whole configuration of one command."""
 
@@ -116,6 +108,8 @@ class Config(Part):
     def pinned(self) -> dict[str, Any]:
         """The values that a campaign fixes when it starts, by key."""
         data = self.model_dump(mode="json")
+        board = data["leaderboard"]
+        data["leaderboard"] = {key: board[key] for key in board if key not in self.leaderboard.free}
         return {key: get_key(data, key) for key in PINNED}
 
 

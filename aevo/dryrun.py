@@ -28,6 +28,7 @@ from aevo.jobs.preflight import check
 from aevo.jobs.script import dependency, executor
 from aevo.jobs.submit import fitted
 from aevo.layout import Layout
+from aevo.leaderboard.opening import described
 from aevo.plan import derive_seed
 from aevo.records.job import JobSpec
 from aevo.substrate import DEFAULT, Substrate, open_substrate
@@ -136,6 +137,8 @@ def _branch(tree: Tree, config: Config, number: int, jobs: list[JobSpec]) -> Non
         elif job.kind == "leaderboard":
             place = owners["collector"]
         owners[job.name] = place.add(_line(job, config))
+        if job.kind == "collector" and config.leaderboard.kind != "holdout":
+            owners[job.name].add(described(config))
 
 
 def _line(job: JobSpec, config: Config) -> str:

@@ -187,6 +187,12 @@ class Layout:
         return self.root / "baseline"
 
     @property
+    def board(self) -> Path:
+        """What passes between the campaign and a leaderboard outside of it: the ledger, and one
+        folder per submission in `outbox/`."""
+        return self.root / "leaderboard"
+
+    @property
     def discoveries(self) -> Path:
         return self.root / "discoveries.jsonl"
 

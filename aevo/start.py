@@ -27,6 +27,7 @@ from aevo.jobs.here import run_here
 from aevo.jobs.submit import submit
 from aevo.keep import MAX_COPIED, keep_constitution, keep_substrate
 from aevo.layout import Layout
+from aevo.leaderboard import opening
 from aevo.records.campaign import Campaign, Pins
 from aevo.records.change import Change
 from aevo.records.io import finished, read, write_text, write_yaml
@@ -69,12 +70,14 @@ def can_run(config: Config) -> None:
             `sandbox=none`.
         EndpointError: the agent's endpoint cannot be used: wrong key, address or model.
         ConfigError: a setting of the agent's is missing.
+        BoardError: the leaderboard cannot be used: credentials, rules, competition, network.
     """
     if sandbox.require(config.sandbox) == "none":
         print("WARNING: sandbox=none: worker-written code runs unconfined, as you, with your "
               "files and your network", file=sys.stderr, flush=True)
     if isinstance(config.agent, EndpointSettings):
         check(config.agent)
+    opening.check(config)
 
 
 def verify(campaign: Campaign) -> None:

@@ -36,6 +36,9 @@ LAUNCHERS = ("PMI_", "PMIX_", "PMI2_", "OMPI_", "I_MPI_", "MPI_LOCAL",
              "TORCHELASTIC_")
 DEVICES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
            "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
+# The leaderboard's credentials, which the collector alone needs.
+BOARD_SECRETS = ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN",
+                 "KAGGLE_CONFIG_DIR")
 
 
 def submit(spec: JobSpec, cluster: ClusterSettings) -> JobState:
@@ -119,15 +122,17 @@ def _start(job: JobFolder, spec: JobSpec, attempt: int, cluster: ClusterSettings
 @contextlib.contextmanager
 def clean_environment(spec: JobSpec, depth: int, cluster: ClusterSettings) -> Iterator[None]:
     """The environment that a job is submitted in: nothing of the job we may be running in
-    ourselves, no devices, and no secrets for jobs that run a training stack's code.
+    ourselves, no devices, no secrets for jobs that run a training stack's code, and the
+    leaderboard's credentials for the collector alone.
 
     submitit's `clean_env` takes SLURM_CONF away too, without which sbatch may not find its
     cluster; it is put back.
     """
     secret = section_of(spec.kind) != "control"
+    board = spec.kind != "collector"
     names = [name for name in os.environ
              if name.startswith(LAUNCHERS) or name in DEVICES or name == DEPTH
-             or (secret and SECRET.search(name))]
+             or (secret and SECRET.search(name)) or (board and name in BOARD_SECRETS)]
     conf = os.environ.get("SLURM_CONF")
     if isinstance(cluster, SlurmCluster) and cluster.slurm_conf:
         conf = cluster.slurm_conf

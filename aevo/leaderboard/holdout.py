@@ -8,11 +8,12 @@ per-domain result, as with a public board.
 from pathlib import Path
 
 from aevo.config import Config, ModelSettings
-from aevo.errors import JobError
+from aevo.errors import ConfigError, JobError
 from aevo.graph import leaderboard_job
 from aevo.jobs.submit import wait
 from aevo.layout import Layout
 from aevo.leaderboard.board import Entry
+from aevo.leaderboard.settings import HoldoutSettings
 from aevo.records.campaign import Campaign
 from aevo.records.io import finished, read, write_json
 from aevo.records.job import JobSpec
@@ -26,7 +27,10 @@ class HoldoutBoard:
 
     def __init__(self, campaign: Campaign, layout: Layout) -> None:
         self.campaign, self.layout = campaign, layout
-        self.settings = Config.model_validate(campaign.config).leaderboard
+        settings = Config.model_validate(campaign.config).leaderboard
+        if not isinstance(settings, HoldoutSettings):
+            raise ConfigError(f"leaderboard={settings.kind} is no holdout")
+        self.settings = settings
 
     @property
     def decimals(self) -> int:
