@@ -115,7 +115,7 @@ def _submitted(facts: RoundFacts) -> list[str]:
     board, anchor = facts.leaderboard, facts.anchor
     if board is None or not board.submissions:
         return ["nothing was submitted"]
+    pending = [f"{s.candidate}: its score is not in yet" for s in board.submissions if s.pending]
     if anchor is None or board.score_of(anchor.plan.id) is None:
-        return ["the anchor has no leaderboard score, so LB gains are unknown"]
-    return [f"{s.candidate}: {s.error or 'its score is not in yet'}" for s in board.submissions
-            if s.error or s.pending]
+        return ["the anchor has no leaderboard score, so LB gains are unknown", *pending]
+    return [*(f"{s.candidate}: {s.error}" for s in board.submissions if s.error), *pending]

@@ -8,10 +8,11 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from aevo.errors import ConfigError
 from aevo.leaderboard.kaggle_failure import PASSING, Failure
 from aevo.leaderboard.ledger import day
 from aevo.leaderboard.settings import KaggleSettings
@@ -29,8 +30,14 @@ class KaggleSite:
 
     kind = "kaggle"
 
-    def __init__(self, settings: KaggleSettings) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: KaggleSettings, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        if settings.competition is None:
+            raise ConfigError("leaderboard.competition is not set",
+                              "leaderboard=kaggle leaderboard.competition=SLUG, the last part of "
+                              "the competition's address")
+        self.settings, self.competition, self._sleep = settings, settings.competition, sleep
         self._session: Session | None = None
 
     @property
@@ -46,7 +53,7 @@ class KaggleSite:
             BoardError: credentials, rules or competition are not in order; one line.
         """
         found = self._call("competition", tries=2)
-        name = self.settings.competition
+        name = self.competition
         if found["code_only"]:
             raise Failure("closed", "it takes notebooks only, no files").error(name)
         if found["disabled"]:
@@ -85,7 +92,7 @@ class KaggleSite:
                 if found is not None:
                     return found.reference
             answer = self._ask("submit", self.settings.upload_timeout_s, file=str(archive),
-                               message=request.description, competition=self.settings.competition)
+                               message=request.description, competition=self.competition)
             if not isinstance(answer, Failure):
                 return str(answer["ref"])
             failure = answer
@@ -93,7 +100,7 @@ class KaggleSite:
                 raise Refused(one_line(failure.text), exhausted=failure.kind == "quota")
             if failure.kind not in PASSING:
                 break
-        raise failure.error(self.settings.competition)
+        raise failure.error(self.competition)
 
     def standing(self, ours: float | None, time: float) -> Standing:
         """The whole public board, as counts of scores."""
@@ -135,19 +142,19 @@ class KaggleSite:
             if attempt:
                 self._pause(attempt, failure)
             answer = self._ask(question, self.settings.timeout_s,
-                               competition=self.settings.competition, **words)
+                               competition=self.competition, **words)
             if not isinstance(answer, Failure):
                 return answer
             failure = answer
             if failure.kind not in PASSING:
                 break
-        raise failure.error(self.settings.competition)
+        raise failure.error(self.competition)
 
     def _pause(self, attempt: int, failure: Failure) -> None:
         wait = failure.retry_after_s
         if wait is None:
             wait = self.settings.backoff_s * 2 ** (attempt - 1)
-        time.sleep(min(wait, LONGEST_PAUSE_S))
+        self._sleep(min(wait, LONGEST_PAUSE_S))
 
     def _ask(self, question: str, limit_s: float, **words: Any) -> dict[str, Any] | Failure:
         """One question; a conversation that ended is begun anew.
@@ -162,7 +169,7 @@ class KaggleSite:
                 session.close()
                 if answer.kind in PASSING:
                     return answer
-                raise answer.error(self.settings.competition)
+                raise answer.error(self.competition)
             self._session = session
         answer = self._session.ask({"ask": question, **words}, limit_s)
         if isinstance(answer, Failure) and not self._session.alive:
@@ -177,7 +184,8 @@ class Session:
         path = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "aevo.leaderboard.kaggle_session"], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
         )
 
     @property

@@ -49,7 +49,7 @@ class KaggleSettings(ExternalSettings):
         "backoff_s"}
 
     kind: Literal["kaggle"]
-    competition: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    competition: str | None = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     daily_quota: PositiveInt
     quota_wait_s: NonNegativeFloat
     settle_s: NonNegativeFloat
