@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aevo.errors import ConfigError
+from aevo.jobs.environment import package_first
 from aevo.leaderboard.kaggle_failure import PASSING, Failure
 from aevo.leaderboard.ledger import day
 from aevo.leaderboard.settings import KaggleSettings
@@ -181,11 +182,11 @@ class Session:
     """The process that talks (`aevo.leaderboard.kaggle_session`)."""
 
     def __init__(self) -> None:
-        path = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
+        ours = package_first(str(PACKAGE), os.environ.get("PYTHONPATH", ""))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "aevo.leaderboard.kaggle_session"], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, **ours},
         )
 
     @property
