@@ -103,14 +103,15 @@ def test_dry_run_writes_nothing_and_needs_no_slurm(tmp_path: Path) -> None:
     assert last == shlex.join(["python", "-m", "aevo.campaign", *H200[:-1]])
 
 
-def test_every_combination_of_conf_files_loads() -> None:
+def test_every_two_conf_files_load_together() -> None:
+    """All combinations would be thousands; what one file spoils for another shows in a pair."""
     groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
               for folder in CONF.iterdir() if folder.is_dir()}
     assert {"model", "cluster", "agent", "leaderboard", "policy"} <= set(groups)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for choice in itertools.product(*groups.values()):
-            words = [f"{group}={name}" for group, name in zip(groups, choice, strict=True)]
-            load(compose("config", overrides=words))
+        for one, other in itertools.combinations(groups, 2):
+            for first, second in itertools.product(groups[one], groups[other]):
+                load(compose("config", overrides=[f"{one}={first}", f"{other}={second}"]))
 
 
 @pytest.mark.parametrize("folder", ["runs", "a b's \"q\" $x; ü"])
