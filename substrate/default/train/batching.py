@@ -19,6 +19,7 @@ from torch import Tensor
 
 IGNORE = -100  # label of a position that is not learned
 BOX = "\\boxed{"
+THINK, THOUGHT = "<think>", "</think>"  # around reasoning, in chat templates that have it
 
 
 class DataError(ValueError):
@@ -81,6 +82,10 @@ def tokenize(rows: Sequence[dict[str, Any]], chat: Chat, mask: str) -> list[Exam
         mask: what is learned: `completion`, `answer` (from the last box on), or `all`.
     """
     texts = [chat.answered(row["prompt"], row["completion"]) for row in rows]
+    for index, row in enumerate(rows):
+        if texts[index][0].rstrip().endswith(THINK):
+            answer = reasoned(row["completion"]) + chat.names["eos_token"]
+            texts[index] = (texts[index][0], answer)
     # Prompt and completion are tokenised apart: at evaluation the prompt is, too.
     encoded = chat.encode([text for pair in texts for text in pair])
     examples = []
@@ -96,6 +101,14 @@ def tokenize(rows: Sequence[dict[str, Any]], chat: Chat, mask: str) -> list[Exam
         weight = float(row.get("weight", 1.0))
         examples.append(Example(prompt.ids + completion.ids, learned + labels, weight))
     return examples
+
+
+def reasoned(completion: str) -> str:
+    """What follows a prompt that opens `<think>`: the trace, `</think>` once, the answer."""
+    if THOUGHT in completion:
+        return completion.removeprefix(THINK).lstrip("\n")
+    box = max(completion.rfind(BOX), 0)
+    return f"{completion[:box].rstrip()}\n{THOUGHT}\n{completion[box:]}"
 
 
 def plan(rows: int, batch: int, steps: int, seed: int, shuffle: bool) -> list[list[int]]:

@@ -33,7 +33,7 @@ from train.loop import (
     checkpoint_steps,
     prepare_torch,
 )
-from train.mcore import export, lora, model, state, weights
+from train.mcore import export, lora, model, prompts, state, weights
 from train.mcore.layout import Layout
 from train.mcore.pipeline import forward_backward, split
 
@@ -113,6 +113,7 @@ class Trainer:
         chat = load_chat(run.base)
         self.pad_id = chat.pad_id
         rows = read_rows(run.data)
+        _shared(lambda: prompts.check(rows, chat, run.base))
         self.examples = tokenize(rows, chat, self.options["loss"]["mask"])
         self.steps: int = self.options["steps"]
         shuffle = run.recipe["data"]["order"] == "shuffled"
