@@ -5,7 +5,7 @@ there, marked unfinished. The report and its figures are drawn from this and fro
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aevo.errors import RecordError
@@ -212,7 +212,8 @@ def read_trajectory(root: Path) -> Trajectory:
             "name one, as in: python -m aevo.report runs/<campaign>",
         )
     discoveries = read_lines(Discovery, layout.discoveries)
-    rounds = [_read_round(layout, found, discoveries) for found in layout.rounds()]
+    rounds = _with_late_scores(
+        [_read_round(layout, found, discoveries) for found in layout.rounds()])
     policies = sorted(layout.policy(1).parent.glob("round-[0-9]*.yaml"))
     return Trajectory(
         root=root,
@@ -221,6 +222,13 @@ def read_trajectory(root: Path) -> Trajectory:
         rounds=rounds,
         last_policy=read(Policy, policies[-1]) if policies else None,
     )
+
+
+def _with_late_scores(rounds: list[RoundStory]) -> list[RoundStory]:
+    """The rounds, each with what later ones found of its leaderboard scores."""
+    boards = [story.leaderboard for story in rounds if story.leaderboard]
+    return [replace(story, leaderboard=story.leaderboard.with_late(boards))
+            if story.leaderboard else story for story in rounds]
 
 
 def latest_campaign(runs: Path) -> Path:

@@ -32,6 +32,7 @@ from aevo.records.evidence import Evidence
 from aevo.records.io import read, read_lines
 from aevo.records.job import JobSpec
 from aevo.records.leaderboard import Leaderboard, LedgerLine
+from aevo.trajectory import read_trajectory
 from tests.board_support import (
     FakeClock,
     add_round,
@@ -290,6 +291,7 @@ def test_a_late_score_is_taken_up_by_the_next_round(bench: Bench, site: FakeKagg
         (1, "c00", 0.80), (1, "c01", 0.82)}
     rounds = read_rounds(bench.layout, 2)
     assert rounds[0].leaderboard is not None and rounds[0].leaderboard.score_of("c01") == 0.82
+    assert read_trajectory(bench.layout.root).rounds[0].leaderboard == rounds[0].leaderboard
     assert read_rounds(bench.layout, 1)[0].leaderboard == record  # round 1 verifies as before
 
 
@@ -458,6 +460,9 @@ def test_a_site_that_is_silent_is_given_up(site: FakeKaggle, clock: FakeClock) -
 
 @pytest.mark.parametrize(("status", "text", "kind"), [
     (400, QUOTA_TEXT, "quota"), (400, "Submission limit reached for today", "quota"),
+    (400, "You have used your daily submissions", "quota"),
+    (400, "The number of rows in the submission must be 500", "rejected"),
+    (400, "Submission exceeds the size limit", "rejected"),
     (400, "Invalid file", "rejected"), (400, "The competition deadline has passed", "closed"),
     (401, "Unauthorized", "credentials"), (403, "You must accept the rules", "rules"),
     (403, "Permission denied", "forbidden"), (404, "Not found", "missing"),

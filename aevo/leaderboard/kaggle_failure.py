@@ -9,8 +9,11 @@ from aevo.leaderboard.site import BoardError, one_line
 # May pass by itself, so the call is repeated.
 PASSING = ("html", "connection", "rate", "server", "timeout", "odd")
 
-QUOTA = re.compile(r"(daily|maximum|max|allowed|number of|too many).{0,60}submission|"
-                   r"submission.{0,60}(limit|quota|per day|remaining|exceeded)", re.IGNORECASE)
+# Of the team's submissions, not of the size of one.
+QUOTA = re.compile(r"^(?!.*\b(size|rows?|columns?|bytes|[GM]i?B)\b)"
+                   r".*((daily|maximum|max|allowed)( number of)? submissions?\b|"
+                   r"submissions?\b.{0,40}(limit|quota|per day|today|remaining)|"
+                   r"(limit|quota)\b.{0,40}submissions?\b)", re.IGNORECASE)
 RULES = re.compile(r"\brules?\b|must accept|agree to|joined|not entered|enter the competition",
                    re.IGNORECASE)
 CLOSED = re.compile(r"deadline|has ended|is over|closed|no longer accept|not accepting|disabled",
