@@ -110,8 +110,8 @@ def planned_jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpe
             ):
                 yield fitted(inner.model_copy(update={"code": code}), config.cluster)
         if job.kind == "collector" and config.leaderboard.kind == "holdout":
-            board = leaderboard_job(layout, number, substrate, config.model, base, {},
-                                    config.campaign)
+            board = leaderboard_job(layout, number, substrate, config.model,
+                                    config.evaluator, base, {}, config.campaign)
             # what will be submitted is not known yet, so no command is shown
             yield fitted(board.model_copy(update={"code": code, "steps": []}), config.cluster)
 

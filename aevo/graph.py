@@ -136,16 +136,17 @@ def baseline_job(
 
 
 def leaderboard_job(
-    layout: Layout, number: int, substrate: Substrate, model: ModelSettings, base: str,
-    adapters: dict[str, Path], campaign: str,
+    layout: Layout, number: int, substrate: Substrate, model: ModelSettings,
+    evaluator: EvaluatorSettings, base: str, adapters: dict[str, Path], campaign: str,
 ) -> JobSpec:
     """The scoring of a round's submissions on the hidden items, in the vault."""
     out = layout.vault / "board" / f"round-{number:02d}"
     return JobSpec(
         name="leaderboard", kind="leaderboard", campaign=campaign,
         folder=str(layout.round(number).jobs / "leaderboard"), product=str(out / "scores.json"),
-        steps=[substrate.command("evaluate", adapters=adapters, items=layout.hidden_items,
-                                 base=base, out=out)],
+        steps=[substrate.command("evaluate", adapters=adapters, variant=evaluator.name,
+                                 items=layout.hidden_items, base=base, out=out,
+                                 **placeholders(evaluator))],
         resources=model.evaluate,
     )
 

@@ -7,7 +7,7 @@ per-domain result, as with a public board.
 
 from pathlib import Path
 
-from aevo.config import Config, ModelSettings
+from aevo.config import Config
 from aevo.errors import ConfigError, JobError
 from aevo.graph import leaderboard_job
 from aevo.jobs.submit import wait
@@ -54,7 +54,7 @@ class HoldoutBoard:
         if taken:
             open_substrate(Path(self.campaign.substrate_path)).verify(self.campaign.pins.substrate)
             config = read(Config, self.layout.round(number).config)
-            spec = self._spec(number, taken, config.model)
+            spec = self._spec(number, taken, config)
             wait(spec, config.cluster)
             found = read(Scores, Path(spec.product))
             if found.items_sha256 != self.campaign.pins.hidden_items:
@@ -78,11 +78,11 @@ class HoldoutBoard:
             adapter_sha256=entry.adapter_sha256, dev=entry.dev, score=shown, error=error,
         )
 
-    def _spec(self, number: int, entries: list[Entry], model: ModelSettings) -> JobSpec:
+    def _spec(self, number: int, entries: list[Entry], config: Config) -> JobSpec:
         adapters = {_label(entry): entry.adapter for entry in entries}
         return leaderboard_job(
-            self.layout, number, open_substrate(Path(self.campaign.substrate_path)), model,
-            self.campaign.base_path, adapters, self.campaign.name,
+            self.layout, number, open_substrate(Path(self.campaign.substrate_path)),
+            config.model, config.evaluator, self.campaign.base_path, adapters, self.campaign.name,
         )
 
 
