@@ -103,13 +103,16 @@ def effects(
     """The effect of every explorer that changed something, pooled with its move's earlier trials.
 
     Where dev and leaderboard contradict each other, the leaderboard decides alone. `external`: it
-    does for all; explorers that it never saw have none then.
+    does for all; explorers that it did not see in this round have none then, because earlier scores
+    were on top of another standing recipe.
     """
     known: dict[str, Estimate] = {}
     basis: dict[str, str] = {}
     for item in facts.candidates:
         reading = found.get(item.plan.id)
         if reading is None or item.manifest is None or item.manifest.change.empty:
+            continue
+        if external and reading.lb is None:
             continue
         earlier = _earlier(facts, item)
         lb = ledger.lb_readings(earlier)

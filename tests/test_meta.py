@@ -281,6 +281,22 @@ def test_a_second_trial_promotes_where_the_first_could_not_decide(tmp_path: Path
     assert [item.axis for item in policies.read(layout, 3).standing] == ["rank"]
 
 
+def test_earlier_leaderboard_scores_alone_promote_nothing(tmp_path: Path) -> None:
+    """They were on top of another standing recipe; this round did not submit the change."""
+    world = World({"rank/m1": Effect(dev=0.02, lb=0.01)})
+    layout = start_campaign(tmp_path / "camp")
+    play(layout, 1, world, quota=8)
+    write_round(layout, 2, world)
+    collect(layout, 2, FakeBoard(layout, world, quota=1))  # the anchor alone
+    rank = next(
+        item
+        for item in read(Evidence, layout.round(2).evidence).candidates
+        if item.axis == "rank"
+    )
+    assert rank.lb is None and rank.external is None
+    assert rank.effect is not None and rank.effect.trials == 2
+
+
 def test_a_change_that_does_not_stack_leaves_again(tmp_path: Path) -> None:
     """It wins as an explorer; as part of the standing recipe the anchor falls."""
     world = World({"rank/m1": Effect(dev=0.05, lb=0.04)})
