@@ -55,6 +55,11 @@ class RoundFacts:
     leaderboard: Leaderboard | None
 
     @property
+    def standing(self) -> str:
+        """Names what its anchor trained: the standing changes, whatever chooses checkpoints."""
+        return ",".join(change.id for change in self.policy.standing)
+
+    @property
     def anchor(self) -> CandidateFacts | None:
         """The anchor, if the plan has one."""
         return next((item for item in self.candidates if item.plan.role == "anchor"), None)
@@ -157,27 +162,26 @@ def _without_root(text: str, folder: RoundLayout) -> str:
 
 
 def anchor_groups(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
-    """dev of every scored anchor run, grouped by recipe (standing changes and recipe digest)."""
+    """dev of every scored anchor run, grouped by what stands."""
     groups: dict[str, list[float]] = {}
     for facts in rounds:
         manifest = facts.anchor.usable if facts.anchor else None
         for run in manifest.runs if manifest else []:
             dev = run_dev(run)
             if dev is not None and run.change.empty:
-                key = f"{facts.plan.standing_recipe_sha256}/{run.recipe_sha256}"
-                groups.setdefault(key, []).append(dev)
+                groups.setdefault(facts.standing, []).append(dev)
     return groups
 
 
 def anchor_boards(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
-    """The anchors' leaderboard scores, grouped by standing recipe."""
+    """The anchors' leaderboard scores, grouped by what stands."""
     groups: dict[str, list[float]] = {}
     for facts in rounds:
         if facts.anchor is None or facts.leaderboard is None:
             continue
         score = facts.leaderboard.score_of(facts.anchor.plan.id)
         if score is not None:
-            groups.setdefault(facts.plan.standing_recipe_sha256, []).append(score)
+            groups.setdefault(facts.standing, []).append(score)
     return groups
 
 

@@ -423,3 +423,15 @@ def test_a_lost_policy_is_written_again_from_the_same_records(tmp_path: Path) ->
     assert files(layout.root) == before
 
 
+
+
+def test_anchors_that_repeat_a_recipe_measure_the_boards_noise(tmp_path: Path) -> None:
+    """A lucky or unlucky anchor widens what counts as noise, for all explorers of its round."""
+    layout = start_campaign(tmp_path / "camp")
+    play(layout, 1, World({}, lb=0.80), quota=8)
+    unlucky = World({"rank/m1": Effect(dev=0.03, lb=0.0)}, lb=0.70)
+    play(layout, 2, unlucky, quota=8)
+    before, after = (read(Evidence, layout.round(n).evidence).calibration for n in (1, 2))
+    assert (before.lb_runs, after.lb_runs) == (0, 2)
+    assert before.lb_sd == pytest.approx(0.01 / 2**0.5, abs=1e-4)
+    assert after.lb_sd > 4 * before.lb_sd
