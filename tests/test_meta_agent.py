@@ -47,7 +47,7 @@ def good_draft(question: Question) -> dict[str, Any]:
         "reason": "The higher rate of [c01] holds at +4.0 points; small gains need replicates.",
         "axes": [{"axis": a.axis, "reason": f"worth a trial: {a.category}", "moves": a.moves}
                  for a in rules.axes],
-        "promotions": [{"candidate": "c01", "figure": "dev +0.0400, LB +0.020"}],
+        "promotions": [{"candidate": "c01", "figure": "+0.0284: dev +0.0375, LB +0.020"}],
         "dead_ends": [
             {"candidate": item.provenance.candidate, "move": item.move, "what": item.what,
              "figure": item.provenance.figure} for item in dead

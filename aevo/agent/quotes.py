@@ -76,7 +76,8 @@ def section_figures(evidence: Evidence) -> dict[str, list[Figure]]:
            for item in evidence.candidates for value in _of_candidate(item)]
     found = evidence.calibration
     shared = [Figure(value) for value in (INTERVAL, found.dev_band, found.lb_noise)]
-    patterns = [Figure(value) for value in evidence.patterns.gain_by_category.values()]
+    held = evidence.patterns.model_dump(include={"gain_by_category", "weak_share", "stacked"})
+    patterns = [Figure(value) for value in _numbers(held)]
     calibration = [Figure(value) for value in _numbers(found.model_dump())]
     basis = own + shared
     return {
@@ -202,8 +203,9 @@ def _listed(names: Collection[str]) -> str:
 def _of_candidate(item: CandidateSummary) -> Iterator[float]:
     """Its measured numbers; none from its recipe, its claims or its failures' texts."""
     yield from _numbers([item.dev, item.lb, item.lb_gain, item.domains])
-    if item.comparison is not None:
-        yield from _numbers(item.comparison.model_dump())
+    for part in (item.comparison, item.readings, item.effect, item.external):
+        if part is not None:
+            yield from _numbers(part.model_dump())
     yield from _numbers([[run.dev, run.gain] for run in item.runs])
 
 
