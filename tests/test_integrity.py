@@ -34,10 +34,11 @@ DEFAULT = REPO / "substrate" / "default"
 BASE = DEFAULT / "base" / "tiny"
 
 
-def module(root: Path, *argv: str, cwd: Path | None = None) -> None:
+def module(root: Path, *argv: str, cwd: Path | None = None, **variables: str) -> None:
     """Runs a module of a substrate."""
     subprocess.run([sys.executable, "-m", *argv], cwd=cwd or root, check=True, capture_output=True,
-                   env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"})
+                   env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1",
+                        **variables})
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         for split, n in (("dev", "720"), ("hidden", "1200")):
             path = root / f"{preset}-{split}.jsonl"
             module(DEFAULT, "eval.items", "--preset", preset, "--split", split, "--n", n,
-                   "--seed", "3", "--out", str(path))
+                   "--out", str(path), ITEMS_SEED="3")
             found.setdefault(preset, []).append(path)
     return found
 
@@ -86,7 +87,8 @@ def test_honest_data_is_clean_and_fast(
 
 def test_regression_data_is_clean_and_its_copies_are_not(tmp_path: Path) -> None:
     for split in ("dev", "hidden"):
-        module(REGRESSION, "eval.items", split, "600", "1", str(tmp_path / f"{split}.jsonl"))
+        module(REGRESSION, "eval.items", split, "600", str(tmp_path / f"{split}.jsonl"),
+               ITEMS_SEED="1")
     module(REGRESSION, "data.build", "5", str(tmp_path))
     sets = [tmp_path / "dev.jsonl", tmp_path / "hidden.jsonl"]
     assert overlap(tmp_path / "train.jsonl", sets).clean
