@@ -120,10 +120,13 @@ def effects(
             lb.append(Reading(reading.lb, reading.lb_se))
         dev = [*ledger.dev_readings(earlier),
                Reading(reading.dev, reading.dev_se, reading.dev_shared)]
-        alone = external or at_odds(dev, lb)
-        estimate = pool([lb] if alone else [dev, lb])
+        if not external and at_odds(dev, lb):
+            # scores that the leaderboard gave on another standing recipe cannot overrule this dev
+            dev, lb = ([], lb) if reading.lb is not None else (dev, [])
+        estimate = pool([lb] if external else [dev, lb])
         if estimate is not None:
             known[item.plan.id] = estimate
+            alone = external or not dev
             basis[item.plan.id] = (
                 "leaderboard" if alone else "dev and leaderboard" if lb else "dev"
             )

@@ -297,6 +297,18 @@ def test_earlier_leaderboard_scores_alone_promote_nothing(tmp_path: Path) -> Non
     assert rank.effect is not None and rank.effect.trials == 2
 
 
+def test_earlier_leaderboard_scores_do_not_overrule_this_rounds_dev(tmp_path: Path) -> None:
+    layout = start_campaign(tmp_path / "camp")
+    play(layout, 1, World({"rank/m1": Effect(dev=0.02, lb=0.01)}), quota=8)
+    fallen = World({"rank/m1": Effect(dev=-0.12, lb=-0.12)})
+    write_round(layout, 2, fallen)
+    collect(layout, 2, FakeBoard(layout, fallen, quota=1))  # the anchor alone
+    evidence = read(Evidence, layout.round(2).evidence)
+    rank = next(item for item in evidence.candidates if item.axis == "rank")
+    assert rank.effect is not None and rank.effect.trials == 2
+    assert rank.effect.basis == "dev" and rank.effect.gain < 0
+
+
 def test_a_change_that_does_not_stack_leaves_again(tmp_path: Path) -> None:
     """It wins as an explorer; as part of the standing recipe the anchor falls."""
     world = World({"rank/m1": Effect(dev=0.05, lb=0.04)})
