@@ -163,7 +163,7 @@ def test_test_extras_serve_quickstart_too(machine: Machine) -> None:
     machine.tool("ruff", "#!/usr/bin/env bash\n")
     machine.call("scripts/test", "-k", "a b")
     calls = machine.calls()
-    assert pip("-e .[train,slurm,dev]") in calls and calls[-1] == "run -m pytest -k a b"
+    assert pip("-e .[train,megatron,slurm,dev]") in calls and calls[-1] == "run -m pytest -k a b"
     machine.call("scripts/quickstart")
     assert machine.calls() == ["run -u -m aevo.campaign rounds=2"]
 
