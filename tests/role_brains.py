@@ -45,26 +45,32 @@ def collector(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def meta(request: dict[str, Any]) -> dict[str, Any]:
-    """The same axes again with what is open of them; promotes the first that may be."""
+    """The same axes again with what is open of them; promotes the first that may be. Where dev is
+    no evidence, on to transfer, and no longer the checkpoint that dev likes best."""
     task = request["messages"][1]["content"]
     policy = json.loads(_block(task, r'policy round="\d+"')[0])
     catalogue = {item["axis"]: item for item in map(json.loads, _block(task, "catalogue"))}
     trials = [json.loads(line) for line in _block(task, "trials[^>]*")]
     earned = json.loads(re.search(r"by objective: (\{.*\})\n", task).group(1))  # type: ignore[union-attr]
-    best = list(earned[policy["objective"]].items())[:1]
+    found = json.loads(_block(task, r'evidence section="calibration"')[0])
+    lost = found["verdict"] == "not_evidence"
+    objective = "maximise_transfer" if lost else policy["objective"]
+    best = list(earned[objective].items())[:1]
     gone = {(t["axis"], t["move"]) for t in trials if t["candidate"] in dict(best)}
     names = [name.partition(" (")[0] for name in policy["axes"]]
     axes = [{"axis": name, "reason": "its other moves are open",
              "moves": [m for m in catalogue[name]["open_moves"] if (name, m) not in gone]}
             for name in names]
-    dev = json.loads(_block(task, r'evidence section="calibration"')[0])["best_dev"]
-    figure = f"best dev {dev:.4f}"
+    figure = f"best dev {found['best_dev']:.4f}"
     proposal = {
-        "mode": policy["mode"], "objective": policy["objective"], "reason": "one round more",
+        "mode": "transfer" if lost else policy["mode"], "objective": objective,
+        "reason": f"by {figure}" if lost else "one round more",
         "axes": axes, "promotions": [{"candidate": c, "figure": f} for c, f in best],
         "discoveries": [{"kind": "summary", "text": "A round of the same axes.",
                          "figure": figure}],
     }
+    if lost:
+        proposal["selection"] = {"criterion": "last", "figure": figure}
     return {"tool_calls": calls(("proposal", "propose", proposal))}
 
 

@@ -468,12 +468,12 @@ def test_a_hidden_file_inside_of_a_granted_folder(cage: Cage) -> None:
         (package / f"{name}.py").write_text(f"print('this is {name}')\n")
     confinement = Confinement(read=[str(cage.top / "base")], write=[str(cage.work)],
                               hide=[str(package / "sealed.py")])
-    script = ("ls base/package; cd base; python3 -B -c 'import package.shown'; "
-              "python3 -B -c 'import package.sealed'; cat package/sealed.py; "
+    script = ("ls base/package; cd base; \"$2\" -B -c 'import package.shown'; "
+              "\"$2\" -B -c 'import package.sealed'; cat package/sealed.py; "
               "ln package/sealed.py \"$1/own\"; ln -s \"$PWD/package/sealed.py\" \"$1/link\"; "
               "cat \"$1/own\" \"$1/link\"; echo >> package/sealed.py")
-    argv = wrap(["bash", "-c", f"cd '{cage.top}'; {script}", "-", str(cage.work)], str(cage.work),
-                cage.env, confinement, cage.kind)
+    words = ["bash", "-c", f"cd '{cage.top}'; {script}", "-", str(cage.work), sys.executable]
+    argv = wrap(words, str(cage.work), cage.env, confinement, cage.kind)
     done = subprocess.run(argv, env=cage.env, capture_output=True, text=True)
     assert "shown.py" in done.stdout and "this is shown" in done.stdout, done.stderr
     assert "this is sealed" not in done.stdout + done.stderr
