@@ -58,7 +58,7 @@ def collect(layout: Layout, number: int, board: Board) -> Evidence:
     if io.finished(Evidence, folder.evidence):
         return io.read(Evidence, folder.evidence)
     chosen = choose(read_round(layout, number, predictions=False), board.quota)
-    entries = [entry for manifest in chosen if (entry := _entry(folder, manifest)) is not None]
+    entries = [entry for manifest in chosen if (entry := entry_of(folder, manifest)) is not None]
     board.submit(number, entries)
     evidence = build(read_rounds(layout, number))
     settings = endpoint_of(folder)
@@ -90,21 +90,7 @@ def choose(facts: RoundFacts, quota: int) -> list[Manifest]:
     return [manifest for manifest in ordered if manifest is not None][:quota]
 
 
-def selection_score(policy: Policy, selected: Selected) -> float:
-    """dev, or the policy's weighted mean of domain accuracies (weight 1 if none is named)."""
-    if policy.selection.criterion != "reweighted":
-        return selected.dev
-    return weighted(selected.domains, policy.selection.weights)
-
-
-def weighted(domains: dict[str, DomainScore], weights: dict[str, float]) -> float:
-    """Weighted mean of domain accuracies; 0 if no domain has weight."""
-    total = sum(weights.get(name, 1.0) for name in domains)
-    score = sum(weights.get(name, 1.0) * item.accuracy for name, item in domains.items())
-    return score / total if total else 0.0
-
-
-def _entry(folder: RoundLayout, manifest: Manifest) -> Entry | None:
+def entry_of(folder: RoundLayout, manifest: Manifest) -> Entry | None:
     """The selected checkpoint as a submission; None, with a line in the log, if it is gone."""
     selected = manifest.selected
     run = folder.candidate(manifest.candidate).run(selected.run) if selected else None
@@ -122,6 +108,20 @@ def _entry(folder: RoundLayout, manifest: Manifest) -> Entry | None:
         adapter_sha256=selected.adapter_sha256,
         dev=selected.dev,
     )
+
+
+def selection_score(policy: Policy, selected: Selected) -> float:
+    """dev, or the policy's weighted mean of domain accuracies (weight 1 if none is named)."""
+    if policy.selection.criterion != "reweighted":
+        return selected.dev
+    return weighted(selected.domains, policy.selection.weights)
+
+
+def weighted(domains: dict[str, DomainScore], weights: dict[str, float]) -> float:
+    """Weighted mean of domain accuracies; 0 if no domain has weight."""
+    total = sum(weights.get(name, 1.0) for name in domains)
+    score = sum(weights.get(name, 1.0) * item.accuracy for name, item in domains.items())
+    return score / total if total else 0.0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from aevo.errors import RecordError
 from aevo.layout import Layout
 from aevo.records.evidence import CandidateSummary
 from aevo.records.io import write_text
+from aevo.release import read_options
 from aevo.trajectory import Trajectory, latest_campaign, read_trajectory
 
 RUNS = Path("runs")
@@ -91,6 +92,7 @@ def _render(template: str, trajectory: Trajectory, drawn: dict[str, dict[str, by
         t=trajectory,
         rows=trajectory.table(),
         best=_best_row(trajectory),
+        ship=next(iter(read_options(Layout(trajectory.root))), None),
         figures={name: _data_uris(drawn[name]) for name in FIGURES if name in drawn},
         captions=FIGURES,
     )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,20 @@ def test_round_ends_in_report_and_next_policy(layout: Layout) -> None:
     page = (layout.report / "index.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "") and "Substrate" in page
     assert (layout.report / "lb_by_round.png").stat().st_size > 5000
+
+
+def test_what_is_shipped_is_an_adapter_that_was_scored(layout: Layout, tmp_path: Path) -> None:
+    archive = tmp_path / "to" / "submission.zip"
+    done = subprocess.run(
+        [sys.executable, "-m", "aevo.release", str(layout.root), "--out", str(archive)],
+        capture_output=True, text=True, timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.partition("adapter: ")[2].splitlines()[0])
+    with zipfile.ZipFile(archive) as made:
+        assert sorted(made.namelist()) == ["adapter_config.json", "adapter_model.safetensors"]
+        for name in made.namelist():
+            assert made.read(name) == (folder / name).read_bytes()
 
 
 def test_one_more_round_only_is_run_when_asked_again(layout: Layout) -> None:

@@ -26,6 +26,7 @@ from aevo.records.meta import Verdict
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.policy import Policy
 from aevo.records.scores import DomainScore
+from aevo.release import Finished, options
 from aevo.simulation.space import Recipe, Space, space_of
 from aevo.simulation.world import Run, World
 
@@ -92,6 +93,16 @@ class Simulated:
     def recipe(self) -> Recipe:
         """The standing recipe that the campaign ends with."""
         return recipe_of(self.rounds[-1].next)
+
+    @property
+    def shipped(self) -> Recipe:
+        """The recipe of the candidate that the campaign would ship (`aevo.release`)."""
+        finished = [Finished(item.policy, item.evidence) for item in self.rounds]
+        best = options(finished, self.rounds[-1].next)[0]
+        made = self.rounds[best.round - 1]
+        item = next(c for c in made.evidence.candidates if c.candidate == best.candidate)
+        move = ((item.axis, item.move),) if item.axis and item.move else ()
+        return (*recipe_of(made.policy), *move)
 
 
 def recipe_of(policy: Policy) -> Recipe:

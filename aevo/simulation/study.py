@@ -38,7 +38,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it. Gains are true ones over the default recipe, as the world is at the end.
+    """What came of it. Gains are true ones over the default recipe, as the world is at the end: of
+    what the method stands by (`hidden`, `dev`), and on hidden of what it would ship, which for aevo
+    is `aevo.release`'s choice and for the others the same.
 
     `false_rounds` are rounds after which the method stood by something truly no better than before;
     `verdicts` and `modes` are aevo's, by round; `runs` what it spent.
@@ -53,6 +55,7 @@ class Outcome:
     rounds: int
     runs: int
     refused: int
+    shipped: float
     verdicts: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
 
@@ -92,7 +95,7 @@ def _aevo(task: Task, bench: Bench, world: World, parts: Parts) -> Outcome:
     return _outcome(
         task, world.surface, stood, found.runs, refused=len(found.refused),
         verdicts=tuple(item.evidence.calibration.verdict for item in found.rounds),
-        modes=tuple(item.next.mode for item in found.rounds),
+        modes=tuple(item.next.mode for item in found.rounds), shipped=found.shipped,
     )
 
 
@@ -116,7 +119,7 @@ def _other(task: Task, bench: Bench, world: World, kind: type[Searcher]) -> Outc
 
 def _outcome(
     task: Task, surface: Surface, stood: Sequence[Recipe], runs: int, refused: int = 0,
-    verdicts: tuple[str, ...] = (), modes: tuple[str, ...] = (),
+    verdicts: tuple[str, ...] = (), modes: tuple[str, ...] = (), shipped: Recipe | None = None,
 ) -> Outcome:
     changed = false = 0
     before: Recipe = ()
@@ -129,10 +132,12 @@ def _outcome(
         before = active
     dev, hidden = surface.truth(before, task.rounds)
     base_dev, base_hidden = surface.truth((), task.rounds)
+    adapter = before if shipped is None else surface.active(shipped)
+    ships = surface.truth(adapter, task.rounds)[1] - base_hidden
     return Outcome(
         method=task.method, seed=task.seed, hidden=hidden - base_hidden, dev=dev - base_dev,
         changed_rounds=changed, false_rounds=false, rounds=task.rounds, runs=runs,
-        refused=refused, verdicts=verdicts, modes=modes,
+        refused=refused, verdicts=verdicts, modes=modes, shipped=ships,
     )
 
 
@@ -173,6 +178,8 @@ def _row(name: str, own: pd.DataFrame, onset: int | None) -> dict[str, Any]:
         "runs": int(own["runs"].iloc[0]),
         "hidden gain": float(own["hidden"].mean()),
         "±": 1.96 * float(own["hidden"].std(ddof=1)) / sqrt(count) if count > 1 else 0.0,
+        "shipped": float(own["shipped"].mean()),
+        "± shipped": 1.96 * float(own["shipped"].std(ddof=1)) / sqrt(count) if count > 1 else 0.0,
         "dev gain": float(own["dev"].mean()),
         "changes / round": float(own["changed_rounds"].sum()) / rounds,
         "false / round": float(own["false_rounds"].sum()) / rounds,
