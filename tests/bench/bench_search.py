@@ -1,6 +1,7 @@
 """Searchers on the real tiny substrate, at the number of runs that a campaign of aevo spends.
 
-    python tests/bench/bench_search.py --searches greedy random --seeds 1 2 3 --work DIR
+    python tests/bench/bench_search.py --searches greedy random --seeds 1 2 3 --work DIR \
+        --campaigns runs/shift-1 runs/shift-2 runs/shift-3
 
 Each searcher of `aevo.simulation` asks for recipes (moves of the catalogue, code patches included)
 and is told the dev score of each run and, where it submits, what a leaderboard with the default's
@@ -8,7 +9,9 @@ rounding and quota would say. A run forks the substrate, applies the moves, buil
 trains, scores every checkpoint on dev and selects by the recipe's criterion, as a real round does;
 the selected one is scored on hidden. The search's seed draws the items. What a search ends with is
 trained on seeds that it never saw; its hidden score is compared with the default recipe's on the
-same seeds and items. Prints a Markdown table. With --work finished runs are kept: a killed bench
+same seeds and items; so are the standing recipe and the one to ship of finished campaigns of aevo,
+whose `model.items_seed` must be the seed (and its leaderboard the shifted one). Prints a Markdown
+table. With --work finished runs are kept: a killed bench
 goes on, and searches with the same seed share runs of the same recipe. About 10 CPU seconds a run.
 """
 
@@ -45,13 +48,21 @@ from puzzles import load_preset  # noqa: E402
 from train.loop import Run as Training  # noqa: E402
 from train.loop import execute  # noqa: E402
 
+from aevo import policy as policies  # noqa: E402
+from aevo import release  # noqa: E402
 from aevo.axes import load  # noqa: E402
-from aevo.errors import ConfigError  # noqa: E402
-from aevo.plan import derive_seed  # noqa: E402
+from aevo.errors import AevoError, ConfigError  # noqa: E402
+from aevo.layout import Layout  # noqa: E402
+from aevo.plan import derive_seed, standing_changes  # noqa: E402
+from aevo.records.campaign import Campaign  # noqa: E402
 from aevo.records.change import Change  # noqa: E402
+from aevo.records.evidence import Evidence  # noqa: E402
+from aevo.records.io import read  # noqa: E402
 from aevo.records.manifest import CheckpointScore  # noqa: E402
+from aevo.records.policy import Policy  # noqa: E402
 from aevo.records.scores import Score  # noqa: E402
 from aevo.selection import criterion_of  # noqa: E402
+from aevo.simulation.campaign import recipe_of  # noqa: E402
 from aevo.simulation.searchers import SEARCHERS, Observation, Searcher, search  # noqa: E402
 from aevo.simulation.space import Recipe, Space, space_of  # noqa: E402
 from aevo.simulation.tpe import Tpe  # noqa: E402
@@ -81,7 +92,7 @@ class Trainer:
     items_seed: int
     base: Path = STACK / "base" / "tiny"
     trained: int = 0
-    _known: dict[tuple[Recipe, int], Run] = field(default_factory=dict)
+    _known: dict[tuple[Recipe, int, str], Run] = field(default_factory=dict)
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
@@ -94,8 +105,8 @@ class Trainer:
             for split, n in SETS.items()
         }
 
-    def run(self, recipe: Recipe, seed: int, number: int = 1) -> Run:
-        """Trains and scores a recipe; the world of training does not change by round (`number`).
+    def run(self, recipe: Recipe, seed: int, select: Change | None = None) -> Run:
+        """Trains and scores a recipe, whose checkpoint `select` may choose.
 
         A run that diverged before its first checkpoint answers nothing.
 
@@ -103,14 +114,15 @@ class Trainer:
             SubstrateError: two of the recipe's patches do not fit together.
         """
         active = self.space.active(recipe)
-        key = active, seed
+        more = [] if select is None or select.empty else [select]
+        words = [item.model_dump_json() for item in more]
+        key = active, seed, "".join(words)
         if key not in self._known:
-            name = hashlib.sha256(repr((sorted(active), seed, self.items_seed)).encode())
+            name = hashlib.sha256(repr((sorted(active), seed, self.items_seed, *words)).encode())
             path = self.work / f"{name.hexdigest()[:16]}.json"
             if not path.is_file():
-                made = self._train(
-                    [self.space.moves[item].change for item in active], seed, path.with_suffix("")
-                )
+                changes = [*(self.space.moves[item].change for item in active), *more]
+                made = self._train(changes, seed, path.with_suffix(""))
                 record = {"recipe": active, "seed": seed, "items_seed": self.items_seed, **made}
                 temporary = path.with_suffix(".tmp")
                 temporary.write_text(json.dumps(record))
@@ -219,16 +231,55 @@ def play(name: str, seed: int, trainer: Trainer, runs: int, fresh: int) -> Endin
 
     searcher = known[name](trainer.space, seed)
     recipe = search(searcher, trial, board, runs, max(1, runs // ROUNDS), QUOTA)[-1]
-    ends = {
-        which: [trainer.run(which, derive_seed(seed, "fresh", k)) for k in range(fresh)]
-        for which in (recipe, DEFAULT)
-    }
-    means = [
-        statistics.mean(getattr(run, score) for run in ends[which])
-        for which in (recipe, DEFAULT)
-        for score in ("dev", "hidden")
-    ]
+    return judged(name, seed, recipe, promised, trainer, fresh)
+
+
+def judged(
+    name: str, seed: int, recipe: Recipe, promised: float, trainer: Trainer, fresh: int,
+    select: Change | None = None,
+) -> Ending:
+    """What a recipe is worth on `fresh` seeds that no search saw, beside the default recipe."""
+    means = []
+    for which, chosen in ((recipe, select), (DEFAULT, None)):
+        found = [trainer.run(which, derive_seed(seed, "fresh", k), chosen) for k in range(fresh)]
+        means += [statistics.mean(getattr(run, score) for run in found)
+                  for score in ("dev", "hidden")]
     return Ending(name, seed, recipe, promised, *means)
+
+
+def campaign(root: Path, space: Space, work: Path, fresh: int) -> list[Ending]:
+    """What a finished campaign of aevo stands by, and what it would ship.
+
+    Raises:
+        ConfigError: its items were not drawn with a seed that it names.
+        RecordError: it is no campaign, or a record of it is corrupt.
+    """
+    layout = Layout(root)
+    model = read(Campaign, layout.campaign).config["model"]
+    if model["name"] != PRESET or model["items_seed"] is None:
+        raise ConfigError(f"{root}: model={model['name']}, items_seed={model['items_seed']}",
+                          "run it with model=tiny model.items_seed=N")
+    seed, options = int(model["items_seed"]), release.read_options(layout)
+    trainer = Trainer(space, work, items_seed=seed)
+    rounds = [one for one in layout.rounds() if one.evidence.exists()]
+    seen = [item.dev or 0.0 for one in rounds for item in read(Evidence, one.evidence).candidates]
+    last = policies.read(layout, rounds[-1].number + 1)
+    best = options[0]
+    under = policies.read(layout, best.round)
+    item = next(item for item in read(Evidence, layout.round(best.round).evidence).candidates
+                if item.candidate == best.candidate)
+    own = ((item.axis, item.move),) if item.axis and item.move else ()
+    found = []
+    for name, policy, moves in (("aevo", last, ()), ("aevo, to ship", under, own)):
+        recipe = (*recipe_of(policy), *moves)
+        found.append(judged(name, seed, recipe, max(seen), trainer, fresh, selecting(policy)))
+    return found
+
+
+def selecting(policy: Policy) -> Change | None:
+    """How the policy has checkpoints chosen, where that is not by dev."""
+    changes = standing_changes(policy)[len(policy.standing):]
+    return changes[0] if changes else None
 
 
 def words(recipe: Recipe) -> str:
@@ -267,8 +318,9 @@ def spread(values: list[float]) -> str:
 def main() -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Searchers on the real tiny substrate.")
-    parser.add_argument("--searches", nargs="+", default=["greedy", "random"])
+    parser.add_argument("--searches", nargs="*", default=["greedy", "random"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one search each")
+    parser.add_argument("--campaigns", type=Path, nargs="*", default=[], help="finished ones")
     parser.add_argument("--runs", type=int, default=36, help="training runs a search may spend")
     parser.add_argument("--fresh", type=int, default=3, help="runs that judge what it ends with")
     parser.add_argument("--work", type=Path, help="keeps finished runs")
@@ -278,7 +330,12 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     space = space_of(load(STACK / "axes.yaml"))
     endings = []
-    for seed in args.seeds:
+    try:
+        for root in args.campaigns:
+            endings += campaign(root, space, work, args.fresh)
+    except AevoError as error:
+        parser.error(str(error))
+    for seed in args.seeds if args.searches else []:
         trainer = Trainer(space, work, items_seed=seed)
         try:
             endings += [play(name, seed, trainer, args.runs, args.fresh) for name in args.searches]
