@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from aevo import multirun
@@ -121,6 +121,10 @@ def load(composed: DictConfig) -> Config:
     """
     try:
         data = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise ConfigError(f"{key} has no default",
+                          f"set {key}=VALUE; its file in conf/ says what it is") from error
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(str(error))) from error
     try:

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from aevo.choice import EvaluatorSettings, TrainerSettings, check_choices, placeholders
 from aevo.config import CONF, Config, load
 from aevo.errors import ConfigError, SubstrateError
-from aevo.graph import evaluation_job, training_job
+from aevo.graph import baseline_job, evaluation_job, training_job
 from aevo.layout import Layout
 from aevo.records.job import JobSpec, Resources
 from aevo.substrate import DEFAULT, Substrate, open_substrate
@@ -68,7 +68,32 @@ def test_the_evaluator_is_chosen(stack: Substrate, tmp_path: Path) -> None:
     files = layout.round(1)
     job = evaluation_job(layout, files, files.candidate("c00").run(1), stack, config.model,
                          config.evaluator, "/base", {"a": tmp_path}, "c")
-    assert "--decoder hf" in " ".join(job.steps[0].argv)
+    assert "--decoder hf --max-new 48" in " ".join(job.steps[0].argv)
+
+
+def test_vllm_gets_its_command_in_one_word_and_the_challenges_settings(
+    stack: Substrate, tmp_path: Path
+) -> None:
+    config = configured("evaluator=vllm", "evaluator.options.tensor_parallel=4",
+                        "evaluator.options.command='apptainer exec --nv vllm.sif python3'",
+                        "evaluator.options.extra='{\"kv_cache_dtype\": \"fp8\"}'")
+    layout = Layout(tmp_path)
+    files = layout.round(1)
+    argv = evaluation_job(layout, files, files.candidate("c00").run(1), stack, config.model,
+                          config.evaluator, "/base", {"a": tmp_path}, "c").steps[0].argv
+    assert argv[argv.index("--command") + 1] == "apptainer exec --nv vllm.sif python3"
+    assert argv[argv.index("--max-new") + 1] == "7680"
+    engine = [argv[i + 1] for i, word in enumerate(argv) if word == "--engine"]
+    assert engine == [
+        "max_model_len=8192", "max_num_seqs=64", "max_lora_rank=32", "max_loras=1",
+        "gpu_memory_utilization=0.85", "tensor_parallel=4", "shards=0", "dtype=auto",
+        "prefix_caching=true", "chunked_prefill=true", "enforce_eager=false",
+        'extra={"kv_cache_dtype": "fp8"}',
+    ]
+    assert argv[-2:] == ["--adapter", f"a={tmp_path}"]
+    base = baseline_job(layout, stack, config.model, config.evaluator, "/base", "c", "code")
+    assert base.steps[0].argv[-1] == "--include-base"
+    assert base.steps[0].argv[:-1] == [*argv[:8], str(layout.baseline), *argv[9:-2]]
 
 
 def test_null_leaves_the_models_own_needs() -> None:

@@ -135,11 +135,33 @@ def merge(weights: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
     for module, (a, b) in adapter.pairs.items():
         weight = weights[module + ".weight"].to(torch.float32)
         update = adapter.scale * (b @ a)
-        ratio = float(update.norm() / weight.norm().clamp_min(1e-12))
-        if not ratio <= MAX_RELATIVE_NORM:
-            raise AdapterError(f"{module}: update has {ratio:.3g} times the norm of the weight")
+        _check_ratio(module, float(update.norm() / weight.norm().clamp_min(1e-12)))
         merged[module + ".weight"] = weight + update
     return merged
+
+
+def check_updates(base: Path, adapter: Adapter) -> None:
+    """What merging refuses, for an adapter that something else is to apply; reads a matrix at a
+    time.
+
+    Raises:
+        AdapterError: an update is out of all proportion to the weight it changes.
+    """
+    for path in weight_files(base):
+        with safe_open(str(path), framework="pt") as handle:
+            for module in adapter.pairs.keys() & {
+                name.removesuffix(".weight") for name in handle.keys()  # noqa: SIM118
+            }:
+                a, b = adapter.pairs[module]
+                # |B A| without making it: it may be as large as the weight.
+                norm = adapter.scale * float(((b.T @ b) * (a @ a.T)).sum().clamp_min(0).sqrt())
+                weight = handle.get_tensor(module + ".weight").to(torch.float32).norm()
+                _check_ratio(module, norm / float(weight.clamp_min(1e-12)))
+
+
+def _check_ratio(module: str, ratio: float) -> None:
+    if not ratio <= MAX_RELATIVE_NORM:
+        raise AdapterError(f"{module}: update has {ratio:.3g} times the norm of the weight")
 
 
 def _check_files(folder: Path) -> None:

@@ -2,12 +2,16 @@
 
     python -m eval.evaluate --items items.jsonl --base base/tiny --out OUT \\
         --adapter step-000200=OUT/checkpoints/step-000200 [--include-base] [--decoder hf]
+    python -m eval.evaluate ... --decoder vllm --command /path/to/vllm-env/bin/python \\
+        --max-new 7680 --engine tensor_parallel=1 --engine max_model_len=8192
 
 Writes OUT/<NAME>.predictions.jsonl for each adapter and, last, OUT/scores.json. Each adapter is
-validated, merged into the base and decoded greedily; the base is loaded once. A refused adapter
-gets `{"error": ...}` and the others go on. Run again after a kill, finished predictions are kept.
+validated, added to the base and decoded greedily; the base is loaded once. A refused adapter gets
+`{"error": ...}` and the others go on. Run again after a kill, finished predictions are kept; with
+vLLM every finished answer is.
 
-Decoders: `auto` is eval.decode where it knows the architecture, else `hf`, which is transformers.
+Decoders: `auto` is eval.decode where it knows the architecture, else `hf`, which is transformers;
+`vllm` is eval.vllm.
 """
 
 from __future__ import annotations
@@ -17,116 +21,22 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.metric import extract, has_box, verify
+from eval.decoders import DECODERS, Evaluator, load_evaluator
+from eval.errors import EvaluationError
+from eval.files import finished, read_items, save, write
+from eval.metric import has_box
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
 
-    from eval.adapter import Adapter
-    from eval.chat import Chat
-    from eval.hf import HfDecoder
+    from eval.vllm import Asked, VllmDecoder
 
 SCHEMA = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 BASE_NAME = "base"
-
-
-class EvaluationError(ValueError):
-    """The items or the base are not usable; one line."""
-
-
-@dataclass
-class Evaluator:
-    """A base model and a set of items; adapters are scored one after another."""
-
-    items: list[dict[str, Any]]
-    base: Path
-    config: dict[str, Any]
-    chat: Chat
-    shapes: dict[str, tuple[int, ...]]
-    weights: dict[str, Tensor] | None  # None: transformers decodes
-    transformers: HfDecoder | None
-    max_new: int
-    prompts: list[list[int]]
-
-    def outputs(self, adapter: Adapter | None) -> list[str]:
-        """The text that the model gives for each item.
-
-        Raises:
-            AdapterError: the adapter cannot be merged.
-        """
-        from eval.adapter import merge
-        from eval.decode import LlamaDecoder
-
-        eos = self.chat.eos_ids
-        if self.transformers is not None:
-            ids = self.transformers.generate(
-                adapter, self.prompts, self.max_new, eos, self.chat.pad_id
-            )
-        else:
-            weights = self.weights or {}
-            if adapter is not None:
-                weights = merge(weights, adapter)
-            decoder = LlamaDecoder(self.config, weights, _device())
-            ids = decoder.generate(self.prompts, self.max_new, eos)
-        return [self.chat.decode(row) for row in ids]
-
-    def predictions(self, adapter: Adapter | None) -> list[dict[str, Any]]:
-        """One row an item: what was answered and whether it is right."""
-        rows = []
-        for item, output in zip(self.items, self.outputs(adapter), strict=True):
-            given = extract(output)
-            rows.append(
-                {
-                    "id": item["id"],
-                    "domain": item["domain"],
-                    "output": output,
-                    "answer_given": given,
-                    "correct": verify(item["answer"], given),
-                }
-            )
-        return rows
-
-
-def load_evaluator(
-    items: list[dict[str, Any]], base: Path, max_new: int, decoder: str = "auto"
-) -> Evaluator:
-    """Read base and tokenizer, and tokenise the items' prompts.
-
-    Raises:
-        EvaluationError, ChatError: one line.
-    """
-    from safetensors.torch import load_file
-
-    from eval.adapter import base_shapes, weight_files
-    from eval.chat import load_chat
-    from eval.decode import supports
-
-    try:
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-        shapes = base_shapes(base)
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{base}: {error}") from error
-    weights: dict[str, Tensor] | None = None
-    transformers: HfDecoder | None = None
-    if decoder == "hf" or not supports(config):
-        from eval.hf import HfDecoder
-
-        transformers = HfDecoder(base, _device())
-    else:
-        weights = {}
-        for path in weight_files(base):
-            weights |= load_file(path)
-    chat = load_chat(base)
-    prompts = [e.ids for e in chat.encode([chat.prompt(item["prompt"]) for item in items])]
-    return Evaluator(
-        items, base, config, chat, shapes, weights, transformers, max_new, prompts
-    )
 
 
 def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -152,97 +62,113 @@ def evaluate(
     adapters: dict[str, Path | None],
     max_new: int,
     decoder: str = "auto",
+    command: str = "",
+    engine: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score every adapter (None: the base alone) and write OUT/scores.json; returns its content.
+
+    `command` and `engine` are vLLM's: what runs its Python, and NAME=VALUE settings.
 
     Raises:
         EvaluationError, ChatError: one line.
     """
-    from eval.adapter import AdapterError, base_digest, file_sha256, load_adapter
+    from eval.adapter import base_digest, file_sha256
 
     items = read_items(items_path)
     evaluator = load_evaluator(items, base, max_new, decoder)
+    engines = _engines(evaluator, out, command, engine) if decoder == "vllm" else None
     common = {"items_sha256": file_sha256(items_path), "base_sha256": base_digest(base)}
+    made: dict[str, Any] = {"max_new": max_new, "decoder": decoder}
+    if engines is not None:
+        made["engine"] = engines.settings.meaning()
     out.mkdir(parents=True, exist_ok=True)
-    scores: dict[str, Any] = {}
+    outcomes, asked = _here(evaluator, engines, adapters, out, {**common, **made})
+    if engines is not None and asked:
+        outcomes |= _there(evaluator, engines, asked, out)
+    record = {
+        "schema_version": SCHEMA, **common, **made,
+        "scores": {name: outcomes[name] for name in adapters},
+    }
+    write(out / "scores.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    if engines is not None:
+        engines.tidy()
+    return record
+
+
+def _here(
+    evaluator: Evaluator, engines: VllmDecoder | None, adapters: dict[str, Path | None],
+    out: Path, made: dict[str, Any],
+) -> tuple[dict[str, dict[str, Any]], list[Asked]]:
+    """Scores of what is refused, finished or answered in this process, and what is left to vLLM."""
+    from eval.adapter import AdapterError, check_updates, load_adapter
+    from eval.vllm import Asked
+
+    outcomes: dict[str, dict[str, Any]] = {}
+    asked = []
     for name, folder in adapters.items():
         try:
             adapter = None if folder is None else load_adapter(folder, evaluator.shapes)
             sha = adapter.sha256 if adapter else None
-            key = {**common, "adapter_sha256": sha, "max_new": max_new, "decoder": decoder}
-            rows = _finished(out, name, key, items)
+            origin = {**made, "adapter_sha256": sha}
+            rows = finished(out, name, origin, evaluator.items)
+            if rows is None and engines is not None:
+                if adapter is not None:
+                    check_updates(evaluator.base, adapter)
+                    engines.check(adapter)
+                asked.append(Asked(name, folder, origin))
+                continue
             if rows is None:
                 rows = evaluator.predictions(adapter)
-                _write(out / f"{name}.predictions.jsonl", _lines(rows))
-                _write(_key_path(out, name), _lines([key]))
+                save(out, name, origin, rows)
         except AdapterError as error:
-            scores[name] = {"error": str(error)}
-            print(f"{name}: refused: {error}", flush=True)
+            outcomes[name] = _refused(name, str(error))
             continue
-        scores[name] = score(rows) | {"adapter_sha256": sha}
-        print(f"{name}: {scores[name]['dev']:.4f} of {len(rows)}", flush=True)
-    record = {
-        "schema_version": SCHEMA, **common, "max_new": max_new, "decoder": decoder, "scores": scores
-    }
-    _write(out / "scores.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-    return record
+        outcomes[name] = _scored(name, rows, sha)
+    return outcomes, asked
 
 
-def read_items(path: Path) -> list[dict[str, Any]]:
-    """Items as `python -m eval.items` writes them.
+def _engines(
+    evaluator: Evaluator, out: Path, command: str, settings: Sequence[str]
+) -> VllmDecoder:
+    from eval.vllm import VllmDecoder, parse_settings
 
-    Raises:
-        EvaluationError: missing, empty, or a row lacks a field.
-    """
-    try:
-        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: {error}") from error
-    if not items:
-        raise EvaluationError(f"{path}: no items")
-    for number, item in enumerate(items, 1):
-        missing = {"id", "domain", "prompt", "answer"} - set(item)
-        if missing:
-            raise EvaluationError(f"{path}:{number}: lacks {', '.join(sorted(missing))}")
-    return items
+    return VllmDecoder(
+        command, parse_settings(settings), evaluator.base, evaluator.prompts,
+        evaluator.chat.eos_ids, evaluator.max_new, out / "engine",
+    )
 
 
-def _finished(
-    out: Path, name: str, key: dict[str, Any], items: list[dict[str, Any]]
-) -> list[dict[str, Any]] | None:
-    """Predictions of an earlier process for exactly this adapter, base and item set, if whole."""
-    try:
-        found = json.loads(_key_path(out, name).read_text(encoding="utf-8"))
-        text = (out / f"{name}.predictions.jsonl").read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines()]
-        same = found == key and [r["id"] for r in rows] == [i["id"] for i in items]
-    except (OSError, ValueError, KeyError):
-        return None
-    return rows if same else None
+def _there(
+    evaluator: Evaluator, engines: VllmDecoder, asked: Sequence[Asked], out: Path
+) -> dict[str, dict[str, Any]]:
+    """Scores of what vLLM answers; predictions as of any decoder, with the number of new tokens
+    and what ended each answer (stop or length)."""
+    from eval.vllm import Refusal
+
+    outcomes = {}
+    answered = engines.answers(asked)
+    for entry in asked:
+        answers = answered[entry.name]
+        if isinstance(answers, Refusal):
+            outcomes[entry.name] = _refused(entry.name, answers.reason)
+            continue
+        rows = evaluator.judged([evaluator.chat.decode(answer.ids) for answer in answers])
+        for row, answer in zip(rows, answers, strict=True):
+            row |= {"tokens": len(answer.ids), "end": answer.end}
+        save(out, entry.name, entry.origin, rows)
+        outcomes[entry.name] = _scored(entry.name, rows, entry.origin["adapter_sha256"])
+    return outcomes
 
 
-def _key_path(out: Path, name: str) -> Path:
-    """Says what the predictions were made from; written after them."""
-    return out / f"{name}.key.json"
+def _refused(name: str, reason: str) -> dict[str, Any]:
+    print(f"{name}: refused: {reason}", flush=True)
+    return {"error": reason}
 
 
-def _lines(rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _scored(name: str, rows: list[dict[str, Any]], sha: str | None) -> dict[str, Any]:
+    found = score(rows) | {"adapter_sha256": sha}
+    print(f"{name}: {found['dev']:.4f} of {len(rows)}", flush=True)
+    return found
 
 
 def _named_adapter(text: str) -> tuple[str, Path]:
@@ -267,7 +193,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--include-base", action="store_true", help="score the bare base, too")
     parser.add_argument("--max-new", type=int, default=48, help="new tokens an answer may have")
-    parser.add_argument("--decoder", choices=("auto", "hf"), default="auto", help="what decodes")
+    parser.add_argument("--decoder", choices=DECODERS, default="auto", help="what decodes")
+    parser.add_argument("--command", default="", help="vllm: what runs Python where vLLM is")
+    parser.add_argument(
+        "--engine", action="append", default=[], metavar="NAME=VALUE",
+        help="vllm: one of eval.vllm.Settings",
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args(argv)
     if not args.adapter and not args.include_base:
@@ -287,7 +218,8 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(args.threads)
     try:
-        evaluate(args.items, args.base, args.out, adapters, args.max_new, args.decoder)
+        evaluate(args.items, args.base, args.out, adapters, args.max_new, args.decoder,
+                 args.command, args.engine)
     except (EvaluationError, ChatError, OSError) as error:
         print(f"eval.evaluate: {error}", file=sys.stderr)
         return 2
