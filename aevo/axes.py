@@ -32,7 +32,8 @@ class Move(Part):
 
 
 class Axis(Part):
-    """One direction of search. `knobs` are the recipe keys (or files) that belong to it alone."""
+    """One direction of search. `knobs` are the recipe keys (or files) that belong to it alone. A
+    `real` axis exists only in a campaign that has real rows (`model.source`)."""
 
     id: str
     category: str
@@ -40,6 +41,7 @@ class Axis(Part):
     knobs: list[str] = []
     moves: list[Move] = []
     transfer: bool = False
+    real: bool = False
 
     def move(self, name: str) -> Move | None:
         """The move of that id, if the axis has it."""
@@ -75,8 +77,8 @@ class Catalogue(Part):
         return sorted({axis.category for axis in self.axes})
 
 
-def load(path: Path) -> Catalogue:
-    """Reads a catalogue.
+def load(path: Path, real: bool = False) -> Catalogue:
+    """Reads a catalogue; without `real`, less the axes that need real rows.
 
     Raises:
         RecordError: missing, not valid, or an id that occurs twice; names what and where.
@@ -87,7 +89,8 @@ def load(path: Path) -> Catalogue:
         repeated += [f"{axis.id}/{name}" for name in _repeated(move.id for move in axis.moves)]
     if repeated:
         raise RecordError(f"{path} names twice: {', '.join(repeated)}", "give each its own id")
-    return catalogue
+    axes = [axis for axis in catalogue.axes if real or not axis.real]
+    return catalogue.model_copy(update={"axes": axes})
 
 
 def categories_needed(n_axes: int, catalogue: Catalogue) -> int:

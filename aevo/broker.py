@@ -92,10 +92,17 @@ class Broker:
     @property
     def sealed(self) -> list[str]:
         """The files that no worker may read: in the campaign's copy of the substrate, and in the
-        operator's, which may lie in a folder that every program needs (an environment's `src`)."""
+        operator's, which may lie in a folder that every program needs (an environment's `src`).
+        The user's own data is one too: dev and hidden are in it."""
         source = self.campaign.source_path
         twins = self.substrate.sealed_in(Path(source)) if source else []
-        return [str(path) for path in (*self.substrate.sealed, *twins)]
+        own = [self.model.source] if self.model.source else []
+        return [str(path) for path in (*self.substrate.sealed, *twins, *own)]
+
+    @property
+    def rows(self) -> str | None:
+        """The folder of real training rows, which the worker may read, if there are any."""
+        return self.campaign.rows_path
 
     @property
     def trainings(self) -> int:
@@ -263,7 +270,7 @@ class Broker:
         return training_job(
             self.round, self.files.run(number), self.substrate, self.model, self.trainer,
             self.campaign.base_path, self.seed(number), self.campaign.name, self.sandbox,
-            self.sealed,
+            self.sealed, self.rows,
         )
 
     def evaluate_spec(self, number: int) -> JobSpec:

@@ -49,6 +49,7 @@ class ModelSettings(Part):
     dev_items: PositiveInt
     hidden_items: PositiveInt
     items_seed: NonNegativeInt | None
+    source: str | None = None
     recipe: dict[str, Any]
     train: Resources
     evaluate: Resources
@@ -136,7 +137,11 @@ def load(composed: DictConfig) -> Config:
 
 
 def _with_whole_paths(config: Config) -> Config:
-    """Paths of the agent's made absolute: jobs read them in other folders."""
+    """Paths of the agent's and of the data made absolute: jobs read them in other folders."""
+    if config.model.source is not None:
+        source = str(Path(config.model.source).expanduser().resolve())
+        config = config.model_copy(update={
+            "model": config.model.model_copy(update={"source": source})})
     if not isinstance(config.agent, EndpointSettings):
         return config
     given = {key: getattr(config.agent, key) for key in ("record", "api_key_file")}

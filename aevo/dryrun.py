@@ -23,6 +23,7 @@ from aevo.graph import (
     round_jobs,
     training_job,
 )
+from aevo.items import present
 from aevo.jobs.launch import argv
 from aevo.jobs.preflight import check
 from aevo.jobs.script import dependency, executor
@@ -98,13 +99,15 @@ def planned_jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpe
     check_choices(substrate, config.trainer, config.evaluator)
     seed = derive_seed(config.seed, "train", number, 0)
     code = str(snapshot.place(layout))
+    real = layout.source_report.exists() or present(config, substrate) is not None
+    rows = str(layout.rows) if real else None
     for job in round_jobs(layout, config.campaign, number, config.worker.n, planned, code):
         yield fitted(job, config.cluster)
         if job.kind == "worker":
             run = files.candidate(job.arguments[2]).run(1)
             for inner in (
                 training_job(files, run, substrate, config.model, config.trainer, base, seed,
-                             config.campaign, config.sandbox, []),
+                             config.campaign, config.sandbox, [], rows),
                 evaluation_job(layout, files, run, substrate, config.model, config.evaluator, base,
                                {"CHECKPOINT": run.output / "checkpoints"}, config.campaign),
             ):

@@ -76,24 +76,34 @@ def worker_name(candidate: str) -> str:
 def training_job(
     files: RoundLayout, run: RunLayout, substrate: Substrate, model: ModelSettings,
     trainer: TrainerSettings, base: str, seed: int, campaign: str, sandbox: Setting,
-    sealed: list[str],
+    sealed: list[str], rows: str | None = None,
 ) -> JobSpec:
     """The training job of a run: data, then training, in the snapshot of the fork. Both run code
-    of the worker's, so both are confined: they see fork, substrate and base, but not the `sealed`
-    files, and write the run's own folders."""
-    data = substrate.command("data", run.fork, preset=model.preset, seed=seed, out=run.data)
+    of the worker's, so both are confined: they see fork, substrate and base (and the first the real
+    `rows`), but not the `sealed` files, and write the run's own folders."""
+    data = data_step(substrate, run.fork, model, seed, str(run.data), rows)
     train = substrate.command("train", run.fork, variant=trainer.name, data=run.data, base=base,
                               seed=seed, out=run.output, threads=model.train.cpus,
                               **placeholders(trainer))
     frozen, resources = str(substrate.root), trainer.over(model.train)
     steps = [
         data.model_copy(update={"confine": confinement(
-            model.train, [frozen], [str(run.data)], sealed)}),
+            model.train, [frozen, *([rows] if rows else [])], [str(run.data)], sealed)}),
         train.model_copy(update={"confine": confinement(
             resources, [frozen, base, str(run.data)], [str(run.output)], sealed)}),
     ]
     job = _run_job("train", files, run, campaign, run.result, resources, steps)
     return job.model_copy(update={"sandbox": sandbox})
+
+
+def data_step(
+    substrate: Substrate, fork: Path, model: ModelSettings, seed: int, out: str, rows: str | None
+) -> Step:
+    """The command that builds a fork's training set, with the folder of real rows if any."""
+    if rows is None:
+        return substrate.command("data", fork, preset=model.preset, seed=seed, out=out)
+    return substrate.command("data", fork, variant="real", preset=model.preset, seed=seed, out=out,
+                             rows=rows)
 
 
 def confinement(

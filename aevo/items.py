@@ -12,8 +12,13 @@ The secret is in `vault/items-seed`, which its user alone may read, and nowhere 
 configuration that campaign.yaml, plans and rounds keep, not in a command line or the environment of
 a job, not in a log. The command that draws gets it in the variable ITEMS_SEED, which other users of
 the machine cannot read and a sandbox cannot see; it runs before the campaign has any job.
+
+Where the user gave data of his own (`model.source`), the stack's `split` takes dev and hidden from
+it instead, with the same seed, and leaves the other rows where worker-written code may read them.
+Neither the file nor the vault is ever readable to that code: what it trains on is all that it sees.
 """
 
+import json
 import os
 import secrets
 import uuid
@@ -21,13 +26,70 @@ from pathlib import Path
 
 from aevo.agent.settings import EndpointSettings
 from aevo.config import Config
-from aevo.errors import JobError, RecordError
+from aevo.errors import ConfigError, JobError, RecordError
 from aevo.jobs.here import run_here
 from aevo.layout import Layout
+from aevo.records.job import Step
 from aevo.substrate import Substrate
 
 SCRIPTED_SEED = 1
 VARIABLE = "ITEMS_SEED"
+
+
+def prepare(config: Config, layout: Layout, substrate: Substrate) -> str:
+    """Puts dev and hidden into the vault; one line that says where they come from.
+
+    Raises:
+        ConfigError: `model.source` with a stack that cannot split it.
+        JobError: the substrate's command failed.
+        RecordError: the secret seed cannot be written, or is not one.
+    """
+    source = present(config, substrate)
+    if source is not None:
+        return split(config, layout, substrate, source)
+    if layout.source_report.exists():  # an earlier start, interrupted, when the file was there
+        for path in (layout.source_report, layout.dev_items, layout.hidden_items):
+            path.unlink(missing_ok=True)
+    draw(config, layout, substrate)
+    if config.model.source is None:
+        return "generator"
+    return (f"generator, for {config.model.source} is not there: dev, hidden and training rows are "
+            "synthetic (to use the real ones, put the file there and start another campaign)")
+
+
+def present(config: Config, substrate: Substrate) -> Path | None:
+    """The user's own data, if the configuration names a file that is there.
+
+    Raises:
+        ConfigError: this stack has no command to split it.
+    """
+    if config.model.source is None or not Path(config.model.source).exists():
+        return None
+    if "split" not in substrate.file.commands:
+        raise ConfigError(f"model.source={config.model.source}: {substrate.root}/substrate.yaml "
+                          "has no command `split`", "give model.source=null")
+    return Path(config.model.source)
+
+
+def split(config: Config, layout: Layout, substrate: Substrate, source: Path) -> str:
+    """Splits the user's own data; one line that says how. Run again it does the same again.
+
+    Raises:
+        JobError: the substrate's command failed; RecordError: as for `draw`.
+    """
+    model = config.model
+    _open_vault(layout)
+    _run(config, layout, substrate.command(
+        "split", source=source, preset=model.preset, dev=model.dev_items, hidden=model.hidden_items,
+        vault=layout.vault, rows=layout.rows, report=layout.source_report))
+    try:
+        report = json.loads(layout.source_report.read_text())
+        sides = ", ".join(f"{count} {side}" for side, count in report["split"].items())
+        return (f"{source}: {report['rows']} rows, {report['usable']} usable, split into {sides} "
+                f"({layout.source_report} says what became of each)")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise RecordError(f"{layout.source_report} is no report of a split ({error})",
+                          "mend the command `split` of the substrate") from error
 
 
 def draw(config: Config, layout: Layout, substrate: Substrate) -> None:
@@ -37,22 +99,31 @@ def draw(config: Config, layout: Layout, substrate: Substrate) -> None:
         JobError: the substrate's command failed.
         RecordError: the secret seed cannot be written, or is not one.
     """
-    layout.vault.mkdir(parents=True, exist_ok=True)
-    layout.vault.chmod(0o700)
-    model, seed = config.model, str(_seed(config, layout))
+    _open_vault(layout)
+    model = config.model
     hidden = "hidden" if config.leaderboard.shift else "hidden_unshifted"
     for path, split, count in ((layout.dev_items, "dev", model.dev_items),
                                (layout.hidden_items, hidden, model.hidden_items)):
         if path.exists():
             continue
-        step = substrate.command("items", preset=model.preset, split=split, n=count, out=path)
-        step = step.model_copy(update={"env": step.env | {VARIABLE: seed}})
-        try:
-            run_here(step)
-        except JobError as error:
-            if model.items_seed is None:
-                raise JobError(error.what.replace(seed, "(secret)"), error.mend) from None
-            raise
+        _run(config, layout, substrate.command("items", preset=model.preset, split=split, n=count,
+                                               out=path))
+
+
+def _open_vault(layout: Layout) -> None:
+    layout.vault.mkdir(parents=True, exist_ok=True)
+    layout.vault.chmod(0o700)
+
+
+def _run(config: Config, layout: Layout, step: Step) -> None:
+    """Runs a command with the seed; what it says in an error is not quoted with a secret one."""
+    seed = str(_seed(config, layout))
+    try:
+        run_here(step.model_copy(update={"env": step.env | {VARIABLE: seed}}))
+    except JobError as error:
+        if config.model.items_seed is None:
+            raise JobError(error.what.replace(seed, "(secret)"), error.mend) from None
+        raise
 
 
 def _seed(config: Config, layout: Layout) -> int:

@@ -177,6 +177,16 @@ class Layout:
         return self.vault / "hidden.jsonl"
 
     @property
+    def rows(self) -> Path:
+        """The training part of the user's own data, which worker-written code may read."""
+        return self.root / "real"
+
+    @property
+    def source_report(self) -> Path:
+        """What became of the rows of the user's own data."""
+        return self.root / "source.json"
+
+    @property
     def items_seed(self) -> Path:
         """The secret seed that the items were drawn with, if it is one (`aevo.items`)."""
         return self.vault / "items-seed"

@@ -47,7 +47,8 @@ def main(arguments: list[str]) -> None:
     text = constitution.load(Path(campaign.constitution_path), campaign.pins.constitution)
     evidence = _evidence(layout, number)
     previous = policies.read(layout, number)
-    catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue)
+    catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue,
+                               real=campaign.rows_path is not None)
     history = History(catalogue, tuple(discovery.read(layout)))
     proposal = propose(evidence, previous, catalogue)
     folder = layout.round(number)

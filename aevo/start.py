@@ -57,6 +57,8 @@ def open_campaign(config: Config) -> tuple[Layout, Campaign]:
     else:
         campaign = _start(config, layout)
     verify(campaign)
+    if config.model.source is not None:
+        print(f"data: {campaign.data}", flush=True)
     _first_policy(config, layout, campaign)
     _baseline(config, layout, campaign)
     return layout, campaign
@@ -81,7 +83,7 @@ def can_run(config: Config) -> None:
 
 
 def verify(campaign: Campaign) -> None:
-    """Checks substrate and constitution, the campaign's own copies, against its pins.
+    """Checks substrate, constitution and real rows, the campaign's own, against its pins.
 
     Raises:
         SubstrateError: one of them was edited since the campaign started.
@@ -93,6 +95,10 @@ def verify(campaign: Campaign) -> None:
             f"{base} is not the base checkpoint this campaign started with",
             "restore it, or start a new campaign with campaign=NAME",
         )
+    rows = campaign.rows_path
+    if rows is not None and digest.of_tree(Path(rows), ["."]) != campaign.pins.rows:
+        raise SubstrateError(f"{rows} does not hold the rows this campaign was given at its start",
+                             "restore them, or start a new campaign with campaign=NAME")
     path = Path(campaign.constitution_path)
     if not path.is_file() or digest.of_file(path) != campaign.pins.constitution:
         raise SubstrateError(
@@ -110,16 +116,19 @@ def _start(config: Config, layout: Layout) -> Campaign:
     substrate = keep_substrate(layout, source, pinned)
     keep_constitution(layout, constitution)
     base = _base(config, substrate, source)
-    items.draw(config, layout, substrate)
+    data = items.prepare(config, layout, substrate)
+    rows = layout.rows if layout.source_report.exists() else None
     campaign = Campaign(
         name=config.campaign, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         pins=Pins(
             substrate=pinned, constitution=digest.of_file(layout.constitution),
             base=digest.of_tree(base, ["."]), dev_items=digest.of_file(layout.dev_items),
             hidden_items=digest.of_file(layout.hidden_items),
+            rows=None if rows is None else digest.of_tree(rows, ["."]),
         ),
         substrate_path=str(substrate.root), constitution_path=str(layout.constitution),
-        base_path=str(base), source_path=str(source.root),
+        base_path=str(base), source_path=str(source.root), data=data,
+        rows_path=None if rows is None else str(rows),
         config=config.model_dump(mode="json"), versions=_versions(),
     )
     write_yaml(layout.campaign, campaign, "What this campaign pinned when it started.")
@@ -187,7 +196,8 @@ def _base(config: Config, substrate: Substrate, source: Substrate) -> Path:
 def _first_policy(config: Config, layout: Layout, campaign: Campaign) -> None:
     if finished(Policy, layout.policy(1)):
         return
-    catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue)
+    catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue,
+                               real=campaign.rows_path is not None)
     first = policy.first_policy(config.policy, catalogue, config.worker.n - 1)
     if config.model.recipe:
         standing = StandingChange(

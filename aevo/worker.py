@@ -25,6 +25,7 @@ from aevo.axes import load as load_catalogue
 from aevo.broker import Broker
 from aevo.config import Config
 from aevo.errors import AevoError
+from aevo.graph import data_step
 from aevo.jobs.waits import gpu_hours, queue_seconds
 from aevo.layout import Layout, RoundLayout
 from aevo.records.campaign import Campaign
@@ -90,7 +91,7 @@ def assigned_moves(broker: Broker) -> list[Move]:
     brief = broker.candidate.axis
     if brief is None:
         return []
-    axis = load_catalogue(broker.substrate.catalogue).axis(brief.axis)
+    axis = load_catalogue(broker.substrate.catalogue, real=True).axis(brief.axis)
     return [move for move in axis.moves if move.id in brief.moves] if axis else []
 
 
@@ -110,9 +111,8 @@ def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
 
 def check_command(broker: Broker) -> str:
     """Shell command that builds the fork's data set into scratch space."""
-    step = broker.substrate.command(
-        "data", broker.files.fork, preset=broker.model.preset, seed=broker.seed(1), out="SCRATCH"
-    )
+    step = data_step(broker.substrate, broker.files.fork, broker.model, broker.seed(1), "SCRATCH",
+                     broker.rows)
     return shlex.join(step.argv).replace("SCRATCH", '"$TMPDIR/check"')
 
 

@@ -13,6 +13,7 @@ class Pins(Part):
     base: str
     dev_items: str
     hidden_items: str | None = None
+    rows: str | None = None
 
 
 class Campaign(Record):
@@ -21,7 +22,8 @@ class Campaign(Record):
     `config` is the resolved configuration of that command; `keys that are pinned` in it may not be
     changed by later commands (see `aevo.config.PINNED`). `substrate_path` and `constitution_path`
     are the campaign's own copies (`aevo.keep`), `base_path` is where the base checkpoint lies, and
-    `source_path` the operator's substrate that was copied.
+    `source_path` the operator's substrate that was copied. `data` says in one line where items and
+    rows come from, and `rows_path` is the folder of the real training rows, if there are any.
     """
 
     name: str
@@ -31,5 +33,7 @@ class Campaign(Record):
     constitution_path: str
     base_path: str
     source_path: str | None = None
+    data: str = "generator"
+    rows_path: str | None = None
     config: dict[str, Any]
     versions: dict[str, str]

@@ -46,7 +46,8 @@ def _reason(
     puzzle: Puzzle, rank: float, settings: dict[str, Any], preset: Preset, seen: set[str]
 ) -> str | None:
     """The first filter that drops the puzzle."""
-    if split_of(puzzle.prompt) != "train":
+    real = puzzle.meta.get("real", False)  # split and solved by the trusted side
+    if not real and split_of(puzzle.prompt) != "train":
         return "not in the training split"
     if settings["dedupe"] and puzzle.prompt in seen:
         return "dedupe"
@@ -56,6 +57,8 @@ def _reason(
         return "difficulty"
     if settings["max_chars"] is not None and len(puzzle.prompt) > settings["max_chars"]:
         return "max_chars"
+    if real:
+        return None
     if settings["resolve"] and solve(puzzle.prompt, puzzle.domain, preset) != puzzle.answer:
         return "resolve"
     return None

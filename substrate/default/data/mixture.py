@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from puzzles import DOMAINS, Preset, Puzzle, draw
@@ -21,14 +22,18 @@ def counts(total: int, weights: dict[str, float]) -> dict[str, int]:
     return rows
 
 
-def sample(preset: Preset, settings: dict[str, Any], seed: int) -> list[Puzzle]:
-    """Puzzles of the training split in the recipe's mixture.
+def sample(
+    preset: Preset, settings: dict[str, Any], seed: int, taken: Mapping[str, int] | None = None
+) -> list[Puzzle]:
+    """Puzzles of the training split in the recipe's mixture, less what real rows have `taken` of a
+    domain's share.
 
     A domain with fewer different prompts than its share asks for repeats them: that is what
     up-sampling means there.
     """
     puzzles: list[Puzzle] = []
     for domain, count in counts(settings["examples"], settings["mixture"]).items():
+        count -= (taken or {}).get(domain, 0)
         overrides = {}
         if domain == "equation":
             overrides["operators"] = settings["equation_operators"]

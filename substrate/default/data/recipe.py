@@ -13,7 +13,10 @@ from typing import Any
 
 import yaml
 from puzzles import DOMAINS
+from puzzles.challenge import SUBDOMAINS
 
+# data.real, all of it optional: it says something only where there are real rows (data/real.py).
+REAL: dict[str, Any] = {"share": 0.5, "domains": {}, "repeat": 1, "unsolved": "answer", "skip": []}
 STYLES = ("none", "short", "full")
 TARGETS = ("all", "attention", "mlp")
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
@@ -91,6 +94,13 @@ def targets(value: Any) -> str | None:
     return f"one of {', '.join(TARGETS)}, or a list of {', '.join(MODULES)}"
 
 
+def subdomains(value: Any) -> str | None:
+    """A list of sub-domains."""
+    if isinstance(value, list) and all(item in SUBDOMAINS for item in value):
+        return None
+    return f"a list of {', '.join(SUBDOMAINS)}"
+
+
 def flag(value: Any) -> str | None:
     """true or false."""
     return None if isinstance(value, bool) else "true or false"
@@ -132,6 +142,13 @@ SCHEMA: dict[str, Check] = {
     "select.criterion": one_of("dev", "reweighted", "last"),
     "select.weights": weights,
 }
+OPTIONAL: dict[str, Check] = {
+    "data.real.share": number(0, 1),
+    "data.real.domains": domains(number(0, 1)),
+    "data.real.repeat": number(1, 100, whole=True),
+    "data.real.unsolved": one_of("answer", "drop"),
+    "data.real.skip": subdomains,
+}
 
 
 def load_recipe(path: Path | str) -> dict[str, Any]:
@@ -149,8 +166,8 @@ def load_recipe(path: Path | str) -> dict[str, Any]:
         raise RecipeError(f"{path}: not a mapping of sections")
     given = _flatten(recipe)
     problems = [f"{key} is missing" for key in SCHEMA if key not in given]
-    problems += [f"{key} is unknown" for key in given if key not in SCHEMA]
-    for key, check in SCHEMA.items():
+    problems += [f"{key} is unknown" for key in given if key not in SCHEMA | OPTIONAL]
+    for key, check in (SCHEMA | OPTIONAL).items():
         wanted = check(given[key]) if key in given else None
         if wanted:
             problems.append(f"{key}={given[key]!r} must be {wanted}{_hint(given[key])}")
@@ -169,7 +186,7 @@ def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in section.items():
         name = f"{prefix}{key}"
-        inner = any(known.startswith(name + ".") for known in SCHEMA)
+        inner = any(known.startswith(name + ".") for known in SCHEMA | OPTIONAL)
         if inner and isinstance(value, dict):
             flat |= _flatten(value, name + ".")
         else:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from puzzles.text import asked
+
 from eval.errors import EvaluationError
 from eval.metric import extract, verify
 
@@ -114,7 +116,8 @@ def load_evaluator(
         for path in weight_files(base):
             weights |= load_file(path)
     chat = load_chat(base)
-    prompts = [e.ids for e in chat.encode([chat.prompt(item["prompt"]) for item in items])]
+    texts = [chat.prompt(asked(item["prompt"])) for item in items]
+    prompts = [e.ids for e in chat.encode(texts)]
     return Evaluator(
         items, base, config, chat, shapes, weights, transformers, max_new, prompts
     )

@@ -59,8 +59,11 @@ def stream(name: str, bits: str) -> str:
 
 
 def gate(name: str, streams: list[str], bits: str) -> str:
-    """A gate over streams of a bit string."""
+    """A gate over streams of a bit string; `TABLE 0110` is a gate by its truth table."""
     columns = zip(*(map(int, stream(item, bits)) for item in streams), strict=True)
+    kind, _, table = name.partition(" ")
+    if kind == "TABLE":
+        return "".join(table[int("".join(map(str, column)), 2)] for column in columns)
     return "".join(str(GATES[name][1](*column)) for column in columns)
 
 
@@ -113,7 +116,14 @@ def solve(prompt: str, knobs: dict[str, Any]) -> str | None:
 
 
 def solve_gates(examples: text.Pairs, query: str) -> str | None:
-    """The simplest truth table over at most three streams that explains every example.
+    """The answer by the rule that `explain` finds."""
+    found = explain(examples, query)
+    return found[0] if found else None
+
+
+def explain(examples: text.Pairs, query: str) -> tuple[str, dict[str, Any]] | None:
+    """Answer and rule, blind: the simplest truth table over at most three streams that explains
+    every example, as a named gate where one fits.
 
     Each stream of all examples is one long integer, so a table entry is checked for all bits at
     once. Fewest streams first; among those, the first table that the examples determine wherever
@@ -132,8 +142,24 @@ def solve_gates(examples: text.Pairs, query: str) -> str | None:
             keys = zip(*(asked[index] for index in chosen), strict=True)
             bits = [table.get("".join(key)) for key in keys]
             if None not in bits:
-                return "".join(bit for bit in bits if bit is not None)
+                name, streams = _named([STREAMS[index] for index in chosen], table)
+                return "".join(bit for bit in bits if bit is not None), {
+                    "rule": f"{name}({', '.join(streams)})", "gate": name, "streams": streams}
     return None
+
+
+def _named(streams: list[str], table: dict[str, str]) -> tuple[str, list[str]]:
+    """A gate over these streams, in some order and some negated, that a table says; else TABLE,
+    with 0 for patterns that no example has."""
+    arity = len(streams)
+    for name, (wanted, function, _) in GATES.items():
+        for order in itertools.permutations(range(arity)) if wanted == arity else ():
+            for negated in itertools.product((0, 1), repeat=arity):
+                if all(str(function(*(int(key[i]) ^ negated[i] for i in order))) == bit
+                       for key, bit in table.items()):
+                    return name, [("NOT " if negated[i] else "") + streams[i] for i in order]
+    patterns = ("".join(key) for key in itertools.product("01", repeat=arity))
+    return "TABLE " + "".join(table.get(key, "0") for key in patterns), streams
 
 
 def _table(columns: list[int], output: int, full: int) -> dict[str, str] | None:

@@ -8,6 +8,7 @@ letters over sentences of a small vocabulary.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from string import ascii_lowercase as LETTERS
 from string import ascii_uppercase as ALPHABET
 from typing import Any
@@ -78,11 +79,22 @@ def solve(prompt: str, knobs: dict[str, Any]) -> str | None:
         shifts = {ALPHABET.index(b) - ALPHABET.index(a)
                   for x, y in examples for a, b in zip(x, y, strict=True)}
         return shift(query, shifts.pop()) if len(shifts) == 1 else None
+    found = explain(examples, query)
+    return found[0] if found else None
+
+
+def explain(
+    examples: text.Pairs, query: str, vocabulary: Sequence[str] = VOCABULARY
+) -> tuple[str, dict[str, Any]] | None:
+    """Answer of the challenge's form, blind; the rule is what the examples show. None if they
+    contradict each other or the vocabulary leaves more than one reading."""
     table = letter_table(examples)
     if table is None:
         return None
-    readings = _fill(query.split(), table)
-    return readings.pop() if len(readings) == 1 else None
+    if all(letter in table for letter in query):  # no word needs to be guessed
+        return "".join(table[letter] for letter in query), {}
+    readings = _fill(query.split(), table, vocabulary)
+    return (readings.pop(), {}) if len(readings) == 1 else None
 
 
 def letter_table(examples: text.Pairs) -> dict[str, str] | None:
@@ -95,23 +107,23 @@ def letter_table(examples: text.Pairs) -> dict[str, str] | None:
     return table
 
 
-def _fill(words: list[str], table: dict[str, str]) -> set[str]:
+def _fill(words: list[str], table: dict[str, str], vocabulary: Sequence[str]) -> set[str]:
     """All readings of the words in which every word is of the vocabulary and the key stays one
     to one. Words with the fewest fitting entries are decided first."""
     fitting = {
-        word: [entry for entry in VOCABULARY if _extend(word, entry, table) is not None]
+        word: [entry for entry in vocabulary if _extend(word, entry, table) is not None]
         for word in words
     }
     undecided = [item for item in words if any(letter not in table for letter in item)]
     if not undecided:
         reading = ["".join(table[letter] for letter in item) for item in words]
-        return {" ".join(reading)} if all(item in VOCABULARY for item in reading) else set()
+        return {" ".join(reading)} if all(item in vocabulary for item in reading) else set()
     word = min(undecided, key=lambda item: len(fitting[item]))
     found: set[str] = set()
     for entry in fitting[word]:
         extended = _extend(word, entry, table)
         if extended is not None:
-            found |= _fill(words, extended)
+            found |= _fill(words, extended, vocabulary)
         if len(found) > 1:
             break
     return found

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from puzzles.cryptarithm import RULES, evaluate
 from puzzles.text import Pairs
@@ -20,51 +21,78 @@ DIGITS = "0123456789"
 MAX_STEPS = 3000  # partial readings looked at, per rule
 LEAD = 0.5  # share of the votes that a symbolic answer must exceed
 
+Reading = tuple[tuple[str, str], tuple[str, str]]  # rule, the query's operands in digits
+Vote = tuple[str, tuple[str, str], tuple[str, str]]  # answer, then a reading
 
-def solve(examples: Pairs, query: str) -> str | None:
-    """The answer; None if no example shows the query's operator or no answer leads."""
+
+def solve(examples: Pairs, query: str, lead: float = LEAD) -> str | None:
+    """The answer; None if no example shows the query's operator or no answer leads.
+
+    `lead` is the share of the votes that a symbolic answer must exceed; 0: the most frequent.
+    """
+    found = explain(examples, query, lead)
+    return found[0] if found else None
+
+
+def explain(
+    examples: Pairs, query: str, lead: float = LEAD
+) -> tuple[str, dict[str, Any]] | None:
+    """Like `solve`, with the rule that gives the answer and the query's operands, the first of
+    several in the order of RULES."""
     if len(query) != 5 or any(len(x) != 5 for x, _ in examples):
         return None
     rows = [(x[:2], x[3:], y) for x, y in examples if x[2] == query[2]]
     if not rows:
         return None
-    if query[:2].isdigit():
-        votes, lead = _numeric_votes(rows, query), 0.0
-    else:
-        votes, lead = _symbolic_votes(rows, query), LEAD
+    symbolic = not query[:2].isdigit()
+    votes: Counter[str] = Counter()
+    first: dict[str, Reading] = {}
+    for answer, *reading in (_symbolic if symbolic else _numeric)(rows, query):
+        votes[answer] += 1
+        first.setdefault(answer, (reading[0], reading[1]))
     if not votes:
         return None
     answer, most = votes.most_common(1)[0]  # of equals the first rule's
-    return answer if most > lead * votes.total() else None
+    if symbolic and most <= lead * votes.total():
+        return None
+    (name, mode), operands = first[answer]
+    return answer, {"rule": name, "mode": mode, "operands": operands, "symbolic": symbolic,
+                    "guess": False}
 
 
-def _numeric_votes(rows: list[tuple[str, str, str]], query: str) -> Counter[str]:
-    fitting = [rule for rule in RULES if all(evaluate(rule, a, b) == y for a, b, y in rows)]
-    return Counter(evaluate(rule, query[:2], query[3:]) for rule in fitting)
+def _numeric(rows: list[tuple[str, str, str]], query: str) -> Iterator[Vote]:
+    a, b = query[:2], query[3:]
+    for rule in RULES:
+        if all(evaluate(rule, x, y) == z for x, y, z in rows):
+            yield evaluate(rule, a, b), rule, (a, b)
 
 
-def _symbolic_votes(rows: list[tuple[str, str, str]], query: str) -> Counter[str]:
+def _symbolic(rows: list[tuple[str, str, str]], query: str) -> Iterator[Vote]:
     glyphs = sorted({a + b + y for a, b, y in rows}, key=lambda row: (-len(row), row))
-    votes: Counter[str] = Counter()
     for rule in RULES:
         for digits in _readings(glyphs, rule):
-            answer = _answer(rule, query[:2], query[3:], digits)
-            if answer is not None:
-                votes[answer] += 1
-    return votes
+            found = _answer(rule, query[:2], query[3:], digits)
+            if found is not None:
+                yield found[0], rule, found[1]
 
 
-def _answer(rule: tuple[str, str], a: str, b: str, digits: dict[str, str]) -> str | None:
-    """The query's result in glyphs; None if a glyph it needs is not known."""
+def _answer(
+    rule: tuple[str, str], a: str, b: str, digits: dict[str, str]
+) -> tuple[str, tuple[str, str]] | None:
+    """The query's result in glyphs, and its operands in digits; None if a glyph that the result
+    needs is not known."""
     new = [glyph for glyph in _distinct(a + b) if glyph not in digits]
     if new and rule[0] not in ("cat", "tac"):
         return None
     # Putting side by side works with any digits; large ones, as a zero in front would be lost.
     free = [digit for digit in reversed(DIGITS) if digit not in digits.values()]
     known = {**digits, **dict(zip(new, free, strict=False))}
-    value = evaluate(rule, "".join(known[c] for c in a), "".join(known[c] for c in b))
+    operands = "".join(known[c] for c in a), "".join(known[c] for c in b)
+    value = evaluate(rule, *operands)
     back = {digit: glyph for glyph, digit in known.items()} | {"-": "-"}
-    return "".join(back[c] for c in value) if all(c in back for c in value) else None
+    if not all(c in back for c in value):
+        return None
+    return "".join(back[c] for c in value), operands
 
 
 @dataclass(frozen=True)

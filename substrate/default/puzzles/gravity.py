@@ -40,8 +40,18 @@ def solve(prompt: str, knobs: dict[str, Any]) -> str | None:
         if len(halves) != 1 or not (half := halves.pop()).is_integer():
             return None
         return str(int(half) * int(query) ** 2)
+    found = explain(examples, query)
+    return found[0] if found else None
+
+
+def explain(examples: text.Pairs, query: str) -> tuple[str, dict[str, Any]] | None:
+    """Answer and rule of the challenge's form, blind: g/2 from the middle of what the examples
+    leave open; None if they contradict each other."""
     interval = half_g_interval(examples)
-    return None if interval is None else str(round(sum(interval) / 2 * float(query) ** 2, 2))
+    if interval is None:
+        return None
+    half, t = sum(interval) / 2, float(query)
+    return str(round(half * t**2, 2)), {"half_g": half, "t": t, "decimals": 2}
 
 
 def half_g_interval(examples: text.Pairs) -> tuple[float, float] | None:

@@ -65,6 +65,13 @@ def generate(rng: random.Random, knobs: dict[str, Any]) -> Puzzle:
                   difficulty=min(1.0, len(answer) / 15))
 
 
+def explain(examples: text.Pairs, query: str) -> tuple[str, dict[str, Any]] | None:
+    """Answer and rule of the challenge's form, blind; None if an example is no Roman numeral."""
+    if any(roman(int(x)) != y for x, y in examples):
+        return None
+    return roman(int(query)), {"n": int(query)}
+
+
 def solve(prompt: str, knobs: dict[str, Any]) -> str | None:
     """The number's Roman numeral."""
     query = text.parse(prompt, "numeral")[1]

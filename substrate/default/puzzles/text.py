@@ -20,6 +20,9 @@ TERSE = {
     "equation": "A symbol is an operation.",
 }
 OPENING = "In Alice's Wonderland, "
+# What the competition's scorer appends to every prompt before the model sees it.
+SUFFIX = ("\nPlease put your final answer inside `\\boxed{}`. "
+          "For example: `\\boxed{your answer}`")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ def prompt(domain: str, examples: Pairs, query: str, style: str = "terse") -> st
     words = CHALLENGE[domain]
     lines = "\n".join(words.example.format(x=x, y=y) for x, y in examples)
     return f"{OPENING}{words.head}{lines}\n\n{words.query.format(q=query)}"
+
+
+def asked(prompt: str) -> str:
+    """The user's message that asks a prompt: one in the challenge's words gets its suffix."""
+    return prompt + SUFFIX if style_of(prompt) == "challenge" else prompt
 
 
 def style_of(prompt: str) -> str:

@@ -40,8 +40,18 @@ def solve(prompt: str, knobs: dict[str, Any]) -> str | None:
         if len(factors) != 1 or not (factor := factors.pop()).is_integer():
             return None
         return str(int(factor) * int(query))
+    found = explain(examples, query)
+    return found[0] if found else None
+
+
+def explain(examples: text.Pairs, query: str) -> tuple[str, dict[str, Any]] | None:
+    """Answer and rule of the challenge's form, blind: the factor from the middle of what the
+    examples leave open; None if they contradict each other."""
     interval = factor_interval(examples)
-    return None if interval is None else f"{sum(interval) / 2 * float(query):.2f}"
+    if interval is None:
+        return None
+    factor, x = sum(interval) / 2, float(query)
+    return f"{factor * x:.2f}", {"factor": factor, "x": x, "decimals": 2}
 
 
 def factor_interval(examples: text.Pairs) -> tuple[float, float] | None:
