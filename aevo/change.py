@@ -135,6 +135,8 @@ def _changed_keys(old: Any, new: Any, prefix: str = "") -> dict[str, Any]:
     for key in [*old, *(key for key in new if key not in old)]:
         name = f"{prefix}{key}"
         before, after = old.get(key), new.get(key)
+        if key not in old and isinstance(after, dict) and after:
+            before = {}  # a section that is new: by its keys, so that others may add to it
         if isinstance(before, dict) and isinstance(after, dict):
             changed |= _changed_keys(before, after, f"{name}.")
         elif before != after:

@@ -32,6 +32,16 @@ def test_recipe_difference_is_read_off_by_key(tmp_path: Path) -> None:
     assert found.summary() == "data.mixture.b=3; train.clip=None; train.lr=0.2"
 
 
+def test_a_new_section_is_read_off_by_its_keys(tmp_path: Path) -> None:
+    """Two changes that add to it stand together."""
+    old = fork(tmp_path / "old")
+    new = fork(tmp_path / "new", RECIPE | {"more": {"a": {"b": 1}, "c": 2, "d": {}}})
+    found = between(old, new)
+    assert found.set == {"more.a.b": 1, "more.c": 2, "more.d": {}}
+    change.apply(found, old, "recipe.yaml")
+    assert between(old, new).empty
+
+
 def test_untouched_fork_has_an_empty_change(tmp_path: Path) -> None:
     assert between(fork(tmp_path / "old"), fork(tmp_path / "new")).empty
 

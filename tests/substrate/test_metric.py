@@ -45,3 +45,46 @@ def test_empty_or_open_box_is_no_box() -> None:
 )
 def test_verification(gold: str, given: str, right: bool) -> None:
     assert verify(gold, given) is right
+
+
+@pytest.mark.parametrize(
+    ("output", "answer"),
+    [
+        (r"\boxed{'\"[}", "'\\\"["),  # a symbolic answer, as it stands
+        (r"\boxed{{}[}", "{}["),
+        (r"\boxed{}}}", "}}"),
+        (r"\boxed{a} \boxed{b", "a"),  # the last box is open: the one before counts
+        ("\\boxed{XIV}\n</think>\n\\boxed{XV}<|im_end|>", "XV"),
+        (r"\boxed{your answer} is asked for; \boxed{0101}.", "0101"),
+        (r"\boxed{0101} where f = {x}", "0101} where f = {x"),
+        ("\\boxed{two\nlines}", "two\nlines"),
+        (r"\boxed {7} and 8", "8"),  # no box with a space in it
+        (r"\\boxed{7}", "7"),
+        (r"\boxed{\boxed{7}}", "7}"),
+        ("the FINAL ANSWER is: 12", "12"),
+        ("the final answer is:\n\n 12 m\n13", "12 m"),
+        ("Final answer : 3\nThe final answer is: 4\nFinal answer: 5", "4"),
+        ("The final answer is 12. Or 13", "13"),
+        ("final answer: \\boxed{}", "\\boxed{}"),
+        ("about 1,234.5 or .5", "5"),
+        ("- 7 then --8", "-8"),
+        ("1e-3", "-3"),
+        ("\n \n", NOT_FOUND),
+    ],
+)
+def test_extraction_keeps_the_oddities(output: str, answer: str) -> None:
+    assert extract(output) == answer
+
+
+@pytest.mark.parametrize(
+    ("gold", "given", "right"),
+    [
+        ("00110100", "110100", False), ("0", "0.0", False), ("1", "1.0", False),
+        ("11", "11.05", False), ("10", "10.05", False), ("12", "12.1", True),
+        ("12", "12.13", False), ("0724", "724", True), ("-18", "18", False),
+        ("14.92", "14.92 m", False), ("1e2", "100", True), ("queen", "queen ", True),
+        ("{}[", "{}[", True), ("ab", "a b", False), ("inf", "INF", True), ("", "", True),
+    ],
+)
+def test_verification_keeps_the_oddities(gold: str, given: str, right: bool) -> None:
+    assert verify(gold, given) is right

@@ -42,7 +42,8 @@ def split(puzzles: Sequence[Puzzle], dev: int, hidden: int, seed: int) -> Split:
     """Puzzles by side; `dev` and `hidden` are numbers of rows.
 
     Groups are taken in an order that only the seed gives, each by the sub-domain of its first row,
-    and put where its rows still fit: dev, else hidden, else train.
+    and put where its rows still fit: dev, else hidden, else train. What a side still lacks then,
+    since groups did not fit, it gets from other sub-domains; with large groups it may lack some.
 
     Raises:
         SourceError: dev and hidden would take more than half.
@@ -58,12 +59,21 @@ def split(puzzles: Sequence[Puzzle], dev: int, hidden: int, seed: int) -> Split:
     sizes = {name: sum(map(len, found)) for name, found in strata.items()}
     room = {"dev": _quotas(sizes, dev), "hidden": _quotas(sizes, hidden)}
     sides: Split = {"dev": [], "hidden": [], "train": []}
+    left: list[list[Puzzle]] = []
     for name in sorted(strata):
         for group in sorted(strata[name], key=lambda group: _place(group, seed)):
-            side = next((side for side in room if len(group) <= room[side][name]), "train")
-            if side != "train":
+            side = next((side for side in room if len(group) <= room[side][name]), None)
+            if side is None:
+                left.append(group)
+            else:
                 room[side][name] -= len(group)
-            sides[side] += group
+                sides[side] += group
+    lacking = {"dev": dev - len(sides["dev"]), "hidden": hidden - len(sides["hidden"])}
+    for group in sorted(left, key=lambda group: _place(group, seed)):
+        side = next((side for side in lacking if len(group) <= lacking[side]), "train")
+        if side != "train":
+            lacking[side] -= len(group)
+        sides[side] += group
     return sides
 
 

@@ -44,7 +44,7 @@ def read(prompt: str, answer: str) -> Puzzle:
         examples, query = text.parse(plain, domain)
     except ValueError as error:
         raise Unreadable(f"{domain}: not in the known layout") from error
-    problem = CHECKS[domain](examples, query, answer)
+    problem = CHECKS[domain](examples, query, answer) if examples else "no example"
     if problem:
         raise Unreadable(f"{domain}: {problem}")
     meta = {"examples": examples, "query": query,
