@@ -1,6 +1,7 @@
 """A stand-in for the competition's train.csv: its columns and prompts, rows of our generator."""
 
 import csv
+import importlib
 import random
 import sys
 from pathlib import Path
@@ -20,8 +21,7 @@ Row = tuple[str, str, str]
 
 def rows(counts: dict[str, int], seed: int = 1) -> list[Row]:
     """`id, prompt, answer` of generated puzzles, shuffled; every prompt once."""
-    import puzzles
-
+    puzzles = importlib.import_module("puzzles")
     preset, rng = puzzles.load_preset("challenge"), random.Random(seed)
     found: dict[str, str] = {}
     for kind, count in counts.items():

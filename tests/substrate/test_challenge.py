@@ -321,6 +321,24 @@ def test_solved_rows_come_back_and_their_traces_end_in_the_very_answer(done: Pat
         assert counts[name, True] >= share * (counts[name, True] + counts[name, False]), name
 
 
+def test_an_unseen_sign_is_guessed_by_what_it_stands_for_in_other_rows() -> None:
+    def row(sign: str, shown: str, answer: str) -> Puzzle:
+        examples = [(f"34{shown}12", "46"), (f"10{shown}23", "33"), (f"45{shown}67", "112")]
+        return challenge.read(text.prompt("equation", examples, f"20{sign}17", "challenge"), answer)
+
+    known = challenge.learn([row("+", "+", "37"), row("+", "+", "37"), row("+", "+", "wrong")])
+    assert known.rules["+"] == known.rules[""] == {("add", "plain"): 2}
+    found = challenge.explain(row("+", "*", "37"), known)
+    assert found is not None and found[0] == "37" and found[1]["guess"]
+    assert challenge.explain(row("+", "*", "37"), challenge.learn([])) is None
+    mixed = challenge.Knowledge([], {"": known.rules[""] + known.rules["+"], "@": known.rules["+"]})
+    mixed.rules[""]["mul", "plain"] += 5
+    mixed.rules["%"] = type(mixed.rules[""])({("mul", "plain"): 1})
+    for sign, answer in (("@", "37"), ("%", "340"), ("?", "340")):
+        found = challenge.explain(row(sign, "*", "1"), mixed)
+        assert found is not None and found[0] == answer
+
+
 def recipe(**real: Any) -> dict[str, Any]:
     made = load_recipe(SUBSTRATE / "recipe.yaml")
     made["data"] |= {"examples": 180, "real": real}
@@ -431,5 +449,6 @@ def test_numbers_are_scored_with_slack_but_kept_only_to_the_letter(done: Path) -
     near = [row for row in lines(done / "rows" / "train.jsonl")
             if row["domain"] in ("gravity", "unit") and not row["solved"]]
     for row in near:
-        found = challenge.explain(challenge.read(row["prompt"], row["answer"]), [])
+        found = challenge.explain(challenge.read(row["prompt"], row["answer"]),
+                                  challenge.learn([]))
         assert found is not None and verify(row["answer"], found[0]) and found[0] != row["answer"]

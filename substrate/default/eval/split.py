@@ -10,8 +10,9 @@ then the report. Rows that belong together (eval/groups.py) stay on one side; ev
 its share of each side. The same rows and seed give the same split, in whatever order the file has
 them. The seed may be secret, so it comes in a variable, as for eval.items.
 
-Each training row is solved blind by the domain's solver. If that gives exactly its answer, the row
-carries the rule that was found (`solved`), from which data/traces.py writes its reasoning.
+Each training row is solved blind by the domain's solver, which also knows what the training rows
+together show (the vocabulary, what signs mostly stand for). If that gives exactly its answer, the
+row carries the rule that was found (`solved`), from which data/traces.py writes its reasoning.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from puzzles import PresetError, Puzzle, load_preset
-from puzzles.challenge import explain, vocabulary
+from puzzles.challenge import Knowledge, explain, learn
 
 from eval.groups import groups
 from eval.items import SEED
@@ -99,9 +100,9 @@ def item(puzzle: Puzzle) -> dict[str, Any]:
             "answer": puzzle.answer, "meta": puzzle.meta}
 
 
-def training_row(puzzle: Puzzle, words: set[str]) -> dict[str, Any]:
+def training_row(puzzle: Puzzle, known: Knowledge) -> dict[str, Any]:
     """A row for training, with the rule that a blind solver found if it gives this very answer."""
-    found = explain(puzzle, words)
+    found = explain(puzzle, known)
     solved = found is not None and found[0] == puzzle.answer and verify(puzzle.answer, found[0])
     rule = found[1] if found is not None and solved else {}
     return item(puzzle) | {"difficulty": puzzle.difficulty, "solved": solved,
@@ -146,8 +147,8 @@ def run(given: argparse.Namespace, seed: int) -> str:
                           "model.preset=challenge with model.source")
     source = read_source(given.source)
     sides = split(source.puzzles, given.dev, given.hidden, seed)
-    words = vocabulary(sides["train"])
-    rows = sorted((training_row(puzzle, words) for puzzle in sides["train"]),
+    known = learn(sides["train"])
+    rows = sorted((training_row(puzzle, known) for puzzle in sides["train"]),
                   key=lambda row: row["id"])
     for side in ("dev", "hidden"):
         write(given.vault / f"{side}.jsonl", _lines([item(p) for p in sides[side]]), 0o600)

@@ -9,10 +9,12 @@ rules are named after the simplest gate that explains the row; other domains hav
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from puzzles import bits, cipher, decipher, gravity, numeral, text, unit
+from puzzles import bits, cipher, cryptarithm, decipher, gravity, numeral, text, unit
 from puzzles.puzzle import DOMAINS, Puzzle
 
 NUMBER = r"\d+(\.\d+)?"
@@ -52,26 +54,60 @@ def read(prompt: str, answer: str) -> Puzzle:
     return Puzzle(domain, prompt, answer, meta, _difficulty(domain, examples, query, answer))
 
 
-def explain(puzzle: Puzzle, vocabulary: Iterable[str]) -> tuple[str, dict[str, Any]] | None:
-    """Answer and rule of a puzzle that was read, from its prompt alone; None if it is not solved.
+@dataclass(frozen=True)
+class Knowledge:
+    """What many rows show and no single prompt: the words that encrypted texts are made of, and
+    how often a sign of a numeric equation stands for a rule (under "" for any sign)."""
 
-    Args:
-        puzzle: its answer is not looked at.
-        vocabulary: words that encrypted texts are made of.
-    """
+    words: list[str]
+    rules: dict[str, Counter[tuple[str, str]]]
+
+
+def learn(puzzles: Sequence[Puzzle]) -> Knowledge:
+    """What training rows teach; of rules, those that explain a numeric row with its answer."""
+    words = {word for puzzle in puzzles if puzzle.domain == "cipher"
+             for _, plain in puzzle.meta["examples"] for word in plain.split()}
+    rules: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    for puzzle in puzzles:
+        if puzzle.meta["subdomain"] == "equation_numeric_deduce":
+            found = decipher.explain(puzzle.meta["examples"], puzzle.meta["query"])
+            if found is not None and found[0] == puzzle.answer:
+                for sign in ("", puzzle.meta["query"][2]):
+                    rules[sign][found[1]["rule"], found[1]["mode"]] += 1
+    return Knowledge(sorted(words), dict(rules))
+
+
+def explain(puzzle: Puzzle, known: Knowledge) -> tuple[str, dict[str, Any]] | None:
+    """Answer and rule of a puzzle that was read, from its prompt and what other rows taught; None
+    if it is not solved. The puzzle's answer is not looked at."""
     examples, query = puzzle.meta["examples"], puzzle.meta["query"]
     if puzzle.domain == "cipher":
-        return cipher.explain(examples, query, sorted(vocabulary))
+        return cipher.explain(examples, query, known.words)
+    if puzzle.meta["subdomain"] == "equation_numeric_guess":
+        return _guess(query, known)
     if puzzle.domain == "equation":  # of several readings the most frequent: a gold answer follows
         return decipher.explain(examples, query, lead=0.0)
     return {"bits": bits, "gravity": gravity, "unit": unit, "numeral": numeral}[
         puzzle.domain].explain(examples, query)
 
 
-def vocabulary(puzzles: Iterable[Puzzle]) -> set[str]:
-    """The words of the decrypted examples."""
-    return {word for puzzle in puzzles if puzzle.domain == "cipher"
-            for _, plain in puzzle.meta["examples"] for word in plain.split()}
+def _guess(query: str, known: Knowledge) -> tuple[str, dict[str, Any]] | None:
+    """The likeliest answer to a sign that no example shows, by what it mostly stands for; rules of
+    any sign decide where that says nothing."""
+    every = known.rules.get("", Counter())
+    own = known.rules.get(query[2], Counter())
+    a, b = query[:2], query[3:]
+    votes: defaultdict[str, float] = defaultdict(float)
+    for rule, count in every.items():
+        votes[cryptarithm.evaluate(rule, a, b)] += own[rule] + count / every.total()
+    if not votes:
+        return None
+    answer = max(sorted(votes), key=lambda item: votes[item])
+    name, mode = max((rule for rule in sorted(every)
+                      if cryptarithm.evaluate(rule, a, b) == answer),
+                     key=lambda rule: (own[rule], every[rule]))
+    return answer, {"rule": name, "mode": mode, "operands": (a, b), "symbolic": False,
+                    "guess": True}
 
 
 def _bits(examples: text.Pairs, query: str, answer: str) -> str | None:
