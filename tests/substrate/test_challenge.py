@@ -428,6 +428,7 @@ def test_every_prompt_of_the_challenge_is_asked_with_its_suffix() -> None:
     puzzle = puzzles.draw(CHALLENGE, "unit", 1, 1, "dev")[0]
     assert text.asked(puzzle.prompt) == puzzle.prompt + (
         "\nPlease put your final answer inside `\\boxed{}`. For example: `\\boxed{your answer}`")
+    assert text.parse(text.asked(puzzle.prompt), "unit") == text.parse(puzzle.prompt, "unit")
     tiny = puzzles.draw(puzzles.load_preset("tiny"), "unit", 1, 1, "dev")[0]
     assert text.asked(tiny.prompt) == tiny.prompt
 

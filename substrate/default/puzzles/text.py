@@ -94,7 +94,7 @@ def style_of(prompt: str) -> str:
 
 
 def parse(prompt: str, domain: str) -> tuple[Pairs, str]:
-    """Examples and query of a prompt of either style.
+    """Examples and query of a prompt of either style, with or without the suffix.
 
     Raises:
         ValueError: it is no prompt of that domain.
@@ -105,6 +105,7 @@ def parse(prompt: str, domain: str) -> tuple[Pairs, str]:
             raise ValueError("no line of the form `x -> y`")
         return [(x, y) for x, y in lines[:-1]], lines[-1][0]
     words = CHALLENGE[domain]
+    prompt = prompt.removesuffix(SUFFIX)
     body = prompt.removeprefix(OPENING + words.head)
     block, _, last = body.rpartition("\n\n")
     asked = _pattern(words.query).fullmatch(last)
