@@ -219,8 +219,9 @@ def test_rows_that_were_tampered_with_stop_the_campaign(layout: Layout) -> None:
 def test_the_overlap_check_looked_for_the_rows_that_were_held_back(layout: Layout) -> None:
     for name in ("c00", "c01"):
         found = read(Inspection, layout.round(1).candidate(name).run(1).inspection).overlap
-        assert [report.items for report in found] == [27] and found[0].complete
-        assert found[0].rows > 50 and not found[0].found
+        assert max(report.rows for report in found) > 50  # of train.jsonl
+        assert all(report.items == 27 and report.complete and not report.found
+                   for report in found)
 
 
 @pytest.mark.parametrize("kind", sandbox.offered())
