@@ -16,6 +16,7 @@ import pytest
 from data.real import choose, load
 from data.recipe import RecipeError, load_recipe
 from eval.groups import groups
+from eval.items import items as draw_items
 from eval.metric import extract, verify
 from eval.source import SourceError, read_source
 from eval.split import split
@@ -453,3 +454,24 @@ def test_numbers_are_scored_with_slack_but_kept_only_to_the_letter(done: Path) -
         found = challenge.explain(challenge.read(row["prompt"], row["answer"]),
                                   challenge.learn([]))
         assert found is not None and verify(row["answer"], found[0]) and found[0] != row["answer"]
+
+
+def test_two_sets_are_compared_by_sub_domain(done: Path, tmp_path: Path) -> None:
+    items = {"real": lines(done / "vault" / "dev.jsonl"),
+             "synthetic": draw_items(CHALLENGE, "dev", 60, 1)}
+    paths = []
+    for name, rows_ in items.items():
+        predictions = [{"id": row["id"], "correct": row["domain"] != "cipher" or name == "real"}
+                       for row in rows_]
+        for kind, content in (("items", rows_), ("predictions", predictions)):
+            paths.append(tmp_path / f"{name}.{kind}.jsonl")
+            paths[-1].write_text("".join(json.dumps(row) + "\n" for row in content))
+    argv = [sys.executable, "-m", "eval.subdomains"]
+    ended = subprocess.run([*argv, *paths], cwd=SUBSTRATE, capture_output=True, text=True)
+    found = {line.split()[0]: line for line in ended.stdout.splitlines()}
+    assert "1.000 of    4   0.000 of    8   -1.000 (-" in found["cipher"], ended
+    assert "+0.000 (+0.0 se)" in found["gravity"] and list(found)[-1] == "all"
+    assert sum(name.startswith("equation_") for name in found) == 4
+    ended = subprocess.run([*argv, paths[0], paths[3]], cwd=SUBSTRATE, capture_output=True,
+                           text=True)
+    assert ended.returncode == 2 and "of other items" in ended.stderr
