@@ -36,11 +36,15 @@ class TrainerSettings(EvaluatorSettings):
 
 
 def check_choices(substrate: Substrate, trainer: TrainerSettings,
-                  evaluator: EvaluatorSettings) -> None:
+                  evaluator: EvaluatorSettings, needs: Resources) -> None:
     """Finds a choice that the substrate does not offer, before anything runs.
 
+    Args:
+        needs: what the model asks for to be trained.
+
     Raises:
-        ConfigError: naming what it does offer.
+        ConfigError: naming what it does offer, or a trainer of one process for a model that needs
+            several.
     """
     for key, commands, chosen in (("trainer", ["train"], trainer),
                                   ("evaluator", ["evaluate", "baseline"], evaluator)):
@@ -52,6 +56,10 @@ def check_choices(substrate: Substrate, trainer: TrainerSettings,
             if not known and chosen.options:
                 raise ConfigError(f"{key}={chosen.name}: {substrate.root}/substrate.yaml has one "
                                   f"`{command}`, which takes no options", f"leave {key} out")
+    ranks = trainer.over(needs).ranks
+    if ranks > 1 and not substrate.distributed("train", trainer.name):
+        raise ConfigError(f"trainer={trainer.name} is one process, and the model's training asks for "
+                          f"{ranks} ranks", "choose a trainer of several (conf/trainer)")
 
 
 def placeholders(chosen: EvaluatorSettings) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def planned_jobs(config: Config, layout: Layout, number: int) -> Iterator[JobSpe
     """The round's jobs in the order of submission, with one training each."""
     planned = number == 1 or layout.policy(number).exists()
     substrate, base, files = _substrate(config, layout), _base(config, layout), layout.round(number)
-    check_choices(substrate, config.trainer, config.evaluator)
+    check_choices(substrate, config.trainer, config.evaluator, config.model.train)
     seed = derive_seed(config.seed, "train", number, 0)
     code = str(snapshot.place(layout))
     real = layout.source_report.exists() or present(config, substrate) is not None

@@ -109,7 +109,7 @@ def verify(campaign: Campaign) -> None:
 
 def _start(config: Config, layout: Layout) -> Campaign:
     source, constitution = _sources(config)
-    check_choices(source, config.trainer, config.evaluator)
+    check_choices(source, config.trainer, config.evaluator, config.model.train)
     pinned = source.verify()
     if not constitution.is_file():
         raise ConfigError(f"constitution={constitution} is no file", "give the path of one")
@@ -189,7 +189,8 @@ def _base(config: Config, substrate: Substrate, source: Substrate) -> Path:
         base.parent.mkdir(parents=True, exist_ok=True)
         run_here(substrate.command("prepare", model=config.model.prepare, out=base))
     if not (base / "config.json").is_file():
-        raise ConfigError(f"model.base={base} holds no checkpoint (config.json is missing)")
+        raise ConfigError(f"model.base={base} holds no checkpoint (config.json is missing)",
+                          "put one there in HF layout, or give model.base=PATH")
     return base
 
 

@@ -205,6 +205,11 @@ class Substrate:
         found = self.file.commands.get(name)
         return list(found) if isinstance(found, dict) else []
 
+    def distributed(self, name: str, variant: str) -> bool:
+        """Whether a command (this way of it, where there are several) is started once per rank."""
+        found = self.file.commands[name]
+        return (found[variant] if isinstance(found, dict) else found).distributed
+
     def command(
         self, name: str, fork: Path | None = None, adapters: dict[str, Path] | None = None,
         variant: str | None = None, **values: Any,

@@ -39,7 +39,7 @@ def test_the_first_way_is_the_default(stack: Substrate, tmp_path: Path) -> None:
     step = stack.command("train", tmp_path, **values)
     assert step.argv[2] == "train.sft" and not step.distributed
     assert step == stack.command("train", tmp_path, variant="peft", **values)
-    assert stack.variants("train") == ["peft", "megatron"]
+    assert stack.variants("train") == ["peft", "megatron", "bridge"]
     assert stack.variants("data") == []
 
 
@@ -118,14 +118,34 @@ def test_what_the_stack_does_not_offer_is_refused(
     trainer: TrainerSettings, evaluator: EvaluatorSettings, reason: str, stack: Substrate
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
-        check_choices(stack, trainer, evaluator)
+        check_choices(stack, trainer, evaluator, Resources())
+
+
+def test_a_trainer_of_one_process_is_refused_for_a_model_of_several_nodes(stack: Substrate) -> None:
+    needs = configured("model=nemotron3_super_120b").model.train
+    with pytest.raises(ConfigError, match="trainer=peft is one process, .* asks for 16 ranks"):
+        check_choices(stack, PEFT, AUTO, needs)
+    check_choices(stack, configured("trainer=bridge").trainer, AUTO, needs)
+
+
+@pytest.mark.parametrize(("model", "nodes"), [("nemotron3_super_120b", 2),
+                                              ("nemotron3_ultra_550b", 4)])
+def test_large_models_choose_the_bridge_and_the_command_line_has_the_last_word(
+    model: str, nodes: int, stack: Substrate, tmp_path: Path
+) -> None:
+    config = configured(f"model={model}")
+    job = training(config, stack, tmp_path)
+    assert config.trainer.name == "bridge"
+    assert (job.resources.nodes, job.resources.ranks) == (nodes, 8 * nodes)
+    assert job.steps[1].distributed and "train.bridge" in job.steps[1].argv
+    assert configured(f"model={model}", "trainer=peft").trainer.name == "peft"
 
 
 def test_a_stack_with_one_trainer_takes_no_layout() -> None:
     regression = open_substrate(REGRESSION)
-    check_choices(regression, PEFT, AUTO)
+    check_choices(regression, PEFT, AUTO, Resources())
     with pytest.raises(ConfigError, match="has one `train`, which takes no options"):
-        check_choices(regression, configured("trainer=megatron").trainer, AUTO)
+        check_choices(regression, configured("trainer=megatron").trainer, AUTO, Resources())
 
 
 def test_an_unknown_way_is_named(stack: Substrate, tmp_path: Path) -> None:

@@ -45,11 +45,26 @@ VARIANTS = {"h200": (), "h200_site_pyxis": PYXIS, "h200_apptainer": APPTAINER}
 H200 = ("rounds=1", "worker.n=2", "cluster=h200", "model=nemotron3_nano_30b",
         "model.base=/models/nemotron", "dry_run=true")
 
+CONTAINED = ("cluster.container.kind=pyxis", "cluster.container.image=/images/nemo-26.06.sqsh",
+             "cluster.container.mounts=['/models:/models']", "cluster.container.python=python",
+             "cluster.train.srun=['--mpi=pmix']")
+# One round of each production model, as the command in the documentation has it.
+MODELS = {
+    "nemotron3_nano_30b": (),
+    "nemotron3_nano_30b_bridge": ("trainer=bridge", "trainer.processes=8", "model.train.gpus=8"),
+    "nemotron3_super_120b": (),
+    "nemotron3_super_120b_pyxis": CONTAINED,
+    "nemotron3_ultra_550b": (),
+    "nemotron3_ultra_550b_apptainer": (
+        "cluster.container.kind=apptainer", "cluster.container.image=/images/nemo-26.06.sif",
+        "cluster.container.mounts=['/models:/models']", "cluster.container.python=python"),
+}
+
 
 def dry_run(
-    folder: Path, *words: str, env: dict[str, str] | None = None
+    folder: Path, *words: str, env: dict[str, str] | None = None, module: str = "aevo.campaign"
 ) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "aevo.campaign", *words], text=True, cwd=folder,
+    return subprocess.run([sys.executable, "-m", module, *words], text=True, cwd=folder,
                           capture_output=True, timeout=60, env=env)
 
 
@@ -74,7 +89,28 @@ def quoted(path: Path) -> str:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_golden(tmp_path: Path, name: str) -> None:
-    done = dry_run(tmp_path, *H200, *VARIANTS[name])
+    check_golden(name, tmp_path, dry_run(tmp_path, *H200, *VARIANTS[name]))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_golden_round_of_a_production_model(tmp_path: Path, name: str) -> None:
+    """Two candidates instead of eight, so that the files can be read."""
+    model = "_".join(name.split("_")[:3])
+    env = {key: value for key, value in os.environ.items() if key != "AEVO_MODELS"}
+    done = dry_run(tmp_path, "+round=1", "cluster=h200", f"model={model}", "worker.n=2",
+                   "dry_run=true", *MODELS[name], env=env, module="aevo.round")
+    check_golden(f"round_{name}", tmp_path, done)
+    runs = [line for line in done.stdout.splitlines() if "# runs: " in line and " -m train." in line]
+    assert len(runs) == 2
+    asked = re.findall(r"#SBATCH --nodes=(\d+)", scripts(done.stdout)["c00-train-1"])
+    if asked != ["1"]:
+        assert all(f"--nodes={asked[0]} --ntasks={8 * int(asked[0])} " in line for line in runs)
+
+
+def check_golden(
+    name: str, tmp_path: Path, done: "subprocess.CompletedProcess[str]"
+) -> None:
+    """Compares what was printed, without what differs by place and day, with its golden file."""
     assert done.returncode == 0, done.stderr
     text = done.stdout.replace(str(tmp_path), "RUNS").replace(sys.executable, "PYTHON")
     text = text.replace(str(REPO), "REPO")
