@@ -20,13 +20,15 @@ class Adapter:
     Attributes:
         routed: whether up and down of routed experts are among them;
         per_rank: whether all experts of a rank share one adapter while it is trained; in the file
-            each has a copy.
+            each has a copy;
+        fused: whether queries, keys and values share an A while it is trained, as one matrix.
     """
 
     rank: int
     leaves: frozenset[str]
     routed: bool = False
     per_rank: bool = False
+    fused: bool = False
 
     def on(self, weight: Weight) -> bool:
         """Whether a weight carries one."""
@@ -35,6 +37,16 @@ class Adapter:
     def of(self, weight: Weight) -> int:
         """Parameters on a weight, as the file has them."""
         return self.rank * (weight.inputs + weight.outputs) * weight.count if self.on(weight) else 0
+
+    def trained(self, weight: Weight, experts: int) -> int:
+        """Parameters that are trained on a weight, of which `experts` ranks share the experts."""
+        if not self.on(weight):
+            return 0
+        copies = weight.count
+        if self.per_rank and weight.split == "expert":
+            copies = min(experts, copies)
+        inputs = 0 if self.fused and weight.leaf in ("k_proj", "v_proj") else weight.inputs
+        return self.rank * (inputs + weight.outputs) * copies
 
     def parameters(self, model: Architecture) -> int:
         """Of the adapter's file."""

@@ -100,16 +100,11 @@ class Layout:
 
     def adapter_share(self, weight: Weight) -> float:
         """Trained parameters on a weight that one rank holds."""
-        own, tensor = self.adapter, self.tensor
-        if not own.on(weight):
-            return 0.0
-        if weight.split == "expert":
-            matrices = 1.0 if own.per_rank else weight.count / self.expert
-            return own.rank * (weight.inputs + weight.outputs) * matrices
-        by_rows = weight.leaf in ROWS
-        split, kept = ((weight.inputs, weight.outputs) if by_rows
-                       else (weight.outputs, weight.inputs))
-        return own.rank * (split / tensor + kept)
+        whole = self.adapter.trained(weight, self.expert)
+        if weight.split == "expert" or not whole:
+            return whole / self.expert
+        split = weight.inputs if weight.leaf in ROWS else weight.outputs
+        return whole - self.adapter.rank * split * (1 - 1 / self.tensor)
 
 
 def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Assumptions) -> Layout:
@@ -132,7 +127,8 @@ def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Ass
             **common, tensor=int(options["tensor"]) or tensor,
             pipeline=int(options["pipeline"]) or pipeline, expert=int(options["expert"]) or expert,
             micro_rows=int(options["micro_batch"]), row_tokens=int(options["sequence"]),
-            adapter=Adapter(lora["rank"], named, routed=True, per_rank=True), adapter_bytes=2,
+            adapter=Adapter(lora["rank"], named, routed=True, per_rank=True, fused=True),
+            adapter_bytes=2,
             main_bytes=12, shared_optimizer=True, mtp=bool(model.mtp), recompute=recompute)
     elif trainer == "megatron":
         pieces = int(options["tensor"]) * int(options["pipeline"])
@@ -141,7 +137,7 @@ def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Ass
             **common, tensor=int(options["tensor"]), pipeline=int(options["pipeline"]),
             expert=int(options["expert"]), row_tokens=assumed.row(config.model.preset),
             micro_rows=min(int(options["micro_batch"]) or per_rank, per_rank),
-            adapter=Adapter(lora["rank"], named), all_gather=True,
+            adapter=Adapter(lora["rank"], named, fused=True), all_gather=True,
             gpipe=int(options["pipeline"]) > 1,
             number_bytes=2 if options["precision"] == "bf16" else 4)
     else:  # one process

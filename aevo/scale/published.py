@@ -81,7 +81,8 @@ def throughputs() -> list[Throughput]:
 
 def lora_on(model: Architecture, rank: int = 32) -> Adapter:
     """The adapter of Megatron-Bridge's LoRA recipes: every linear layer that it names."""
-    return Adapter(rank, leaves("all", model) | {"out_proj"}, routed=True, per_rank=True)
+    return Adapter(rank, leaves("all", model) | {"out_proj"}, routed=True, per_rank=True,
+                   fused=True)
 
 
 def _layout(model: Architecture, ranks: int, rows: int, row_tokens: int,

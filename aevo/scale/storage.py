@@ -67,14 +67,9 @@ def base_bytes(model: Architecture) -> float:
 
 
 def trained_parameters(model: Architecture, layout: Layout) -> int:
-    """Of the whole model. One adapter for all experts of a rank counts once a rank, where the file
-    has it once an expert."""
-    if not layout.adapter.per_rank:
-        return layout.adapter.parameters(model)
-    copies = layout.expert
-    return sum(int(layout.adapter.of(weight) / weight.count * min(copies, weight.count))
-               if weight.split == "expert" else layout.adapter.of(weight)
-               for stage in layout.stages(model) for weight in stage if layout.adapter.on(weight))
+    """Of the whole model; fewer than the file has, where matrices share an adapter."""
+    return sum(layout.adapter.trained(weight, layout.expert)
+               for stage in layout.stages(model) for weight in stage)
 
 
 def read_by_training(model: Architecture, layout: Layout) -> float:

@@ -29,8 +29,8 @@ def alone(model: Architecture, trainer: str) -> Layout:
     """One process, fp32, as both trainers have it on CPU."""
     return Layout(
         trainer=trainer, nodes=1, gpus=0, ranks=1, tensor=1, pipeline=1, expert=1, rows=ROWS,
-        micro_rows=ROWS, row_tokens=LENGTH, adapter=Adapter(8, leaves("all", model)),
-        number_bytes=4)
+        micro_rows=ROWS, row_tokens=LENGTH, number_bytes=4,
+        adapter=Adapter(8, leaves("all", model), fused=trainer == "megatron"))
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_nemotron_h"])
@@ -73,8 +73,9 @@ def check_run(out: Path, model: Architecture, layout: Layout, state: int) -> Non
     assert sizes.trained == result["trainable_parameters"]
     written = (out / result["checkpoints"][-1]["path"] / "adapter_model.safetensors").stat().st_size
     assert sizes.adapter == pytest.approx(written, rel=0.02)
-    # Names, numbers of steps and the generator's state come on top: little, in a larger model.
-    assert sizes.state == pytest.approx(state, rel=0.15)
+    # What a file has besides is a few kB a tensor, and the generator's state.
+    tensors = 3 * layout.adapter.tensors(model)
+    assert sizes.state < state < sizes.state + 2048 * tensors + 16_384
 
 
 @pytest.fixture(scope="module")
