@@ -3,6 +3,7 @@
 What torch itself says of the small models is in tests/substrate/test_scale_sizes.py.
 """
 
+import functools
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ ASSUMED = Assumptions()
 LARGE = ("nemotron3_nano_30b", "nemotron3_super_120b", "nemotron3_ultra_550b")
 
 
+@functools.cache
 def made(words: str) -> Sheet:
     """The sheet of a command line, from what ships alone."""
     own, config = configured(words.split())
@@ -153,11 +155,6 @@ def test_idle_gpus_are_noted() -> None:
     assert "7 of the training's 8 GPUs idle: 1 rank(s)" in found.notes
 
 
-def test_an_adapter_that_aevo_would_refuse_is_a_problem() -> None:
-    found = made("cluster=h200 model=nemotron3_super_120b +model.recipe.train.lora.rank=32")
-    assert any(item.startswith("adapter of 9.") for item in found.problems)
-
-
 def test_round_counts_the_trainings_of_its_budget() -> None:
     words = "cluster=h200 model=nemotron3_nano_30b worker.n=5 worker.anchor_seeds=3"
     found = made(f"{words} worker.trainings=4").round
@@ -208,6 +205,22 @@ def test_architecture_is_read_from_a_checkpoint_at_hand(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
     with pytest.raises(ConfigError, match="model_type mamba"):
         sheet.find(chosen)
+
+
+def test_evaluation_follows_the_engines_of_vllm() -> None:
+    words = "cluster=h200 model=nemotron3_super_120b evaluator.name=vllm"
+    alone = made(words)
+    assert any("evaluation does not fit" in item for item in alone.problems)
+    four, eight = (made(f"{words} +evaluator.options.tensor_parallel={size}") for size in (4, 8))
+    assert four.evaluates and eight.evaluates
+    assert four.evaluation is not None and eight.evaluation is not None
+    assert four.evaluation.memory > eight.evaluation.memory
+    assert four.evaluation.used == eight.evaluation.used == 8
+    assert four.evaluation.answer == 2048
+    assert not any("ends answers" in item for item in four.notes)
+    short = made(f"{words} +evaluator.options.tensor_parallel=8 +evaluator.options.max_tokens=512")
+    assert short.evaluation is not None and short.evaluation.per_item < eight.evaluation.per_item
+    assert any("ends answers after 512" in item for item in short.notes)
 
 
 def test_targets_as_the_recipe_names_them() -> None:

@@ -290,7 +290,8 @@ http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/records.md",
-                                  "docs/slurm.md", "docs/agents.md", "docs/challenge.md"])
+                                  "docs/slurm.md", "docs/agents.md", "docs/challenge.md",
+                                  "docs/scale.md"])
 def test_documents_name_only_what_exists(name: str) -> None:
     text = (ROOT / name).read_text()
     for module in re.findall(r"python -m (aevo\.\w+)", text):

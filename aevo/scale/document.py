@@ -78,8 +78,9 @@ READING = """## How to read them
   twice as much. What other layers keep is compared with what torch really keeps, by a test.
 - **trainer=peft** holds base and activations in fp32 and passes all rows of a batch at once.
 - **trainer=bridge** with `tensor`, `pipeline` and `expert` 0 has the layout of Megatron-Bridge's
-  LoRA recipe for the model, and trains multi-token prediction along. It adapts routed experts, one
-  adapter for all experts of a rank, which the file repeats for every expert.
+  LoRA recipe for the model, and computes anew what that does. It reads a second copy of the base,
+  in megatron's format, whose import has identified it.
+- Routed experts carry no adapter and multi-token prediction is not trained, by any of the trainers.
 - **Time**: `layer_ms` for each layer of each forward pass, and FLOPs at `kernel_mfu` of the peak;
   of a frozen matrix the backward pass has half. trainer=peft and trainer=megatron were never timed
   on a GPU: theirs are guesses by the same two figures.
@@ -87,9 +88,10 @@ READING = """## How to read them
   `worker.trainings` allows (at most); after each training its checkpoints answer the dev items; at
   the end the leaderboard's submissions answer the hidden ones. The campaign's first evaluation, of
   the bare base, is not in it.
-- **Traffic**: trainer and evaluator identify the base by its digest, which reads it whole, before
-  each process reads its part. Adapters are written twice, by the run and as the judged copy; a
-  state replaces the one before it.
+- **Traffic**: other trainers and evaluators identify the base by its digest, which reads it whole,
+  before each process reads its part. Adapters are written twice, by the run and as the judged copy.
+  A state comes after 25 steps or 20 seconds and replaces the one before it; of trainer=bridge after
+  10 steps, and two are kept.
 """
 
 
@@ -153,7 +155,7 @@ def _adapters() -> str:
     return ("LoRA parameters at rank 32, were each group a target (they grow with the rank):\n\n"
             f"| model | {' | '.join(groups)} |\n|{'---|' * (len(groups) + 1)}\n{rows}\n"
             "aevo refuses adapters above 8 GiB, and so does leaderboard=kaggle as it is set: those "
-            "of Super's or\nUltra's routed experts at rank 32 do not pass, not even in bf16.\n")
+            "of Super's or\nUltra's routed experts at rank 32 would not pass, not even in bf16.\n")
 
 
 def _published(assumed: Assumptions) -> str:

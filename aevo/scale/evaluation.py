@@ -20,29 +20,44 @@ class Way:
     """How one of the substrate's `evaluate` commands decodes.
 
     Attributes:
-        number_bytes: of a weight; parallel: over all GPUs of a node, or on one; rows: at a time;
-        longest: tokens that an answer may have; graphs: the host does not launch each layer.
+        number_bytes: of a weight; tensor: GPUs that hold a copy of the model; engines: copies;
+        rows: that a copy works on; longest: tokens that an answer may have; share: of a GPU's
+        memory that it may take; graphs: the host does not launch each layer.
     """
 
     number_bytes: int
-    parallel: bool
+    tensor: int
+    engines: int
     rows: int
     longest: int
+    share: float
     graphs: bool
 
 
-# eval/evaluate.py: fp32, one GPU, 32 rows, --max-new 48. vLLM: the challenge's settings.
-HF = Way(4, False, 32, 48, False)
-WAYS = {"auto": HF, "hf": HF, "vllm": Way(2, True, 64, 7680, True)}
+def way(config: Config) -> Way:
+    """How this configuration's evaluator decodes: transformers (eval/evaluate.py: fp32 on one GPU,
+    32 rows, --max-new 48), or evaluator=vllm by its options, engines on the first node."""
+    options = config.evaluator.options
+    if config.evaluator.name != "vllm":
+        return Way(4, 1, 1, 32, int(options.get("max_new", 48)), 1.0, False)
+    gpus = max(resources(config, "evaluate").gpus, 1)
+    tensor = int(options.get("tensor_parallel", 1))
+    return Way(
+        number_bytes=4 if options.get("dtype") == "float32" else 2, tensor=tensor,
+        engines=int(options.get("shards", 0)) or max(gpus // tensor, 1),
+        rows=int(options.get("max_num_seqs", 64)), longest=int(options.get("max_tokens", 7680)),
+        share=float(options.get("gpu_memory_utilization", 0.85)), graphs=True)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """One adapter on some items: `seconds` for `items` answers of `answer` tokens; `memory` is
-    bytes of a GPU, of `used` out of `gpus` of the job."""
+    bytes that each of `used` GPUs needs, of `room` it may have; the job has `gpus`."""
 
     answer: int
+    longest: int
     memory: float
+    room: float
     used: int
     gpus: int
     per_item: float
@@ -54,33 +69,33 @@ class Evaluation:
 
 def of(config: Config, model: Architecture, gpu: Gpu, assumed: Assumptions) -> Evaluation:
     """The estimate for this configuration's evaluator."""
-    way = WAYS.get(config.evaluator.name, HF)
-    asked = resources(config, "evaluate")
-    used = max(asked.gpus, 1) if way.parallel else 1
-    answer = min(assumed.answer_tokens, way.longest)
-    held = parameters(model) * way.number_bytes
-    cache = way.rows * (assumed.prompt_tokens + answer) * _cache(model)
-    state = way.rows * _state(model)
-    memory = (held + cache + state) / used * assumed.reserve + assumed.context_gb * 2**30
-    step = (_read(model, way) + cache / 2 + 2 * state) / used / (
+    chosen, asked = way(config), resources(config, "evaluate")
+    answer = min(assumed.answer_tokens, chosen.longest)
+    cache = chosen.rows * (assumed.prompt_tokens + answer) * _cache(model)
+    state = chosen.rows * _state(model)
+    held = parameters(model) * chosen.number_bytes + cache + state
+    step = (_read(model, chosen) + cache / 2 + 2 * state) / chosen.tensor / (
         gpu.bandwidth * assumed.decode_efficiency)
-    if not way.graphs:
+    if not chosen.graphs:
         step = max(step, len(model.pattern) * assumed.layer_ms / 1000 * FORWARD)
-    prefill = 2 * _used(model) * assumed.prompt_tokens / used / (
-        gpu.peak(way.number_bytes) * assumed.kernel_mfu)
-    return Evaluation(answer, memory, used, asked.gpus * asked.nodes,
-                      answer * step / way.rows + prefill)
+    prefill = 2 * _used(model) * assumed.prompt_tokens / chosen.tensor / (
+        gpu.peak(chosen.number_bytes) * assumed.kernel_mfu)
+    return Evaluation(
+        answer=answer, longest=chosen.longest, room=gpu.memory * chosen.share,
+        memory=held / chosen.tensor * assumed.reserve + assumed.context_gb * 2**30,
+        used=chosen.tensor * chosen.engines, gpus=asked.gpus * asked.nodes,
+        per_item=(answer * step / chosen.rows + prefill) / chosen.engines)
 
 
-def _read(model: Architecture, way: Way) -> float:
+def _read(model: Architecture, chosen: Way) -> float:
     """Bytes of weights that a step of all rows reads: of experts those that any row chose."""
     found = 0.0
     for weight in weights(model):
-        chosen = float(weight.count)
+        copies = float(weight.count)
         if weight.split == "expert":
-            chosen *= 1 - (1 - weight.active / weight.count) ** way.rows
+            copies *= 1 - (1 - weight.active / weight.count) ** chosen.rows
         found += 0 if weight.group == "embedding" else (
-            weight.inputs * weight.outputs * chosen * way.number_bytes)
+            weight.inputs * weight.outputs * copies * chosen.number_bytes)
     return found
 
 

@@ -126,10 +126,10 @@ def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Ass
         found = Layout(
             **common, tensor=int(options["tensor"]) or tensor,
             pipeline=int(options["pipeline"]) or pipeline, expert=int(options["expert"]) or expert,
-            micro_rows=int(options["micro_batch"]), row_tokens=int(options["sequence"]),
-            adapter=Adapter(lora["rank"], named, routed=True, per_rank=True, fused=True),
-            adapter_bytes=2,
-            main_bytes=12, shared_optimizer=True, mtp=bool(model.mtp), recompute=recompute)
+            micro_rows=int(options["micro_batch"]),
+            row_tokens=min(assumed.row(config.model.preset), int(options["sequence"])),
+            adapter=Adapter(lora["rank"], named, fused=True), adapter_bytes=2, main_bytes=12,
+            shared_optimizer=True, recompute=recompute)
     elif trainer == "megatron":
         pieces = int(options["tensor"]) * int(options["pipeline"])
         per_rank = -(-rows // max(common["ranks"] // pieces, 1))

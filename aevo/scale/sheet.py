@@ -10,7 +10,7 @@ from aevo.scale import cost, evaluation, hardware, layout, memory, steptime, sto
 from aevo.scale.architecture import Architecture, known
 from aevo.scale.assumptions import Assumptions
 from aevo.scale.cost import Round
-from aevo.scale.evaluation import WAYS, Evaluation
+from aevo.scale.evaluation import Evaluation
 from aevo.scale.hardware import Gpu
 from aevo.scale.hf_config import read
 from aevo.scale.layout import Layout, resources
@@ -45,7 +45,8 @@ class Sheet:
     @property
     def evaluates(self) -> bool:
         """Whether the evaluator has room on its GPUs."""
-        return bool(self.gpu and self.evaluation and self.evaluation.memory <= self.gpu.memory)
+        found = self.evaluation
+        return found is not None and found.memory <= found.room and found.used <= found.gpus
 
 
 def of(config: Config, assumed: Assumptions, files: bool = True) -> Sheet:
@@ -110,7 +111,8 @@ def _misfits(sheet: Sheet, config: Config) -> list[str]:
                      f"{sheet.gpu.name}'s {binary(room)}")
     if sheet.evaluation and not sheet.evaluates:
         found.append(f"evaluation does not fit: evaluator={config.evaluator.name} takes "
-                     f"{binary(sheet.evaluation.memory)} of each of {sheet.evaluation.used} GPU(s)")
+                     f"{binary(sheet.evaluation.memory)} of each of {sheet.evaluation.used} GPU(s), "
+                     f"{binary(sheet.evaluation.room)} of {sheet.evaluation.gpus} are there")
     given = resources(config, "train").memory_gb
     needed = sheet.host if sheet.gpu else sheet.memory.total
     if given and needed and needed > given * GIB:
@@ -146,10 +148,10 @@ def _notes(sheet: Sheet, config: Config) -> list[str]:
     if sheet.layout.ranks > 1 and share < FEW:
         found.append(f"the fullest GPU uses {100 * share:.0f} % of its memory: fewer may do")
     idle = sheet.evaluation.gpus - sheet.evaluation.used
-    if idle:
+    if idle > 0:
         found.append(f"evaluator={config.evaluator.name} leaves {idle} of {sheet.evaluation.gpus} "
                      "GPUs idle")
-    longest = WAYS.get(config.evaluator.name, evaluation.HF).longest
+    longest = sheet.evaluation.longest
     if config.model.preset == "challenge" and longest < CHALLENGE:
         found.append(f"evaluator={config.evaluator.name} ends answers after {longest} tokens, the "
                      f"challenge after {CHALLENGE:,}")

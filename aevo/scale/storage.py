@@ -1,7 +1,8 @@
 """Sizes on disk, and what a training or an evaluation reads and writes.
 
-The base is read whole by whoever identifies it (`base_digest`: trainer and evaluator, once each),
-then by every process what it needs of it. Caches of nodes and file servers make it less.
+The base is read whole by whoever identifies it (`base_digest`: trainer and evaluator, once each;
+trainer=bridge goes by the record of its import), then by every process what it needs of it. Caches
+of nodes and file servers make it less.
 """
 
 from dataclasses import dataclass
@@ -9,28 +10,32 @@ from typing import Any
 
 from aevo.scale.architecture import Architecture, parameters
 from aevo.scale.layout import Layout
+from aevo.scale.memory import FP32
 
 STATE_STEPS = 25  # substrate: train/loop.py writes the state so often at least,
-STATE_SECONDS = 20.0  # and so often
+STATE_SECONDS = 20.0  # and so often;
+BRIDGE_STEPS = 10  # train/nemo_bridge/overrides.py so often, and keeps
+BRIDGE_STATES = 2
 MOMENTS = 3  # parameter, and Adam's two moments
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Bytes. `state` replaces the one before it; `states` are written by a run."""
+    """Bytes. Of the resume state `states` are written by a run and `last` are left."""
 
     base: float
     adapter: float
     state: float
     states: int
+    last: int
     checkpoints: int
     trained: int
 
     @property
     def kept(self) -> float:
         """What a finished run leaves: adapters as the worker's job wrote them and the judged
-        copies, and the last state."""
-        return 2 * self.checkpoints * self.adapter + self.state
+        copies, and the last states."""
+        return 2 * self.checkpoints * self.adapter + self.last * self.state
 
     @property
     def written(self) -> float:
@@ -50,13 +55,13 @@ def of(model: Architecture, layout: Layout, recipe: dict[str, Any],
     trained = trained_parameters(model, layout)
     # A checkpoint comes with a state; between them every 25 steps and every 20 seconds.
     timed = 0.0 if seconds is None else steps * seconds / max(STATE_SECONDS, seconds)
-    states = checkpoints if layout.trainer == "bridge" else int(max(timed, steps / STATE_STEPS,
-                                                                    checkpoints))
-    each = 2 + 12 if layout.trainer == "bridge" else 4 * MOMENTS
+    bridge = layout.trainer == "bridge"
+    states = steps / BRIDGE_STEPS if bridge else max(timed, steps / STATE_STEPS)
+    each = layout.adapter_bytes + layout.main_bytes if bridge else FP32 * MOMENTS
     return Storage(
-        base=base_bytes(model),
-        adapter=layout.adapter.file_bytes(model, layout.adapter_bytes),
-        state=trained * each, states=states, checkpoints=checkpoints, trained=trained)
+        base=base_bytes(model), adapter=layout.adapter.file_bytes(model, FP32),
+        state=trained * each, states=int(max(states, checkpoints)),
+        last=BRIDGE_STATES if bridge else 1, checkpoints=checkpoints, trained=trained)
 
 
 def base_bytes(model: Architecture) -> float:
@@ -75,7 +80,7 @@ def trained_parameters(model: Architecture, layout: Layout) -> int:
 def read_by_training(model: Architecture, layout: Layout) -> float:
     """Bytes of the base that all processes of a training read: its digest, then their parts. A
     process of trainer=megatron reads matrices whole and keeps its shard of them."""
-    whole = base_bytes(model)
+    whole = base_bytes(model)  # read for the digest
     if layout.trainer not in ("megatron", "bridge"):
         return 2 * whole
     per_rank = 0.0
@@ -85,7 +90,8 @@ def read_by_training(model: Architecture, layout: Layout) -> float:
             if layout.trainer == "megatron" and weight.split == "tensor":
                 share = 1.0
             per_rank += weight.parameters * share * model.bytes
-    return whole + per_rank * layout.ranks / layout.pipeline
+    parts = per_rank * layout.ranks / layout.pipeline
+    return parts if layout.trainer == "bridge" else whole + parts
 
 
 def read_by_evaluation(model: Architecture) -> float:

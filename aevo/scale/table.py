@@ -135,6 +135,7 @@ LINES: list[Line] = [
     ("candidates of a round, steps of a run", lambda s: f"{s.candidates}, {s.steps}"),
     ("**round, GPU-hours**: planned", _round("trainings")),
     ("at most", _round("most")),
+    ("base on disk", lambda s: size(s.storage.base * (2 if s.layout.trainer == "bridge" else 1))),
     ("adapter file, resume state", lambda s: f"{size(s.storage.adapter)}, {size(s.storage.state)}"),
     ("a run writes, keeps", lambda s: f"{size(s.storage.written)}, {size(s.storage.kept)}"),
     ("base read by a training, an evaluation", _reads),
