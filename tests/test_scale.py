@@ -79,7 +79,7 @@ def test_flops_are_those_of_published_throughputs() -> None:
         assert run.estimate() == pytest.approx(run.tflops, rel=0.02), run.what
 
 
-def test_step_times_come_within_a_third_and_a_bit_of_published_runs() -> None:
+def test_step_times_come_within_35_percent_of_published_runs() -> None:
     ratios = [run.estimate(ASSUMED).seconds / run.seconds for run in published.lora_runs()]
     assert all(0.65 < ratio < 1.35 for ratio in ratios)
     assert 0.95 < (ratios[0] * ratios[1] * ratios[2]) ** (1 / 3) < 1.05
@@ -144,6 +144,7 @@ def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     ("row_tokens=16384", "training does not fit"),
     ("model.train.memory_gb=32", "host memory: 58.8 GiB"),
     ("model.train.time_min=1 cluster.resumes=0", "train: "),
+    ("+model.train.disk_gb=0.1", "disk: a run leaves 156 MB"),
 ])
 def test_problems_are_named(words: str, problem: str) -> None:
     found = made(f"cluster=h200 model=nemotron3_nano_30b {words}")
@@ -153,6 +154,18 @@ def test_problems_are_named(words: str, problem: str) -> None:
 def test_idle_gpus_are_noted() -> None:
     found = made("cluster=h200 model=nemotron3_nano_30b model.train.gpus=8")
     assert "7 of the training's 8 GPUs idle: 1 rank(s)" in found.notes
+
+
+def test_stages_that_wait_are_noted() -> None:
+    few = made("cluster=h200 model=nemotron3_ultra_550b")
+    assert any("pipeline stages wait 43 %" in item for item in few.notes)
+    many = made("cluster=h200 model=nemotron3_ultra_550b model.recipe.train.batch_size=128")
+    assert not any("wait" in item for item in many.notes)
+
+
+def test_an_adapter_that_aevo_would_refuse_is_a_problem() -> None:
+    found = made("cluster=h200 model=nemotron3_ultra_550b +model.recipe.train.lora.rank=1024")
+    assert any(item.startswith("adapter of ") for item in found.problems)
 
 
 def test_round_counts_the_trainings_of_its_budget() -> None:

@@ -67,7 +67,7 @@ words would use, and from the architecture below; another configuration is one c
 
 `check=true` ends with exit code 7 where the configuration has a problem. **None of the three large
 models has been run with this repository**: sizes follow from the architecture, times are estimates
-that came within a third of the published runs below, evaluations are not compared with anything.
+within 35 % of the published runs below, evaluations are not compared with anything.
 """
 READING = """## How to read them
 
@@ -170,7 +170,7 @@ def _published(assumed: Assumptions) -> str:
 
 From the model verification cards and the performance summary of Megatron-Bridge. LoRA, rank 32,
 one row a forward pass. `layer_ms` is the geometric mean of what the three would have it: none is a
-test of it alone, but one figure serves all three within a third. A GB200 has 2.5 times an H100's
+test of it alone, but one figure serves all three within 35 %. A GB200 has 2.5 times an H100's
 peak and is no faster: such runs wait for the host.
 
 | run | published: step, positions a second and GPU | estimated | ratio |

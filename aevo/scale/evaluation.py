@@ -36,10 +36,10 @@ class Way:
 
 def way(config: Config) -> Way:
     """How this configuration's evaluator decodes: transformers (eval/evaluate.py: fp32 on one GPU,
-    32 rows, --max-new 48), or evaluator=vllm by its options, engines on the first node."""
+    32 rows, 48 tokens), or evaluator=vllm by its options, engines on the first node."""
     options = config.evaluator.options
     if config.evaluator.name != "vllm":
-        return Way(4, 1, 1, 32, int(options.get("max_new", 48)), 1.0, False)
+        return Way(4, 1, 1, 32, int(options.get("max_tokens", 48)), 1.0, False)
     gpus = max(resources(config, "evaluate").gpus, 1)
     tensor = int(options.get("tensor_parallel", 1))
     return Way(

@@ -21,6 +21,7 @@ BRIDGE = {
     4096: (8, 1, 16, frozenset[str]()),
     8192: (2, 4, 8, frozenset({"moe", "layernorm"})),
 }
+LONG = 0.25  # of a step: pipeline stages that wait longer are noted
 ROWS = ("out_proj", "o_proj", "down_proj")  # split over ranks by their inputs
 
 
@@ -198,6 +199,10 @@ def _notes(layout: Layout) -> list[str]:
     if layout.ranks < gpus:
         found.append(f"{gpus - layout.ranks} of the training's {gpus} GPUs idle: "
                      f"{layout.ranks} rank(s)")
+    waits = (layout.pipeline - 1) / (layout.microbatches + layout.pipeline - 1)
+    if waits > LONG:
+        found.append(f"pipeline stages wait {100 * waits:.0f} % of a step: more rows a batch, or "
+                     "fewer stages")
     if layout.rows < layout.data:
         found.append(f"{layout.data - layout.rows} of {layout.data} data-parallel groups have no "
                      "row of a batch")

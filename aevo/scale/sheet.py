@@ -110,14 +110,18 @@ def _misfits(sheet: Sheet, config: Config) -> list[str]:
         found.append(f"training does not fit: {binary(sheet.memory.total)} of an "
                      f"{sheet.gpu.name}'s {binary(room)}")
     if sheet.evaluation and not sheet.evaluates:
+        own = sheet.evaluation
         found.append(f"evaluation does not fit: evaluator={config.evaluator.name} takes "
-                     f"{binary(sheet.evaluation.memory)} of each of {sheet.evaluation.used} GPU(s), "
-                     f"{binary(sheet.evaluation.room)} of {sheet.evaluation.gpus} are there")
+                     f"{binary(own.memory)} of each of {own.used} GPU(s); there are "
+                     f"{binary(own.room)} of {own.gpus}")
     given = resources(config, "train").memory_gb
     needed = sheet.host if sheet.gpu else sheet.memory.total
     if given and needed and needed > given * GIB:
         found.append(f"host memory: {binary(needed)} while weights are read, {given:g} GiB "
                      "asked for")
+    disk, written = config.model.train.disk_gb * GIB, sheet.storage.left
+    if written > disk:
+        found.append(f"disk: a run leaves {size(written)}, model.train.disk_gb allows {size(disk)}")
     if sheet.storage.adapter > Limits().bytes:
         found.append(f"adapter of {size(sheet.storage.adapter)}: more than the "
                      f"{Limits().bytes / GIB:g} GiB that aevo takes")

@@ -32,10 +32,14 @@ class Storage:
     trained: int
 
     @property
+    def left(self) -> float:
+        """What the job of a finished run leaves: adapters and the last states."""
+        return self.checkpoints * self.adapter + self.last * self.state
+
+    @property
     def kept(self) -> float:
-        """What a finished run leaves: adapters as the worker's job wrote them and the judged
-        copies, and the last states."""
-        return 2 * self.checkpoints * self.adapter + self.last * self.state
+        """What is kept of the run: that, and the judged copies of the adapters."""
+        return self.left + self.checkpoints * self.adapter
 
     @property
     def written(self) -> float:
