@@ -247,7 +247,7 @@ def test_targets_as_the_recipe_names_them() -> None:
 
 def command(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", "aevo.scale", *words], capture_output=True,
-                          text=True, timeout=60, cwd=REPO)
+                          text=True, timeout=180, cwd=REPO)
 
 
 def test_a_mistake_is_one_line() -> None:
