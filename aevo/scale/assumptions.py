@@ -13,7 +13,7 @@ class Assumptions(Part):
     gpu: str | None = Field(default=None, description="h100 or h200; null: what conf/cluster names")
     row_tokens: PositiveInt | None = Field(default=None, description=(
         "positions of a row in a forward pass, padding included; null: 4,096, room for long traces "
-        "(64 where the preset is tiny); trainer=bridge has its own `sequence`"))
+        "(64 where the preset is tiny); of trainer=bridge at most its `sequence`"))
     prompt_tokens: PositiveInt = Field(default=400, description=(
         "of an item, with instruction and chat template; the challenge's prompts have 300 to 500 "
         "characters, digits and symbols mostly"))

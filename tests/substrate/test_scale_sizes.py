@@ -19,7 +19,7 @@ from aevo.scale.adapter import Adapter, leaves
 from aevo.scale.architecture import Architecture, known, layer, parameters, weights
 from aevo.scale.assumptions import Assumptions
 from aevo.scale.hf_config import read
-from aevo.scale.layout import Layout
+from aevo.scale.layout import BRIDGE, Layout
 
 LORA: dict[str, Any] = {"rank": 8, "alpha": 16, "dropout": 0.0, "targets": "all"}
 ROWS, LENGTH = 8, 64
@@ -64,6 +64,32 @@ def test_targets_are_the_trainers_own(wanted: str | list[str]) -> None:
         present = {item.leaf for item in weights(model) if item.leaf and item.leaf != "lm_head"}
         if set(wanted) <= present or isinstance(wanted, str):
             assert leaves(wanted, model) == set(resolve(wanted, present, kind))
+
+
+def test_what_the_sheets_take_from_the_trainers_is_what_they_do() -> None:
+    from train import loop
+    from train.nemo_bridge import family as families
+    from train.nemo_bridge import overrides
+
+    assert {family.shape[1]: family.layout for family in families.FAMILIES.values()} == {
+        hidden: (tensor, pipeline, expert)
+        for hidden, (tensor, pipeline, expert, _) in BRIDGE.items()}
+    for name, family in families.FAMILIES.items():
+        size = {"nano": "30b", "super": "120b", "ultra": "550b"}[name]
+        model = known(f"nemotron3_{name}_{size}")
+        assert family.shape == (len(model.pattern), model.hidden)
+    train = {"steps": 5, "batch_size": 4, "learning_rate": 1e-4, "lora": LORA,
+             "optimizer": {"weight_decay": 0.0, "clip": 1.0, "beta1": 0.9, "beta2": 0.99}}
+    here = Path("x")
+    set_there = overrides.overrides(train, families.Layout(1, 1, 8, 4096, 1, 8), length=128,
+                                    seed=1, base=here, imported=here, state=here, targets=["*"])
+    assert set_there["model.mtp_num_layers"] == 0
+    assert set_there["checkpoint.save_interval"] == storage.BRIDGE_STEPS
+    assert set_there["checkpoint.most_recent_k"] == storage.BRIDGE_STATES
+    assert not any("recompute" in key for key in set_there)
+    assert (storage.STATE_STEPS, storage.STATE_SECONDS) == (loop.STATE_STEPS, loop.STATE_SECONDS)
+    reached = overrides.patterns(["linear_fc1", "linear_fc2"])
+    assert not any(".experts." in place for place in reached)
 
 
 def check_run(out: Path, model: Architecture, layout: Layout, state: int) -> None:
