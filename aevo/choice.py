@@ -58,8 +58,8 @@ def check_choices(substrate: Substrate, trainer: TrainerSettings,
                                   f"`{command}`, which takes no options", f"leave {key} out")
     ranks = trainer.over(needs).ranks
     if ranks > 1 and not substrate.distributed("train", trainer.name):
-        raise ConfigError(f"trainer={trainer.name} is one process, and the model's training asks for "
-                          f"{ranks} ranks", "choose a trainer of several (conf/trainer)")
+        raise ConfigError(f"trainer={trainer.name} is one process, and the model's training asks "
+                          f"for {ranks} ranks", "choose a trainer of several (conf/trainer)")
 
 
 def placeholders(chosen: EvaluatorSettings) -> dict[str, Any]:

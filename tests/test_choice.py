@@ -123,7 +123,7 @@ def test_what_the_stack_does_not_offer_is_refused(
 
 def test_a_trainer_of_one_process_is_refused_for_a_model_of_several_nodes(stack: Substrate) -> None:
     needs = configured("model=nemotron3_super_120b").model.train
-    with pytest.raises(ConfigError, match="trainer=peft is one process, .* asks for 16 ranks"):
+    with pytest.raises(ConfigError, match=r"trainer=peft is one process, .* asks for 16 ranks"):
         check_choices(stack, PEFT, AUTO, needs)
     check_choices(stack, configured("trainer=bridge").trainer, AUTO, needs)
 

@@ -221,17 +221,18 @@ def test_architecture_is_read_from_a_checkpoint_at_hand(tmp_path: Path) -> None:
 
 
 def test_evaluation_follows_the_engines_of_vllm() -> None:
-    words = "cluster=h200 model=nemotron3_super_120b evaluator.name=vllm"
+    words = ("cluster=h200 model=nemotron3_super_120b evaluator=vllm "
+             "evaluator.options.command=python")
     alone = made(words)
     assert any("evaluation does not fit" in item for item in alone.problems)
-    four, eight = (made(f"{words} +evaluator.options.tensor_parallel={size}") for size in (4, 8))
+    four, eight = (made(f"{words} evaluator.options.tensor_parallel={size}") for size in (4, 8))
     assert four.evaluates and eight.evaluates
     assert four.evaluation is not None and eight.evaluation is not None
     assert four.evaluation.memory > eight.evaluation.memory
     assert four.evaluation.used == eight.evaluation.used == 8
     assert four.evaluation.answer == 2048
     assert not any("ends answers" in item for item in four.notes)
-    short = made(f"{words} +evaluator.options.tensor_parallel=8 +evaluator.options.max_tokens=512")
+    short = made(f"{words} evaluator.options.tensor_parallel=8 evaluator.options.max_tokens=512")
     assert short.evaluation is not None and short.evaluation.per_item < eight.evaluation.per_item
     assert any("ends answers after 512" in item for item in short.notes)
 

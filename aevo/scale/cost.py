@@ -63,7 +63,7 @@ def of(config: Config, model: Architecture, layout: Layout, recipe: dict[str, An
     dev = recipe["checkpoints"] * evaluation.seconds(config.model.dev_items)
     hidden = submissions * evaluation.seconds(config.model.hidden_items)
     nodes = resources(config, "evaluate").nodes
-    reads = storage.read_by_evaluation(model)
+    reads = storage.read_by_evaluation(model, evaluation.engines)
     begin = _start(reads / nodes, assumed)
     return Round(
         trainings=seeds + worker.n - 1, most=seeds + (worker.n - 1) * worker.trainings,

@@ -52,7 +52,8 @@ def way(config: Config) -> Way:
 @dataclass(frozen=True)
 class Evaluation:
     """One adapter on some items: `seconds` for `items` answers of `answer` tokens; `memory` is
-    bytes that each of `used` GPUs needs, of `room` it may have; the job has `gpus`."""
+    bytes that each of `used` GPUs needs, of `room` it may have; the job has `gpus`; `engines`
+    read the weights."""
 
     answer: int
     longest: int
@@ -60,6 +61,7 @@ class Evaluation:
     room: float
     used: int
     gpus: int
+    engines: int
     per_item: float
 
     def seconds(self, items: int) -> float:
@@ -84,6 +86,7 @@ def of(config: Config, model: Architecture, gpu: Gpu, assumed: Assumptions) -> E
         answer=answer, longest=chosen.longest, room=gpu.memory * chosen.share,
         memory=held / chosen.tensor * assumed.reserve + assumed.context_gb * 2**30,
         used=chosen.tensor * chosen.engines, gpus=asked.gpus * asked.nodes,
+        engines=chosen.engines,
         per_item=(answer * step / chosen.rows + prefill) / chosen.engines)
 
 

@@ -98,6 +98,6 @@ def read_by_training(model: Architecture, layout: Layout) -> float:
     return parts if layout.trainer == "bridge" else whole + parts
 
 
-def read_by_evaluation(model: Architecture) -> float:
-    """Bytes of the base that an evaluation reads: its digest, then the weights."""
-    return 2 * base_bytes(model)
+def read_by_evaluation(model: Architecture, engines: int) -> float:
+    """Bytes of the base that an evaluation reads: its digest, then each engine the weights."""
+    return (1 + engines) * base_bytes(model)

@@ -100,7 +100,8 @@ def test_golden_round_of_a_production_model(tmp_path: Path, name: str) -> None:
     done = dry_run(tmp_path, "+round=1", "cluster=h200", f"model={model}", "worker.n=2",
                    "dry_run=true", *MODELS[name], env=env, module="aevo.round")
     check_golden(f"round_{name}", tmp_path, done)
-    runs = [line for line in done.stdout.splitlines() if "# runs: " in line and " -m train." in line]
+    runs = [line for line in done.stdout.splitlines()
+            if "# runs: " in line and " -m train." in line]
     assert len(runs) == 2
     asked = re.findall(r"#SBATCH --nodes=(\d+)", scripts(done.stdout)["c00-train-1"])
     if asked != ["1"]:

@@ -67,6 +67,7 @@ def test_targets_are_the_trainers_own(wanted: str | list[str]) -> None:
 
 
 def test_what_the_sheets_take_from_the_trainers_is_what_they_do() -> None:
+    pytest.importorskip("train.nemo_bridge.overrides")
     from train import loop
     from train.nemo_bridge import family as families
     from train.nemo_bridge import overrides
