@@ -118,8 +118,12 @@ def run(command: Sequence[str], shards: Sequence[Shard], total: int) -> None:
     try:
         for shard in shards:
             shard.process = start(command, shard)
+        told = ""
         for _ in _until_done(shards):
-            print(f"vllm: {_progress(shards)} of {total} answers", flush=True)
+            news = f"vllm: {_progress(shards)} of {total} answers"
+            if news != told:
+                print(news, flush=True)
+            told = news
     finally:
         for shard in shards:
             stop(shard)
@@ -159,7 +163,7 @@ def stop(shard: Shard) -> None:
 
 
 def _until_done(shards: Sequence[Shard]) -> Iterator[None]:
-    """Returns when all are done; yields when there is news to tell."""
+    """Returns when all are done; yields now and then, to tell how far they are."""
     told, ended = time.monotonic(), dict[int, float]()
     while len(ended) < len(shards) or _running(shards, ended):
         for shard in shards:
