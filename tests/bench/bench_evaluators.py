@@ -161,8 +161,9 @@ def main() -> None:
         tokens = sum(map(len, row["ids"])) / seconds
         speeds[name] = tokens
         same = sum(a == b for a, b in zip(row["ids"], found["evaluator=hf"]["ids"], strict=True))
-        more = f" ({row['version']}; start {statistics.median(row['start']):.0f} s)" * (
-            "version" in row)
+        more = ""
+        if "version" in row:
+            more = f" {row['version']}, ready after {statistics.median(row['start']):.0f} s"
         print(f"| {name}{more} | {args.items / seconds:.0f} | {tokens:.0f} "
               f"| {tokens / speeds[first]:.2f} | {same} of {args.items} |")
     print(json.dumps({"arguments": vars(args), "tokens_per_s": speeds}))
