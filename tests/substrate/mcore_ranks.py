@@ -23,6 +23,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from train.checkpoint import write_adapter
 from train.mcore import export, layout, lora, model, weights
+from train.peft_format import peft_config
 
 from tests.substrate.mcore_support import LORA, randomise, run_here, tokens
 
@@ -42,7 +43,7 @@ def answer(base: Path, out: Path, sizes: layout.Layout) -> None:
     right = export.gather(found, config)
     plain = export.gather([replace(item, rows=None) for item in found], config)
     if dist.get_rank() == 0:
-        settings = export.peft_config(LORA, right)
+        settings = peft_config(LORA, right)
         write_adapter(right, settings, out / "adapter")
         write_adapter(plain, settings, out / "plain")
         torch.save((before, after), out / "logits.pt")

@@ -15,6 +15,7 @@ import torch
 from train.loop import Run
 from train.mcore import export, layout, loop, lora, model, weights
 from train.mcore.lora import Adapted
+from train.peft_format import peft_config
 
 REPO = Path(__file__).parents[2]
 SUBSTRATE = REPO / "substrate" / "default"
@@ -81,7 +82,7 @@ def save_peft(folder: Path, found: list[Adapted], config: Any) -> Path:
     from train.checkpoint import write_adapter
 
     tensors = export.gather(found, config)
-    write_adapter(tensors, export.peft_config(LORA, tensors), folder)
+    write_adapter(tensors, peft_config(LORA, tensors), folder)
     return folder
 
 

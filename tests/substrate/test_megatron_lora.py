@@ -18,6 +18,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from train.mcore import export, lora, model
 from train.model import ModelError
+from train.peft_format import check_loadable
 from train.targets import TargetError
 
 from tests.substrate.mcore_support import LORA, adapted, built, one_rank, save_peft, tokens
@@ -66,14 +67,14 @@ def test_every_saved_tensor_is_loaded(nemotron_base: Path) -> None:
     """Pitfall: under transformers 5 peft drops adapters of single experts without a word."""
     _, config, found = adapted(nemotron_base)
     shapes = {name: tuple(t.shape) for name, t in export.gather(found, config).items()}
-    export.check_loadable(nemotron_base, LORA, shapes)
+    check_loadable(nemotron_base, LORA, shapes)
     expert = f"{ROOT}1.mixer.experts.0.up_proj.lora_"
     extra = shapes | {f"{expert}A.weight": (4, 64), f"{expert}B.weight": (32, 4)}
     with pytest.raises(ModelError, match=r"peft would load 24 tensors where 26 are saved.*experts"):
-        export.check_loadable(nemotron_base, LORA, extra)
+        check_loadable(nemotron_base, LORA, extra)
     name = f"{ROOT}0.mixer.in_proj.lora_B.weight"
     with pytest.raises(ModelError, match="in_proj"):
-        export.check_loadable(nemotron_base, LORA, shapes | {name: (1, 4)})
+        check_loadable(nemotron_base, LORA, shapes | {name: (1, 4)})
 
 
 def test_peft_drops_an_experts_adapter_silently_and_eval_refuses_it(

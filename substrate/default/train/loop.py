@@ -82,6 +82,39 @@ def prepare_torch(threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def checkpoint_folder(out: Path, step: int) -> Path:
+    """Where the adapter after `step` lies."""
+    return out / "checkpoints" / f"step-{step:06d}"
+
+
+def result_record(run: Run, status: str, progress: Progress, resumed_from: list[int], size: int,
+                  identity: dict[str, Any]) -> dict[str, Any]:
+    """The content of result.json.
+
+    Args:
+        status: `ok` or `diverged`.
+        resumed_from: steps after which the run went on after a kill.
+        size: trained parameters.
+        identity: seed and digests of what went into the run.
+    """
+    options = run.recipe["train"]
+    steps = [
+        step for step in checkpoint_steps(options["steps"], options["checkpoints"])
+        if step <= progress.step and checkpoint_folder(run.out, step).is_dir()
+    ]
+    return {
+        "schema_version": checkpoint.SCHEMA,
+        "status": status,
+        "steps": progress.step,
+        "checkpoints": [{"step": s, "path": f"checkpoints/step-{s:06d}"} for s in steps],
+        "final_loss": progress.loss if status == "ok" else None,
+        "trainable_parameters": size,
+        "tokens": progress.tokens,
+        "seconds": round(progress.seconds, 2),
+        "resumed_from": resumed_from,
+    } | identity
+
+
 class _Trainer:
     """One run: data and model in memory, and the loop over them."""
 
@@ -128,7 +161,7 @@ class _Trainer:
                     status = "diverged"
                     break
                 if step in marks:
-                    checkpoint.save_adapter(self.model, self._folder(step))
+                    checkpoint.save_adapter(self.model, checkpoint_folder(self.run.out, step))
                 now = time.perf_counter()
                 if step in marks or step % STATE_STEPS == 0 or now - last_state > STATE_SECONDS:
                     os.fsync(metrics.fileno())  # the metrics reach at least as far as the state
@@ -210,27 +243,10 @@ class _Trainer:
             },
         )
 
-    def _folder(self, step: int) -> Path:
-        return self.run.out / "checkpoints" / f"step-{step:06d}"
-
     def _result(self, status: str) -> dict[str, Any]:
-        progress = self.progress
-        steps = [
-            s
-            for s in checkpoint_steps(self.steps, self.options["checkpoints"])
-            if s <= progress.step and self._folder(s).is_dir()
-        ]
-        return {
-            "schema_version": checkpoint.SCHEMA,
-            "status": status,
-            "steps": progress.step,
-            "checkpoints": [{"step": s, "path": f"checkpoints/step-{s:06d}"} for s in steps],
-            "final_loss": progress.loss if status == "ok" else None,
-            "trainable_parameters": sum(p.numel() for p in self.parameters.values()),
-            "tokens": progress.tokens,
-            "seconds": round(progress.seconds, 2),
-            "resumed_from": self.resumed_from,
-        } | self.identity
+        size = sum(p.numel() for p in self.parameters.values())
+        return result_record(self.run, status, self.progress, self.resumed_from, size,
+                             self.identity)
 
     def _print(self, record: dict[str, Any]) -> None:
         print(

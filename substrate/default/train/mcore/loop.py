@@ -30,12 +30,15 @@ from train.loop import (
     STATE_STEPS,
     Progress,
     Run,
+    checkpoint_folder,
     checkpoint_steps,
     prepare_torch,
+    result_record,
 )
 from train.mcore import export, lora, model, prompts, state, weights
 from train.mcore.layout import Layout
 from train.mcore.pipeline import forward_backward, split
+from train.peft_format import check_loadable, peft_config
 
 
 def execute(run: Run, layout: Layout, device: torch.device) -> dict[str, Any]:
@@ -126,7 +129,7 @@ class Trainer:
         self.parameters = [p for item in self.adapted for _, p in item.halves()]
         shapes = {name: tuple(t.shape)
                   for name, t in export.gather(self.adapted, self.config).items()}
-        _shared(lambda: export.check_loadable(run.base, self.options["lora"], shapes))
+        _shared(lambda: check_loadable(run.base, self.options["lora"], shapes))
         optimizer = self.options["optimizer"]
         self.optimizer = torch.optim.AdamW(
             self.parameters or [torch.zeros(1, requires_grad=True)],  # a stage without adapters
@@ -245,8 +248,8 @@ class Trainer:
     def _export(self, step: int) -> None:
         tensors = export.gather(self.adapted, self.config)
         if self.first:
-            config = export.peft_config(self.options["lora"], tensors)
-            checkpoint.write_adapter(tensors, config, self._folder(step))
+            config = peft_config(self.options["lora"], tensors)
+            checkpoint.write_adapter(tensors, config, checkpoint_folder(self.run.out, step))
 
     def _resume(self) -> None:
         folder = self.run.out / "state"
@@ -274,29 +277,12 @@ class Trainer:
             "resumed_from": self.resumed_from,
         })
 
-    def _folder(self, step: int) -> Path:
-        return self.run.out / "checkpoints" / f"step-{step:06d}"
-
     def _result(self, status: str) -> dict[str, Any]:
-        progress = self.progress
-        steps = [
-            s
-            for s in checkpoint_steps(self.steps, self.options["checkpoints"])
-            if s <= progress.step and self._folder(s).is_dir()
-        ]
-        return {
-            "schema_version": checkpoint.SCHEMA,
-            "status": status,
-            "steps": progress.step,
-            "checkpoints": [{"step": s, "path": f"checkpoints/step-{s:06d}"} for s in steps],
-            "final_loss": progress.loss if status == "ok" else None,
-            "trainable_parameters": self._size(),
-            "tokens": progress.tokens,
-            "seconds": round(progress.seconds, 2),
-            "resumed_from": self.resumed_from,
-            "trainer": "megatron",
-            "layout": vars(self.layout) | {"processes": dist.get_world_size()},
-        } | self.identity
+        return result_record(
+            self.run, status, self.progress, self.resumed_from, self._size(),
+            {"trainer": "megatron",
+             "layout": vars(self.layout) | {"processes": dist.get_world_size()}} | self.identity,
+        )
 
     def _size(self) -> int:
         """Trained parameters of the whole model."""

@@ -25,20 +25,8 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from torch import Tensor, nn
 
-from train.mcore.weights import mamba_rows, shard
-from train.targets import TargetError, resolve
-
-# mcore's linear layers and the checkpoint's modules that each of them is
-HF_NAMES = {
-    "linear_qkv": ("q_proj", "k_proj", "v_proj"),
-    "linear_proj": ("o_proj",),
-    "in_proj": ("in_proj",),
-    "out_proj": ("out_proj",),
-    "linear_fc1": ("up_proj",),
-    "linear_fc2": ("down_proj",),
-}
-BY_KIND = {"M": ("in_proj", "out_proj"), "*": ("q_proj", "k_proj", "v_proj", "o_proj"),
-           "-": ("up_proj", "down_proj"), "E": ("up_proj", "down_proj")}
+from train.mcore.names import HF_NAMES, mamba_rows, targets
+from train.mcore.weights import shard
 
 
 class LoRALinear(nn.Module):
@@ -130,27 +118,6 @@ def inject(model: MambaModel, config: Any, lora: dict[str, Any], seed: int) -> l
                 _initialise(item, seed)
                 found.append(item)
     return found
-
-
-def targets(config: Any, wanted: str | list[str]) -> set[str]:
-    """mcore's names of the linear layers that the recipe's targets mean.
-
-    Raises:
-        TargetError: as `inject`.
-    """
-    present = {name for kind in config.hybrid_override_pattern for name in BY_KIND[kind]}
-    names = set(resolve(wanted, present, config.model_type))
-    leaves = set()
-    for leaf, modules in HF_NAMES.items():
-        chosen = names & set(modules)
-        if chosen and chosen != set(modules):
-            raise TargetError(
-                f"train.lora.targets: {', '.join(modules)} are one matrix in megatron-core; "
-                f"name all of them or none"
-            )
-        if chosen:
-            leaves.add(leaf)
-    return leaves
 
 
 def _initialise(item: Adapted, seed: int) -> None:

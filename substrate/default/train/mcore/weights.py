@@ -19,6 +19,7 @@ from megatron.core.models.mamba import MambaModel
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from train.mcore.names import join, mamba_rows, qkv_rows
 from train.model import ModelError
 
 ROOTS = ("backbone.", "model.")  # of the decoder's names, as hub and transformers 5 write them
@@ -67,30 +68,7 @@ def unshard(tensor: Tensor, dim: int, sizes: Sequence[int] | None = None) -> Ten
     ranks = [torch.empty_like(tensor) for _ in range(world)]
     group = parallel_state.get_tensor_model_parallel_group()
     dist.all_gather(ranks, tensor.contiguous(), group=group)
-    split = [list(rank.split([s // world for s in sizes], dim) if sizes else [rank])
-             for rank in ranks]
-    return torch.cat([part for component in zip(*split, strict=True) for part in component], dim)
-
-
-def mamba_rows(config: Any) -> list[int]:
-    """Rows of in_proj by component: z, x, B, C, dt."""
-    inner = config.mamba_num_heads * config.mamba_head_dim
-    bc = config.n_groups * config.ssm_state_size
-    return [inner, inner, bc, bc, config.mamba_num_heads]
-
-
-def qkv_rows(config: Any) -> tuple[list[int], list[int], list[int]]:
-    """Row numbers of queries, keys and values in mcore's fused matrix."""
-    per, size = config.num_attention_heads // config.num_key_value_heads, config.head_dim
-    q: list[int] = []
-    k: list[int] = []
-    v: list[int] = []
-    for group in range(config.num_key_value_heads):
-        at = group * (per + 2) * size
-        q += range(at, at + per * size)
-        k += range(at + per * size, at + (per + 1) * size)
-        v += range(at + (per + 1) * size, at + (per + 2) * size)
-    return q, k, v
+    return join(ranks, dim, sizes)
 
 
 @torch.no_grad()
