@@ -102,10 +102,10 @@ def execute(run: Run, asked: tuple[int, int, int], sequence: int, micro_batch: i
     status = "ok"
     try:
         finetune(config, forward_step, callbacks=[recorder])
-    except Diverged:
+    except Diverged:  # otherwise Megatron-Bridge itself leaves the group that it made
         status = "diverged"
-    if dist.is_initialized():
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
     if not first:
         return {"status": status, "steps": recorder.step, "final_loss": recorder.loss}
     return log.finish(status, adapter.trained(prepared.expected), {

@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 from train.batching import IGNORE, DataError, Example
 
 MULTIPLE = 128  # of the row length: a chunk of the Mamba kernels
-# Megatron counts learned tokens in whole numbers. Unequal weights are scaled to this mean, so that
-# cutting off a fraction changes nothing that fp32 could hold.
-MEAN_WEIGHT = 4096.0
-MOST = 2**30  # of the sum of a batch's weights, an int32 there
+# Megatron counts learned tokens in whole numbers, microbatch by microbatch. Unequal weights are
+# scaled up to this mean, so that cutting off a fraction changes no more than fp32 does.
+MEAN_WEIGHT = 2.0**20
+MOST = 2.0**30  # of the sum over a batch, an int32 there
 
 
 def row_length(examples: Sequence[Example], limit: int) -> int:
@@ -36,16 +36,22 @@ def row_length(examples: Sequence[Example], limit: int) -> int:
     return min(limit, (longest + MULTIPLE - 1) // MULTIPLE * MULTIPLE)
 
 
-def weight_scale(examples: Sequence[Example], batch_size: int, length: int) -> float:
+def weight_scale(examples: Sequence[Example], plan: Sequence[Sequence[int]]) -> float:
     """What weights are multiplied with before they become the loss mask; the mean loss does not
-    change. Equal weights become 1."""
+    change. Equal weights become 1.
+
+    Raises:
+        DataError: there is nothing to learn.
+    """
     weights = [example.weight for example in examples if example.weight > 0]
     if not weights:
         raise DataError("every row has weight 0")
     if min(weights) == max(weights):
         return 1.0 / weights[0]
-    wanted = MEAN_WEIGHT * len(weights) / sum(weights)
-    return min(wanted, MOST / (batch_size * length * max(weights)))
+    heavy = [example.weight * sum(label != IGNORE for label in example.labels[1:])
+             for example in examples]
+    heaviest = max(sum(heavy[index] for index in step) for step in plan)
+    return min(MEAN_WEIGHT * len(weights) / sum(weights), MOST / max(heaviest, 1e-8))
 
 
 def row(example: Example, length: int, pad_id: int, scale: float) -> dict[str, Tensor]:
@@ -71,7 +77,7 @@ class Rows(Dataset[dict[str, Tensor]]):
                  pad_id: int) -> None:
         self.examples, self.length, self.pad_id = examples, length, pad_id
         self.order = [index for step in plan for index in step]
-        self.scale = weight_scale(examples, len(plan[0]), length)
+        self.scale = weight_scale(examples, plan)
 
     def __len__(self) -> int:
         return len(self.order)
