@@ -45,7 +45,8 @@ VARIANTS = {"h200": (), "h200_site_pyxis": PYXIS, "h200_apptainer": APPTAINER}
 H200 = ("rounds=1", "worker.n=2", "cluster=h200", "model=nemotron3_nano_30b",
         "model.base=/models/nemotron", "dry_run=true")
 
-CONTAINED = ("cluster.container.kind=pyxis", "cluster.container.image=/images/nemo-26.06.sqsh",
+CONTAINED = ("sandbox=none", "cluster.container.kind=pyxis",
+             "cluster.container.image=/images/nemo-26.06.sqsh",
              "cluster.container.mounts=['/models:/models']", "cluster.container.python=python",
              "cluster.train.srun=['--mpi=pmix']")
 # One round of each production model, as the command in the documentation has it.
@@ -56,7 +57,8 @@ MODELS = {
     "nemotron3_super_120b_pyxis": CONTAINED,
     "nemotron3_ultra_550b": (),
     "nemotron3_ultra_550b_apptainer": (
-        "cluster.container.kind=apptainer", "cluster.container.image=/images/nemo-26.06.sif",
+        "sandbox=none", "cluster.container.kind=apptainer",
+        "cluster.container.image=/images/nemo-26.06.sif",
         "cluster.container.mounts=['/models:/models']", "cluster.container.python=python"),
 }
 
