@@ -40,7 +40,7 @@ def test_the_first_way_is_the_default(stack: Substrate, tmp_path: Path) -> None:
     assert step.argv[2] == "train.sft" and not step.distributed
     assert step == stack.command("train", tmp_path, variant="peft", **values)
     assert stack.variants("train") == ["peft", "megatron", "bridge"]
-    assert stack.variants("data") == []
+    assert stack.variants("export") == []
 
 
 def test_the_layout_comes_from_the_configuration(stack: Substrate, tmp_path: Path) -> None:
