@@ -254,8 +254,11 @@ def test_failed_candidate_is_data(slurm: Slurm, slurm_cli: Cli) -> None:
     assert summary.status == "failed" and summary.failure
     assert layout.policy(2).exists()
     assert gpu_jobs(slurm, layout) == []
-    shown = slurm.run(["scontrol", "show", "job", slurm_id(layout, "c01-train-1")]).stdout
-    assert "JobState=FAILED" in shown, "a job that did not do its work looks done to Slurm"
+    # Slurm says COMPLETING until the node is clean, which may be after the round's end.
+    training = slurm_id(layout, "c01-train-1")
+    until(lambda: state_of(slurm, training) not in ("RUNNING", "COMPLETING"), 30)
+    assert state_of(slurm, training) == "FAILED", \
+        "a job that did not do its work looks done to Slurm"
     told = slurm_cli.plain("failures", str(layout.root))
     assert "ZeroDivisionError" in told.stdout and "c01-train-1" in told.stdout
 
