@@ -11,7 +11,7 @@ from typing import Any
 from aevo.errors import RecordError
 from aevo.records.change import Change, Edit
 from aevo.records.io import Part, read
-from aevo.records.policy import AxisBrief, StandingChange
+from aevo.records.policy import AxisBrief, MoveRef, StandingChange
 
 MIN_CATEGORIES = 5  # of seven axes (constitution R8)
 FULL_AXES = 7
@@ -76,6 +76,33 @@ class Catalogue(Part):
         """The categories that occur, sorted."""
         return sorted({axis.category for axis in self.axes})
 
+    def moves(self, parts: Sequence[MoveRef]) -> list[Move] | None:
+        """The moves referred to; None if one of them is not here."""
+        found = [axis.move(part.move) for part in parts if (axis := self.axis(part.axis))]
+        known = [move for move in found if move is not None]
+        return known if len(known) == len(parts) else None
+
+    def with_stacks(self, briefs: Iterable[AxisBrief]) -> "Catalogue":
+        """The catalogue and the stacks among a round's axes, each with its one move."""
+        stacks = [stack for brief in briefs if (stack := self.stack(brief)) is not None]
+        return self.model_copy(update={"axes": [*self.axes, *stacks]}) if stacks else self
+
+    def assigned(self, brief: AxisBrief) -> list[Move]:
+        """The moves that a brief asks for, in the catalogue's order; a stack's is one."""
+        axis = self.stack(brief) or self.axis(brief.axis)
+        if axis is None:
+            return []
+        return [move for move in axis.moves if brief.combines or move.id in brief.moves]
+
+    def stack(self, brief: AxisBrief) -> Axis | None:
+        """The axis that a brief makes of moves put together; None if it makes none, or names a move
+        that is not here."""
+        moves = self.moves(brief.combines)
+        if not moves:
+            return None
+        return Axis(id=brief.axis, category=brief.category, brief=brief.brief,
+                    knobs=list(brief.knobs), moves=[together(moves)], transfer=brief.transfer)
+
 
 def load(path: Path, real: bool = False) -> Catalogue:
     """Reads a catalogue; without `real`, less the axes that need real rows.
@@ -91,6 +118,28 @@ def load(path: Path, real: bool = False) -> Catalogue:
         raise RecordError(f"{path} names twice: {', '.join(repeated)}", "give each its own id")
     axes = [axis for axis in catalogue.axes if real or not axis.real]
     return catalogue.model_copy(update={"axes": axes})
+
+
+def together(moves: Sequence[Move]) -> Move:
+    """Several moves that touch nothing in common, as one."""
+    return Move(
+        id="+".join(move.id for move in moves),
+        set={key: value for move in moves for key, value in move.set.items()},
+        patch=[edit for move in moves for edit in move.patch],
+        why="; ".join(move.why for move in moves if move.why),
+    )
+
+
+def has_all(change: Change, moves: Sequence[Move]) -> bool:
+    """True if a measured change holds something of each of these moves, and nothing else."""
+    measured = flat(change.set).items()
+    files = {edit.file for edit in change.edits}
+    whole = together(moves)
+    return (
+        measured <= flat(whole.set).items()
+        and files == {edit.file for edit in whole.patch}
+        and all(move.patch or flat(move.set).items() & measured for move in moves)
+    )
 
 
 def categories_needed(n_axes: int, catalogue: Catalogue) -> int:

@@ -1,14 +1,15 @@
 """Dev/leaderboard calibration of a campaign's rounds, as one section of the evidence."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aevo import narrative
-from aevo.effects import RoundNoise, figure
-from aevo.facts import RoundFacts
+from aevo.effects import RoundNoise, figure, stacks
+from aevo.facts import RoundFacts, domain_parts, domain_weights
 from aevo.records.evidence import Calibration, CandidateSummary, Pair
 from aevo.records.leaderboard import Submission
 from aevo.statistics import transfer
+from aevo.statistics.domains import DomainProbe, DomainShare, leading_share
 from aevo.statistics.paired import detectable
 from aevo.statistics.transfer import Gain, Point, Slope
 
@@ -25,9 +26,12 @@ def build(
     gains = transfer.gains(points)
     bests = transfer.round_bests(points)
     slope = transfer.calibrate(gains)
-    everyone = [item.readings.dev for item in summaries if item.readings is not None]
-    passed = transfer.passage(_probes(summaries), everyone, spread, noise.score)
-    judged = transfer.divergence(bests, transfer.Noise(noise.band, noise.lb), passed)
+    moves = stacks(facts)
+    everyone = [item.readings.dev for item in summaries
+                if item.readings is not None and item.candidate not in moves]
+    passed = transfer.passage(_probes(summaries, moves), everyone, spread, noise.score)
+    source = _source(rounds, summaries, noise)
+    judged = transfer.divergence(bests, transfer.Noise(noise.band, noise.lb), passed, source)
     own = bests[-1] if len(bests) > 1 and bests[-1].round == facts.number else None
     calibration = Calibration(
         pairs=_pairs(points, gains, slope),
@@ -42,6 +46,9 @@ def build(
         spread=figure(spread),
         passed=figure(passed.share) if passed else None,
         passed_se=figure(passed.se) if passed else None,
+        source=source.domain if source else None,
+        source_passed=figure(source.share) if source else None,
+        source_se=figure(source.se) if source else None,
         detectable=_detectable(facts, summaries),
         slope=maybe(slope.slope),
         slope_low=maybe(slope.low),
@@ -60,13 +67,42 @@ def build(
     return calibration.model_copy(update={"text": narrative.calibration(calibration)})
 
 
-def _probes(summaries: Sequence[CandidateSummary]) -> list[transfer.Probe]:
+def _probes(
+    summaries: Sequence[CandidateSummary], moves: Mapping[str, int]
+) -> list[transfer.Probe]:
     """The submitted explorers' readings of this round."""
     return [
-        transfer.Probe(item.candidate, item.readings.dev, item.readings.dev_se, item.readings.lb)
+        transfer.Probe(item.candidate, item.readings.dev, item.readings.dev_se, item.readings.lb,
+                       moves.get(item.candidate, 1))
         for item in summaries
         if item.readings is not None and item.readings.lb is not None and not item.change.empty
     ]
+
+
+def _source(
+    rounds: Sequence[RoundFacts],
+    summaries: Sequence[CandidateSummary],
+    noise: RoundNoise,
+) -> DomainShare | None:
+    """The domain that dev's gains come from, and how much of its gains all rounds saw passed on."""
+    errors = [item.readings.dev_se**2 for item in summaries if item.readings is not None]
+    found = [(facts, name, parts) for facts in rounds for name, parts in domain_parts(facts)]
+    if not errors or not found:
+        return None
+    probes = [
+        DomainProbe(facts.number, parts, gain)
+        for facts, name, parts in found
+        if (gain := facts.lb_gain(name)) is not None
+    ]
+    weights = domain_weights(rounds[-1])
+    chance = sum(errors) / len(errors)
+    return leading_share(
+        probes,
+        [parts for _, _, parts in found],
+        {name: weight * chance for name, weight in weights.items()},
+        own=noise.score,
+        shared=noise.score,
+    )
 
 
 def _detectable(facts: RoundFacts, summaries: Sequence[CandidateSummary]) -> dict[str, float]:

@@ -9,15 +9,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aevo.axes import Catalogue, categories_needed, conflict, shared_knobs, stands
+from aevo.axes import (
+    Catalogue,
+    categories_needed,
+    conflict,
+    shared_knobs,
+    stands,
+    together,
+    touches,
+)
 from aevo.errors import RecordError, SubstrateError
 from aevo.promotion import demoted, earned
 from aevo.proposer import dev_regained
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import SECTIONS, CandidateSummary, Evidence
 from aevo.records.meta import Proposal, RuleResult, Verdict
-from aevo.records.policy import Policy, Provenance, StandingChange
-from aevo.rotation import active, can_rest, rotation_due, with_entrant
+from aevo.records.policy import AxisBrief, Policy, Provenance, StandingChange
+from aevo.rotation import active, can_rest, rotation_due, used_categories, with_entrant
 from aevo.statistics.noise import EPSILON
 
 
@@ -248,8 +256,8 @@ def categories_rotate_on_plateau(case: Case) -> list[str]:
     if not rotation_due(case.evidence):
         return []
     catalogue, n_axes = case.history.catalogue, len(case.previous.axes)
-    before = {axis.category for axis in case.previous.axes}
-    after = {axis.category for axis in case.policy.axes}
+    before = set(used_categories(catalogue, case.previous.axes))
+    after = set(used_categories(catalogue, case.policy.axes))
     possible = [name for name in sorted(before) if can_rest(catalogue, name, n_axes)]
     faults = []
     if possible and before <= after:
@@ -264,17 +272,43 @@ def categories_rotate_on_plateau(case: Case) -> list[str]:
 @_rule("R15")
 def axes_are_the_catalogues(case: Case) -> list[str]:
     faults = []
+    if case.policy.stack_up_to != case.previous.stack_up_to:
+        faults.append("how many moves a stack combines is the operator's choice")
     for brief in case.policy.axes:
         axis = case.history.catalogue.axis(brief.axis)
-        if axis is None:
+        if brief.combines:
+            faults += _stack_faults(brief, case)
+        elif axis is None:
             if not brief.knobs or brief.moves:
                 faults.append(
                     f"{brief.axis} is not in the catalogue and states no knobs of its own"
                 )
-            continue
-        if (axis.category, axis.knobs) != (brief.category, brief.knobs):
-            faults.append(f"{brief.axis} differs from the catalogue in category or knobs")
-        faults += [f"{brief.axis} has no move {m}" for m in brief.moves if axis.move(m) is None]
+        else:
+            if (axis.category, axis.knobs) != (brief.category, brief.knobs):
+                faults.append(f"{brief.axis} differs from the catalogue in category or knobs")
+            faults += [f"{brief.axis} has no move {m}" for m in brief.moves if axis.move(m) is None]
+    return faults
+
+
+def _stack_faults(brief: AxisBrief, case: Case) -> list[str]:
+    catalogue, count = case.history.catalogue, len(brief.combines)
+    moves = catalogue.moves(brief.combines)
+    if catalogue.axis(brief.axis) is not None or brief.moves:
+        return [f"{brief.axis} combines moves and is an axis of the catalogue or has its own"]
+    if moves is None:
+        named = ", ".join(f"{part.axis}/{part.move}" for part in brief.combines)
+        return [f"{brief.axis} combines {named}, which are not all moves of the catalogue"]
+    faults = []
+    if not 2 <= count <= case.previous.stack_up_to:
+        allowed = f"2 to {case.previous.stack_up_to}"
+        faults.append(f"{brief.axis} combines {count} moves, {allowed} are allowed")
+    clash = [c for i, one in enumerate(moves) for other in moves[i + 1:]
+             for c in conflict(one.change, other.change)]
+    if clash:
+        faults.append(f"{brief.axis} combines moves that touch {', '.join(sorted(set(clash)))}")
+    missing = set(touches(together(moves).change)) - set(brief.knobs)
+    if missing:
+        faults.append(f"{brief.axis} touches {', '.join(sorted(missing))}, which it does not state")
     return faults
 
 
@@ -284,13 +318,15 @@ def nothing_dead_or_standing(case: Case) -> list[str]:
     dead = {(item.axis, item.move) for item in new.dont_waste_budget_on}
     faults = []
     for brief in new.axes:
-        axis = case.history.catalogue.axis(brief.axis)
-        for name in brief.moves:
+        assigned = [(brief.axis, name) for name in brief.moves]
+        assigned += [(part.axis, part.move) for part in brief.combines]
+        for where, name in assigned:
+            axis = case.history.catalogue.axis(where)
             move = axis.move(name) if axis else None
-            if (brief.axis, name) in dead:
-                faults.append(f"{brief.axis}/{name} is a dead end")
+            if (where, name) in dead:
+                faults.append(f"{where}/{name} is a dead end")
             elif move is not None and stands(move, new.standing):
-                faults.append(f"{brief.axis}/{name} already stands")
+                faults.append(f"{where}/{name} already stands")
     for item in active(new.retired, new.round):
         faults += [
             f"{brief.axis} is assigned though {item.axis or item.category} is retired"

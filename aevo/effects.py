@@ -149,10 +149,22 @@ def _earlier(facts: RoundFacts, item: CandidateFacts) -> list[Trial]:
     return ledger.of_change(facts.policy.tried, axis.axis, manifest.change)
 
 
+def stacks(facts: RoundFacts) -> dict[str, int]:
+    """The round's stacks: candidate and how many moves it combines."""
+    return {
+        item.plan.id: len(item.plan.axis.combines)
+        for item in facts.candidates
+        if item.plan.axis is not None and item.plan.axis.combines
+    }
+
+
 def true_spread(facts: RoundFacts, found: Mapping[str, Readings]) -> float:
-    """Standard deviation of true dev gains among the changes tried so far (empirical Bayes)."""
-    own = [Estimate(item.dev, item.dev_se) for item in found.values()]
-    earlier = [Estimate(r.gain, r.se) for r in ledger.dev_readings(facts.policy.tried)]
+    """Standard deviation of true dev gains among the single changes tried so far (empirical
+    Bayes)."""
+    single = [item for name, item in found.items() if name not in stacks(facts)]
+    own = [Estimate(item.dev, item.dev_se) for item in single]
+    tried = [trial for trial in facts.policy.tried if not trial.combines]
+    earlier = [Estimate(r.gain, r.se) for r in ledger.dev_readings(tried)]
     return spread([*earlier, *own], facts.policy.noise.band_prior)
 
 

@@ -4,7 +4,7 @@ A manifest that is missing or corrupt is a fact about its candidate, never an er
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,7 +16,7 @@ from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import CheckpointScore, Manifest, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.policy import Policy
-from aevo.records.scores import Prediction
+from aevo.records.scores import DomainScore, Prediction
 
 Status = Literal["ok", "failed", "missing"]
 
@@ -59,10 +59,51 @@ class RoundFacts:
         """Names what its anchor trained: the standing changes, whatever chooses checkpoints."""
         return ",".join(change.id for change in self.policy.standing)
 
+    def lb_gain(self, name: str) -> float | None:
+        """A candidate's leaderboard gain over the anchor, if both have a score."""
+        board, anchor = self.leaderboard, self.anchor
+        if board is None or anchor is None:
+            return None
+        own, base = board.score_of(name), board.score_of(anchor.plan.id)
+        return None if own is None or base is None else own - base
+
     @property
     def anchor(self) -> CandidateFacts | None:
         """The anchor, if the plan has one."""
         return next((item for item in self.candidates if item.plan.role == "anchor"), None)
+
+
+def domain_weights(facts: RoundFacts) -> dict[str, float]:
+    """The part of dev's items that each domain holds; empty where the anchor has no score."""
+    scores = _domains(facts.anchor) if facts.anchor else {}
+    total = sum(item.n for item in scores.values())
+    return {name: item.n / total for name, item in sorted(scores.items())} if total else {}
+
+
+def domain_parts(facts: RoundFacts) -> list[tuple[str, dict[str, float]]]:
+    """What each domain added to the dev gain of every scored explorer that changed something, over
+    the mean of the anchor's runs: candidate and accuracies that sum to the gain."""
+    weights, anchor = domain_weights(facts), _anchor_domains(facts)
+    return [
+        (item.plan.id, {name: weights[name] * (own[name].accuracy - anchor[name])
+                        for name in weights})
+        for item in facts.candidates
+        if item.plan.role == "explorer" and (own := _domains(item)).keys() >= weights.keys()
+        and weights and item.manifest is not None and not item.manifest.change.empty
+    ]
+
+
+def _anchor_domains(facts: RoundFacts) -> dict[str, float]:
+    manifest = facts.anchor.usable if facts.anchor else None
+    runs = [best_checkpoint(run).domains for run in (manifest.runs if manifest else [])
+            if run.checkpoints and run.change.empty]
+    return {name: sum(run[name].accuracy for run in runs) / len(runs)
+            for name in domain_weights(facts)} if runs else {}
+
+
+def _domains(item: CandidateFacts) -> Mapping[str, DomainScore]:
+    manifest = item.usable
+    return manifest.selected.domains if manifest and manifest.selected else {}
 
 
 def read_rounds(layout: Layout, number: int) -> list[RoundFacts]:

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 
 from aevo.records.change import Change
-from aevo.records.policy import Trial
+from aevo.records.policy import MoveRef, Policy, Trial
 from aevo.statistics.effect import Estimate, Reading, pool
 
 
@@ -42,6 +42,30 @@ def change_digest(change: Change) -> str:
 def of_move(tried: Sequence[Trial], axis: str, move: str) -> list[Trial]:
     """All trials of one move, in the order of their rounds."""
     return [trial for trial in tried if (trial.axis, trial.move) == (axis, move)]
+
+
+def parts(trial: Trial) -> list[MoveRef]:
+    """The moves that a trial tried: its own, or all that its stack combined."""
+    return trial.combines or [MoveRef(axis=trial.axis, move=trial.move)]
+
+
+def moves_of(tried: Sequence[Trial], number: int, candidate: str | None) -> list[MoveRef]:
+    """The moves that a candidate of a round stood by; none for the anchor."""
+    return [
+        part
+        for trial in tried
+        if (trial.round, trial.candidate) == (number, candidate) and trial.change_sha256
+        for part in parts(trial)
+    ]
+
+
+def standing_moves(policy: Policy) -> list[MoveRef]:
+    """The moves that the standing recipe is made of, in the order they came."""
+    return [
+        part
+        for item in policy.standing
+        for part in moves_of(policy.tried, item.provenance.round, item.provenance.candidate)
+    ]
 
 
 def known(trials: Sequence[Trial], external: bool) -> Estimate | None:

@@ -124,7 +124,7 @@ def _seeds(
     to try repeats the standing recipe, so it takes a new seed: that adds to the noise estimate."""
     if axis is None:
         return common
-    if not axis.moves:
+    if not axis.moves and not axis.combines:
         return [derive_seed(config.seed, "train", number, len(common) + index)]
     return common[:1]
 

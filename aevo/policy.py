@@ -41,6 +41,7 @@ class PolicySettings(io.Part):
     lb_threshold: float = Field(default=0.02, gt=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=1)
     promotions_per_round: int = Field(default=1, ge=1)
+    stack_up_to: int = Field(default=4, ge=0)
     reason: str = "the operator's start: basic training levers first"
 
 
@@ -64,6 +65,7 @@ def first_policy(settings: PolicySettings, catalogue: Catalogue, n_axes: int) ->
         mode_reason=settings.reason,
         objective="maximise_transfer" if settings.mode == "transfer" else "maximise_dev",
         axes=[a.brief_for([m.id for m in a.moves], "the operator's choice") for a in chosen],
+        stack_up_to=settings.stack_up_to,
         noise=NoiseRule(
             promotion_threshold=settings.promotion_threshold,
             lb_threshold=settings.lb_threshold,
@@ -152,9 +154,11 @@ def _standing(policy: Policy) -> list[str]:
 
 def _axis(axis: AxisBrief) -> list[str]:
     mark = ", transfer" if axis.transfer else ""
+    combined = [f"{part.axis}/{part.move}" for part in axis.combines]
     return [
         f"- **{axis.axis}** ({axis.category}{mark}): {' '.join(axis.brief.split())}",
         f"  - knobs: {_names(axis.knobs)}",
+        f"  - all of these moves together: {_names(combined)}" if combined else
         f"  - moves worth trying: {_names(axis.moves)}",
         f"  - why: {axis.reason}",
     ]

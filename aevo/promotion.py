@@ -1,13 +1,15 @@
 """What becomes of a round's trials: promoted, a dead end, or undecided, by the noise rule."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aevo import ledger
-from aevo.axes import Axis, Catalogue, conflict, move_of
+from aevo.axes import Axis, Catalogue, conflict, has_all, move_of
 from aevo.policy import signed
 from aevo.records.evidence import Calibration, CandidateSummary, Effect, Evidence
 from aevo.records.policy import (
     DeadEnd,
+    MoveRef,
     NoiseRule,
     Objective,
     Policy,
@@ -34,7 +36,7 @@ class Judgement:
 class Tried:
     """One move of one candidate over its runs; the leaderboard knows only the selected run.
 
-    `chosen`: it is the move that the candidate stands by.
+    `chosen`: it is the move that the candidate stands by; `combines` then are those of its stack.
     """
 
     summary: CandidateSummary
@@ -43,6 +45,7 @@ class Tried:
     gain: float | None
     lb_gain: float | None
     failure: str | None
+    combines: tuple[MoveRef, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -104,6 +107,7 @@ def judge(
     evidence: Evidence, policy: Policy, catalogue: Catalogue, objective: Objective
 ) -> Judgement:
     """Judges every trial of the round under the objective that the evidence supports."""
+    catalogue = catalogue.with_stacks(policy.axes)
     promotions, waiting = _promote(evidence, policy, catalogue, objective)
     demotions = demoted(evidence, policy)
     known = {(item.axis, item.move) for item in policy.dont_waste_budget_on}
@@ -114,7 +118,8 @@ def judge(
     for summary in evidence.candidates:
         if summary.role == "anchor" or summary.axis is None:
             continue
-        for tried in _tried(summary, catalogue.axis(summary.axis)):
+        combined = _combined(summary, policy, catalogue)
+        for tried in _tried(summary, catalogue.axis(summary.axis), combined):
             if tried.chosen and summary.candidate in winners:
                 reason = winners[summary.candidate].provenance.figure
                 trials.append(_trial(evidence, tried, "promoted", reason))
@@ -181,7 +186,9 @@ def _promote(
     return promotions, waiting
 
 
-def _tried(summary: CandidateSummary, axis: Axis | None) -> list[Tried]:
+def _tried(
+    summary: CandidateSummary, axis: Axis | None, combined: Sequence[MoveRef]
+) -> list[Tried]:
     """The candidate's moves in the order of their first run; repeats of one move are averaged."""
     gains: dict[str, list[float]] = {}
     failures: dict[str, str] = {}
@@ -205,6 +212,7 @@ def _tried(summary: CandidateSummary, axis: Axis | None) -> list[Tried]:
             gain=round(sum(values) / len(values), 6) if values else None,
             lb_gain=summary.lb_gain if name == chosen else None,
             failure=failures.get(name),
+            combines=tuple(combined) if name == chosen else (),
         )
         for name, values in gains.items()
     ]
@@ -258,10 +266,20 @@ def reversed_end(evidence: Evidence, change: StandingChange) -> DeadEnd:
     )
 
 
+def _combined(
+    summary: CandidateSummary, policy: Policy, catalogue: Catalogue
+) -> list[MoveRef]:
+    """The moves that a stack's candidate stands by, if it is all of those that it was assigned."""
+    brief = next((brief for brief in policy.axes if brief.axis == summary.axis), None)
+    moves = catalogue.moves(brief.combines) if brief else None
+    return list(brief.combines) if brief and moves and has_all(summary.change, moves) else []
+
+
 def _trial(evidence: Evidence, tried: Tried, outcome: str, reason: str) -> Trial:
     found = tried.summary.readings if tried.chosen else None
     return Trial.model_validate(
         {
+            "combines": list(tried.combines),
             "dev": found.dev if found else None,
             "dev_se": found.dev_se if found else None,
             "dev_shared": found.dev_shared if found else 0.0,

@@ -21,7 +21,8 @@ from aevo.records.policy import (
     SearchMode,
     Selection,
 )
-from aevo.rotation import Assignment, Situation, assign
+from aevo.rotation import Assignment, assign
+from aevo.situation import Situation
 
 AUTHOR = "rules"
 TRUSTED_SLOPE = 0.5  # LB gain per dev gain, at least, that gives dev back its standing
@@ -58,6 +59,7 @@ def propose(evidence: Evidence, policy: Policy, catalogue: Catalogue) -> Proposa
         objective=objective,
         standing=list(situation.standing),
         axes=assignment.axes,
+        stack_up_to=policy.stack_up_to,
         noise=_noise(evidence, policy),
         selection=selection,
         retired=assignment.retired,

@@ -1,148 +1,17 @@
 """Which axes the next round explores, and which categories rest."""
 
-import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from aevo import ledger
-from aevo.axes import Axis, Catalogue, categories_needed, select, stands
+from aevo import stacking
+from aevo.axes import Axis, Catalogue, categories_needed, select, shared_knobs
 from aevo.errors import ConfigError
 from aevo.policy import signed
 from aevo.records.evidence import Evidence
-from aevo.records.policy import (
-    AxisBrief,
-    DeadEnd,
-    Policy,
-    Provenance,
-    RetiredAxis,
-    SearchMode,
-    StandingChange,
-    Trial,
-)
-from aevo.statistics.effect import Estimate, spread, value_of_trial
+from aevo.records.policy import AxisBrief, Provenance, RetiredAxis
+from aevo.situation import Situation
 
-SIBLING_WEIGHT = 2  # how many moves the spread over all axes counts for within one axis
-CENTRE_WEIGHT = 4  # trials of no gain that every category is thought to have had
 PLATEAU_ROUNDS = 2  # rounds without enough leaderboard improvement after which categories rotate
-
-
-@dataclass(frozen=True)
-class Situation:
-    """All that the choice of axes rests on: evidence, the policy it came from, and what is next."""
-
-    evidence: Evidence
-    policy: Policy
-    catalogue: Catalogue
-    mode: SearchMode
-    standing: Sequence[StandingChange]
-    dead_ends: Sequence[DeadEnd]
-    tried: Sequence[Trial]
-    leveraged: str | None = None
-
-    @property
-    def round(self) -> int:
-        """The round that axes are chosen for."""
-        return self.evidence.round + 1
-
-    def trials(self, axis: Axis) -> dict[str, Trial]:
-        """The latest trial of each move of an axis."""
-        return {trial.move: trial for trial in self.tried if trial.axis == axis.id}
-
-    def open_moves(self, axis: Axis) -> list[str]:
-        """Moves neither dead nor standing, the one whose trial is worth most first."""
-        if axis.id not in self.opened:
-            self.opened[axis.id] = self._open_moves(axis)
-        return list(self.opened[axis.id])
-
-    @cached_property
-    def places(self) -> dict[str, int]:
-        """Every axis's place in the catalogue."""
-        return {axis.id: index for index, axis in enumerate(self.catalogue.axes)}
-
-    @cached_property
-    def opened(self) -> dict[str, list[str]]:
-        """Open moves by axis, as far as they were asked for."""
-        return {}
-
-    def _open_moves(self, axis: Axis) -> list[str]:
-        dead = {item.move for item in self.dead_ends if item.axis == axis.id}
-        trials = self.trials(axis)
-        promoted = {name for name, trial in trials.items() if trial.outcome == "promoted"}
-        moves = [
-            move.id
-            for move in axis.moves
-            if move.id not in dead | promoted and not stands(move, self.standing)
-        ]
-        return sorted(moves, key=lambda name: -self.value(axis, name))
-
-    def known(self, axis: Axis, move: str) -> Estimate | None:
-        """What earlier trials say of a move, by what the objective trusts, else by dev."""
-        key = axis.id, move
-        if key not in self.pooled:
-            self.pooled[key] = self._known(axis, move)
-        return self.pooled[key]
-
-    @cached_property
-    def pooled(self) -> dict[tuple[str, str], Estimate | None]:
-        """What is known of moves, as far as it was asked for."""
-        return {}
-
-    def _known(self, axis: Axis, move: str) -> Estimate | None:
-        trials = ledger.of_move(self.tried, axis.id, move)
-        trusted = ledger.known(trials, external=True) if self.mode == "transfer" else None
-        return trusted or ledger.known(trials, external=False)
-
-    def value(self, axis: Axis, move: str) -> float:
-        """Expected gain of the decision that one more trial of a move allows (accuracy).
-
-        A move not tried is thought to be like the others: at the mean of its category, shrunk
-        towards no gain, and as far from it as its axis's moves turned out to be. Where a move of
-        its axis stands, it would take that one's place and so first lose what that one gained.
-        """
-        found = self.evidence.calibration
-        noise = found.lb_sd * math.sqrt(2)
-        if self.mode != "transfer":
-            noise = 1 / math.hypot(1 / noise, 1 / max(found.dev_band / 2, noise))
-        known = self.known(axis, move)
-        likely = found.spread
-        if known is None:
-            siblings = [self.known(axis, other.id) for other in axis.moves]
-            seen = [item for item in siblings if item is not None]
-            likely = spread(seen, found.spread, SIBLING_WEIGHT)
-        centre = self.centres.get(axis.category, 0.0) - self.at_stake(axis)
-        return value_of_trial(known, noise, likely, centre)
-
-    def at_stake(self, axis: Axis) -> float:
-        """What the axis's standing moves gained when they were promoted."""
-        promoted = [
-            self.known(axis, trial.move)
-            for trial in self.tried
-            if trial.axis == axis.id and trial.outcome == "promoted"
-        ]
-        stands = any(item.axis == axis.id for item in self.standing)
-        return max((item.gain for item in promoted if item), default=0.0) if stands else 0.0
-
-    @cached_property
-    def centres(self) -> dict[str, float]:
-        """Mean gain of each category over all trials, shrunk towards 0."""
-        category = {axis.id: axis.category for axis in self.catalogue.axes}
-        gains: dict[str, list[float]] = {}
-        for trial in self.tried:
-            gain = trial.lb_gain if self.mode == "transfer" else trial.gain
-            if gain is not None and trial.axis in category:
-                # one collapse says little of its category's other moves
-                bounded = max(gain, -2 * self.evidence.calibration.dev_band)
-                gains.setdefault(category[trial.axis], []).append(bounded)
-        return {name: sum(v) / (len(v) + CENTRE_WEIGHT) for name, v in gains.items()}
-
-    def assigned(self, axis: Axis) -> list[str]:
-        """The open moves worth this round's trial: the fresh ones, or the one whose replication is
-        worth more than any of them."""
-        trials, moves = self.trials(axis), self.open_moves(axis)
-        if moves and moves[0] in trials:
-            return moves[:1]
-        return [name for name in moves if name not in trials]
 
 
 @dataclass(frozen=True)
@@ -163,7 +32,10 @@ def assign(situation: Situation) -> Assignment:
     """
     n_axes = len(situation.policy.axes)
     resting = _resting(situation)
-    chosen = _choose(situation, n_axes, resting)
+    stack = stacking.stack(situation, resting)
+    chosen = _choose(situation, n_axes - 1, resting, stack) if stack else None
+    if chosen is None:
+        stack, chosen = None, _choose(situation, n_axes, resting)
     if chosen is None:
         raise ConfigError(
             f"the catalogue has no {n_axes} orthogonal axes over "
@@ -171,6 +43,7 @@ def assign(situation: Situation) -> Assignment:
             "the substrate's axes.yaml must be the one the campaign started with",
         )
     axes = [axis.brief_for(situation.assigned(axis), _reason(situation, axis)) for axis in chosen]
+    axes += [stack] if stack else []
     before = {axis.category for axis in situation.policy.axes}
     entering = sorted({axis.category for axis in chosen} - before)
     return Assignment(axes, _retired(situation, chosen, resting), resting, entering)
@@ -192,6 +65,11 @@ def can_rest(catalogue: Catalogue, category: str, n_axes: int) -> bool:
     return select(rest, n_axes, categories_needed(n_axes, catalogue)) is not None
 
 
+def used_categories(catalogue: Catalogue, axes: Iterable[AxisBrief]) -> list[str]:
+    """The catalogue's categories among a round's axes, sorted."""
+    return sorted({axis.category for axis in axes} & set(catalogue.categories))
+
+
 def pushes(axis: Axis, domain: str) -> bool:
     """True if a knob, key, value or edit of the axis names the domain."""
     texts = [*axis.knobs, *(repr(move.set) for move in axis.moves)]
@@ -204,7 +82,7 @@ def _resting(situation: Situation) -> list[str]:
     if not rotation_due(situation.evidence):
         return []
     n_axes = len(situation.policy.axes)
-    current = sorted({axis.category for axis in situation.policy.axes})
+    current = used_categories(situation.catalogue, situation.policy.axes)
     gains = _category_gains(situation.evidence)
     weakest = sorted(current, key=lambda name: (gains.get(name, (0.0, 0.0)), name))
     spare = (name for name in weakest if can_rest(situation.catalogue, name, n_axes))
@@ -223,12 +101,16 @@ def _category_gains(evidence: Evidence) -> dict[str, tuple[float, float]]:
     }
 
 
-def _choose(situation: Situation, n_axes: int, resting: Sequence[str]) -> list[Axis] | None:
-    """The preferred axes; on a plateau one of an idle category comes in if there is any."""
+def _choose(
+    situation: Situation, n_axes: int, resting: Sequence[str], stack: AxisBrief | None = None
+) -> list[Axis] | None:
+    """The preferred axes beside a stack; on a plateau one of an idle category comes in if there is
+    any."""
     catalogue = situation.catalogue
     needed = categories_needed(n_axes, catalogue)
     ordered = sorted(catalogue.axes, key=lambda axis: _preference(situation, axis))
-    ordered = [axis for axis in ordered if axis.category not in resting]
+    ordered = [axis for axis in ordered if axis.category not in resting
+               and not (stack and shared_knobs(axis.knobs, stack.knobs))]
     if resting:
         current = {axis.category for axis in situation.policy.axes}
         return with_entrant(ordered, current, n_axes, needed) or select(ordered, n_axes, needed)

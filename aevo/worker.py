@@ -87,12 +87,11 @@ def open_broker(layout: Layout, number: int, name: str) -> Broker:
 
 
 def assigned_moves(broker: Broker) -> list[Move]:
-    """The catalogue moves named in the candidate's brief, in the catalogue's order."""
+    """The catalogue moves that the candidate's brief asks for."""
     brief = broker.candidate.axis
     if brief is None:
         return []
-    axis = load_catalogue(broker.substrate.catalogue, real=True).axis(brief.axis)
-    return [move for move in axis.moves if move.id in brief.moves] if axis else []
+    return load_catalogue(broker.substrate.catalogue, real=True).assigned(brief)
 
 
 def build_model(broker: Broker, moves: list[Move], check: str) -> Model:

@@ -219,11 +219,11 @@ def write_candidate(
     layout: Layout, number: int, plan: CandidatePlan, world: World, standing: Change
 ) -> None:
     """One candidate's runs, predictions and manifest."""
-    move = plan.axis.moves[0] if plan.axis and plan.axis.moves else None
-    axis = axes.load(layout.root.parent / "substrate" / "axes.yaml").axis(
-        plan.axis.axis if plan.axis else ""
-    )
-    found = axis.move(move) if axis and move else None
+    known = axes.load(layout.root.parent / "substrate" / "axes.yaml")
+    assigned = {move.id: move for move in known.assigned(plan.axis)} if plan.axis else {}
+    ordered = plan.axis.moves if plan.axis and plan.axis.moves else list(assigned)
+    found = assigned[ordered[0]] if assigned else None
+    move = found.id if found else None
     change = found.change if found else Change()
     candidate = layout.round(number).candidate(plan.id)
     whole = Change(set=standing.set | change.set)

@@ -12,14 +12,16 @@ from aevo.agent.model import Reply, ToolSchema
 from aevo.agent.prompts import opening
 from aevo.agent.scripted import ScriptedModel
 from aevo.agent.tools import FINISHED, Toolbox, shorten
-from aevo.axes import Move
+from aevo.axes import Move, load
 from aevo.policy import read as read_policy
 from aevo.records.io import read
 from aevo.records.plan import Budget, Plan
+from aevo.records.policy import MoveRef
 from aevo.records.trace import ToolCall, Turn
+from aevo.stacking import brief_for
 from aevo.trace import Trace
 from aevo.worker import assigned_moves, build_manifest, check_command, open_broker
-from tests.conftest import Cli
+from tests.conftest import REGRESSION, Cli
 
 BUDGET = Budget(trainings=2, turns=30, wall_s=600)
 OPENING = [Turn(role="system", content="mission"), Turn(role="user", content="task")]
@@ -213,6 +215,19 @@ def test_scripted_model_leaves_a_move_that_does_not_build() -> None:
     assert [c.name for c in seen].count("run") == 2
     assert "train" not in [c.name for c in seen]
     assert len(seen[-1].arguments["failure_modes"]) == 2
+
+
+def test_a_stacks_worker_is_asked_for_all_of_it_together(finished_round: Cli) -> None:
+    layout = finished_round.layout()
+    refs = [MoveRef(axis="steps", move="longer"), MoveRef(axis="label_noise", move="clean")]
+    catalogue = load(REGRESSION / "axes.yaml")
+    brief = brief_for(refs, catalogue, "undecided alone")
+    plan = read(Plan, layout.round(1).plan).candidate("c01").model_copy(update={"axis": brief})
+    moves = catalogue.assigned(brief)
+    turns = opening(read_policy(layout, 1), plan, ["data"], moves, "check", 2, 40)
+    text = turns[-1].content
+    assert "Make all of it together" in text and "steps/longer" in text
+    assert "data.noise=0; train.steps=600" in text and "have not been tried" not in text
 
 
 def test_prompt_tells_a_worker_nothing_of_the_others(finished_round: Cli) -> None:

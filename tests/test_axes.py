@@ -9,7 +9,7 @@ from aevo.axes import Axis, Catalogue, Move
 from aevo.errors import RecordError
 from aevo.records.change import Change, Edit
 from aevo.records.io import write_text
-from aevo.records.policy import Provenance, StandingChange
+from aevo.records.policy import AxisBrief, MoveRef, Provenance, StandingChange
 from tests.builders import catalogue
 
 YAML = """
@@ -128,3 +128,39 @@ def test_smallest_move_that_explains_is_meant() -> None:
     one = Move(id="one", set={"a": 1})
     found = Axis(id="x", category="c", brief="", moves=[both, one])
     assert axes.move_of(found, Change(set={"a": 1})) == "one"
+
+
+def stack(*parts: tuple[str, str]) -> AxisBrief:
+    refs = [MoveRef(axis=name, move=move) for name, move in parts]
+    return AxisBrief(axis="stack", category="stack", brief="", combines=refs, reason="")
+
+
+def test_a_stack_is_an_axis_whose_one_move_is_all_of_its_moves(loaded: Catalogue) -> None:
+    brief = stack(("rate", "high"), ("lora", "code"))
+    (whole,) = loaded.assigned(brief)
+    assert whole.id == "high+code"
+    assert whole.set == {"train.learning_rate": 0.006} and len(whole.patch) == 1
+    extended = loaded.with_stacks([brief, loaded.axes[0].brief_for(["low"], "")])
+    assert [axis.id for axis in extended.axes] == ["rate", "lora", "stack"]
+    assert extended.axes[-1].moves == [whole]
+
+
+def test_a_stack_of_what_the_catalogue_does_not_have_is_none(loaded: Catalogue) -> None:
+    unknown = stack(("rate", "high"), ("lora", "none"))
+    assert loaded.assigned(unknown) == [] and loaded.with_stacks([unknown]) == loaded
+
+
+def test_other_briefs_give_the_moves_they_name(loaded: Catalogue) -> None:
+    brief = loaded.axes[0].brief_for(["low"], "")
+    assert [move.id for move in loaded.assigned(brief)] == ["low"]
+
+
+def test_a_measured_change_is_the_whole_stack_or_not(loaded: Catalogue) -> None:
+    moves = loaded.moves(stack(("rate", "high"), ("lora", "wide")).combines)
+    assert moves is not None
+    # alpha was 32 before, so the measured change does not show it
+    both = {"train.learning_rate": 0.006, "train.lora.rank": 16}
+    assert axes.has_all(Change(set=both), moves)
+    assert not axes.has_all(Change(set={"train.learning_rate": 0.006}), moves)
+    assert not axes.has_all(Change(set={**both, "train.steps": 5}), moves)
+    assert not axes.has_all(Change(set={**both, "train.lora.rank": 64}), moves)

@@ -126,12 +126,12 @@ def test_verification_sees_prose_that_was_altered(layout: Layout) -> None:
 
 
 def test_a_wrong_number_is_refused_with_its_reason_and_mended(layout: Layout) -> None:
-    wrong = {**good_prose(), "surprises": "Astonishing: [c01] reached 0.99, and [c42] even more."}
+    wrong = {**good_prose(), "surprises": "Astonishing: [c01] reached 0.737, and [c42] even more."}
     with FakeOpenAI(writes(wrong, good_prose())) as server:
         evidence = collect(layout, server)
         said = results(server)[0]
     assert "refused (1 of 3)" in said
-    assert "surprises: 0.99 is no figure of this section" in said
+    assert "surprises: 0.737 is no figure of this section" in said
     assert "c42 is no candidate of this round" in said
     assert evidence.prose is not None and evidence.prose.refusals == 1
     assert evidence.prose.sections == good_prose()

@@ -15,7 +15,15 @@ from aevo.records.change import Change
 from aevo.records.evidence import Evidence
 from aevo.records.io import read
 from aevo.records.meta import Proposal
-from aevo.records.policy import AxisBrief, DeadEnd, Provenance, RetiredAxis, StandingChange
+from aevo.records.policy import (
+    AxisBrief,
+    DeadEnd,
+    MoveRef,
+    Provenance,
+    RetiredAxis,
+    StandingChange,
+)
+from aevo.stacking import brief_for
 from tests.builders import (
     CONSTITUTION,
     World,
@@ -93,6 +101,12 @@ def brief(name: str, **update: Any) -> AxisBrief:
     found = catalogue().axis(name)
     assert found is not None
     return found.brief_for([], "test").model_copy(update=update)
+
+
+def stack(*moves: str) -> AxisBrief:
+    refs = [MoveRef(axis=axis, move=move) for axis, _, move in (m.partition("/") for m in moves)]
+    return brief_for(refs, catalogue(), "test") if catalogue().moves(refs) else AxisBrief(
+        axis="stack", category="stack", brief="", combines=refs, reason="test")
 
 
 def same_category(case: Case) -> list[AxisBrief]:
@@ -270,6 +284,55 @@ BROKEN: list[tuple[str, str, Break, str]] = [
         "states no knobs",
     ),
     (
+        "R15",
+        "first",
+        lambda c: with_policy(c, axes=axes_but_last(c, stack("rank/m2", "mask/m99"))),
+        "combines rank/m2, mask/m99, which are not all moves of the catalogue",
+    ),
+    (
+        "R15",
+        "first",
+        lambda c: with_policy(c, axes=axes_but_last(c, stack("rank/m2"))),
+        "combines 1 moves, 2 to 4 are allowed",
+    ),
+    (
+        "R15",
+        "first",
+        lambda c: with_policy(c, axes=axes_but_last(c, stack("rank/m2", "rank/m3"))),
+        "combines moves that touch",
+    ),
+    (
+        "R15",
+        "first",
+        lambda c: with_policy(
+            c, axes=axes_but_last(c, stack("rank/m2", "mask/m2").model_copy(update={"knobs": []}))
+        ),
+        "which it does not state",
+    ),
+    (
+        "R15",
+        "first",
+        lambda c: with_policy(
+            c,
+            axes=axes_but_last(
+                c, stack("rank/m2", "mask/m2").model_copy(update={"axis": "rank"})
+            ),
+        ),
+        "is an axis of the catalogue",
+    ),
+    (
+        "R15",
+        "first",
+        lambda c: with_policy(c, stack_up_to=9),
+        "the operator's choice",
+    ),
+    (
+        "R16",
+        "first",
+        lambda c: with_policy(c, axes=axes_but_last(c, stack("rank/m2", "clip/m1"))),
+        "clip/m1 is a dead end",
+    ),
+    (
         "R16",
         "first",
         lambda c: with_policy(c, axes=axes_but_last(c, brief("clip", moves=["m1"]))),
@@ -412,6 +475,11 @@ NARROW = {"learning_rate", "clip", "rank", "mask", "mix_bits", "traces"}
 def test_an_axis_of_its_own_is_allowed(first: Case) -> None:
     own = AxisBrief(axis="mine", category="loss", brief="", knobs=["a.b"], reason="new idea")
     assert constitution.apply("R15", with_policy(first, axes=[own])).passed
+
+
+def test_a_stack_is_allowed(first: Case) -> None:
+    case = with_policy(first, axes=[stack("rank/m2", "mask/m2", "traces/m3")])
+    assert constitution.apply("R15", case).passed and constitution.apply("R16", case).passed
 
 
 def test_the_constitution_is_the_pinned_one(tmp_path: Path) -> None:

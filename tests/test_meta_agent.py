@@ -294,6 +294,22 @@ def test_axes_are_the_catalogues_or_whole(question: Question, draft: dict[str, A
     assert proposal.policy.axes[-1].knobs == ["train.lora.dropout"]
 
 
+def test_a_stack_needs_its_moves_alone(question: Question, draft: dict[str, Any]) -> None:
+    used = {item["axis"] for item in draft["axes"][:-1]} | {"clip"}
+    free = [axis for axis in catalogue().axes if axis.id not in used][:2]
+    parts = [{"axis": axis.id, "move": axis.moves[-1].id} for axis in free]
+    stack = {"axis": "both", "combines": parts, "reason": "each may help a little"}
+    proposal, verdict = judge({**draft, "axes": [*draft["axes"][:-1], stack]}, question,
+                              History(catalogue()))
+    assert verdict.accepted and proposal is not None
+    brief = proposal.policy.axes[-1]
+    assert (brief.axis, brief.category) == ("both", "stack")
+    assert sorted(brief.knobs) == sorted(k for axis in free for k in axis.moves[-1].set)
+    stack["combines"] = [parts[0], {"axis": free[1].id, "move": "m77"}]
+    said = refused({**draft, "axes": [*draft["axes"][:-1], stack]}, question)
+    assert "both combines what the catalogue does not have" in said
+
+
 def test_noise_rule_and_search_mode_can_be_revised(
     question: Question, draft: dict[str, Any]
 ) -> None:

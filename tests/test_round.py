@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from aevo import policy as policies
+from aevo.axes import touches
 from aevo.cancel import job_folders
 from aevo.errors import ConfigError, RecordError, SubstrateError
 from aevo.jobs.state import observe
@@ -277,3 +279,20 @@ def test_candidate_that_fails_for_good_is_left_out_and_said_so(cli: Cli) -> None
         assert summary.status == "failed" and summary.failure
     else:
         assert summary.comparison is not None
+
+
+def test_a_stack_is_tried_by_one_candidate_on_top_of_each_other(cli: Cli) -> None:
+    """An alpha that nothing reaches leaves every gain of round 1 undecided."""
+    done = cli.run("campaign", "rounds=2", "policy.alpha=1e-200",
+                   "policy.axes=[steps,pipeline,schedule]", n=4)
+    assert done.returncode == 0, done.stderr
+    layout = cli.layout()
+    plan = read(Plan, layout.round(2).plan)
+    candidate = next(item for item in plan.candidates if item.axis and item.axis.combines)
+    assert candidate.axis is not None and candidate.seeds == plan.candidates[0].seeds[:1]
+    manifest = read(Manifest, layout.round(2).candidate(candidate.id).manifest)
+    assert manifest.status == "ok"
+    assert len(touches(manifest.change)) >= 2
+    tried = next(item for item in policies.read(layout, 3).tried if item.combines)
+    assert tried.candidate == candidate.id and tried.dev is not None
+    assert tried.combines == candidate.axis.combines

@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from aevo.statistics.effect import Estimate, Reading, pool, replicated, spread, value_of_trial
+from aevo.statistics.domains import DomainProbe, DomainShare, leading_share
+from aevo.statistics.effect import (
+    Estimate,
+    Reading,
+    combined,
+    expected,
+    pool,
+    replicated,
+    spread,
+    value_of_trial,
+)
 from aevo.statistics.multiplicity import holm
 from aevo.statistics.noise import (
     SeedBand,
@@ -269,6 +279,61 @@ def test_passage_needs_a_rise() -> None:
     assert passage(probes((-0.05, -0.04)), [-0.05], 0.02, 1e-4) is None
 
 
+SHARES = {"equation": 0.5, "cipher": 0.25, "bits": 0.25}  # of dev's items
+
+
+def shares_found(passed: dict[str, float], seed: int) -> list[DomainShare]:
+    """What is found where each domain's gains are passed on in that share: campaigns of four rounds
+    of seven moves, whose four of highest measured dev are submitted."""
+    generator = np.random.default_rng(seed)
+    noise = {name: weight * 0.012**2 for name, weight in SHARES.items()}
+    found = []
+    for _ in range(300):
+        probes, everyone = [], []
+        for number in range(1, 5):
+            anchor = generator.normal(0, 0.01)
+            true = [{n: generator.normal(0, 0.03 * w) for n, w in SHARES.items()} for _ in range(7)]
+            seen = [{n: v + generator.normal(0, noise[n] ** 0.5) for n, v in one.items()}
+                    for one in true]
+            everyone += seen
+            for index in sorted(range(7), key=lambda i: -sum(seen[i].values()))[:4]:
+                lb = sum(passed[n] * v for n, v in true[index].items()) - anchor
+                probes.append(
+                    DomainProbe(number, seen[index], lb + generator.normal(0, 0.01)))
+        share = leading_share(probes, everyone, noise, own=0.01**2, shared=0.01**2)
+        if share is not None and share.domain == "equation":
+            found.append(share)
+    assert len(found) > 150  # it holds half of dev, so most gains come from it
+    return found
+
+
+def test_a_domain_that_passes_nothing_on_is_found_out() -> None:
+    found = shares_found({"equation": 0.0, "cipher": 2.0, "bits": 2.0}, seed=3)
+    assert abs(np.mean([share.share for share in found])) < 0.3
+    assert np.mean([share.below(0.5) > 1.8 for share in found]) > 0.25
+
+
+def test_a_sound_proxys_domain_is_hardly_ever_taken_for_lost() -> None:
+    found = shares_found({"equation": 1.0, "cipher": 1.0, "bits": 1.0}, seed=4)
+    assert abs(np.mean([share.share for share in found]) - 1) < 0.15
+    assert np.mean([share.below(0.5) > 1.8 for share in found]) < 0.02
+
+
+def test_a_lost_domain_makes_dev_no_evidence_though_others_carry_the_record() -> None:
+    kept, lost = DomainShare("equation", 0.9, 0.2), DomainShare("equation", 0.0, 0.2)
+    assert divergence(PAPER[:2], NOISE, None, kept).verdict == "evidence"
+    judged = divergence(PAPER[:2], NOISE, None, lost)
+    assert judged.verdict == "not_evidence"
+    assert "passed on +0.00 of what equation added to dev" in judged.reason
+
+
+def test_no_domain_leads_where_none_rose() -> None:
+    noise = {"equation": 1e-4, "bits": 1e-4}
+    fallen = {"equation": -0.05, "bits": -0.01}
+    assert leading_share([DomainProbe(1, fallen, -0.05)], [fallen], noise, 1e-4, 1e-4) is None
+    assert leading_share([], [fallen], noise, 1e-4, 1e-4) is None
+
+
 def test_coarse_boards_have_coarser_noise() -> None:
     none = SeedBand(None, 0, 0)
     assert [lb_noise(decimals, none, 0.01) for decimals in (2, 4, 1)] == [0.01, 0.01, 0.1]
@@ -294,6 +359,20 @@ def test_readings_are_weighed_by_precision() -> None:
     assert found.gain == pytest.approx((0.04 / 4 + 0.01) / 1.25)
     assert found.se == pytest.approx(1 / math.sqrt(1 / 0.02**2 + 1 / 0.01**2))
     assert pool([[], []]) is None
+
+
+def test_independent_estimates_combine_by_precision() -> None:
+    found = combined([Estimate(0.02, 0.01), Estimate(0.05, 0.02)])
+    assert found is not None
+    assert found.gain == pytest.approx((0.02 * 4 + 0.05) / 5)
+    assert found.se == pytest.approx(0.01 * (4 / 5) ** 0.5)
+    assert combined([]) is None
+
+
+def test_an_expected_gain_is_shrunk_to_where_gains_lie() -> None:
+    assert expected(None, 0.02, 0.01) == (0.01, 0.02**2)
+    mean, variance = expected(Estimate(0.05, 0.02), 0.02, 0.01)
+    assert mean == pytest.approx(0.03) and variance == pytest.approx(0.02**2 / 2)
 
 
 def test_replication_averages_only_what_is_not_shared() -> None:

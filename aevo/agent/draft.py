@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from aevo.agent.excerpts import LONGEST_CLAIM, excerpt
 from aevo.records.io import Part
-from aevo.records.policy import Objective, SearchMode
+from aevo.records.policy import MoveRef, Objective, SearchMode
 
 _ONE_LINE = AfterValidator(lambda text: excerpt(text, len(text) + 1))
 Name = Annotated[str, Field(min_length=1, max_length=80), _ONE_LINE]
@@ -38,6 +38,8 @@ class AxisDraft(_Draft):
     category: Name | None = Field(default=None, description="needed for an axis of your own")
     brief: Line | None = Field(default=None, description="needed for an axis of your own")
     knobs: list[Name] = Field(default=[], max_length=20, description="recipe keys; for your own")
+    combines: list[MoveRef] = Field(default=[], max_length=20, description="a stack: open moves of "
+                                    "several axes to be tried together; no other field is needed")
     transfer: bool = Field(default=False, description="of your own: may lower dev on purpose")
 
 

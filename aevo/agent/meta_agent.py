@@ -34,7 +34,8 @@ from aevo.records import io
 from aevo.records.meta import Attempt, Prompt, Proposal, RuleResult, Session, Verdict
 from aevo.records.policy import Objective
 from aevo.records.trace import Turn
-from aevo.rotation import Situation, active, rotation_due
+from aevo.rotation import active, rotation_due
+from aevo.situation import Situation
 from aevo.trace import Trace
 
 MOST_TRIALS, MOST_DISCOVERIES = 80, 40  # the latest of each that the prompt shows
@@ -75,7 +76,8 @@ def opening(asked: Question, history: History, text: str) -> list[Turn]:
     retired = active(policy.retired, evidence.round + 1)
     task = render(
         "meta_task", tool=PROPOSE.name, tries=TRIES, number=evidence.round, n_axes=n_axes,
-        categories=categories_needed(n_axes, asked.catalogue), rotate=rotation_due(evidence),
+        categories=categories_needed(n_axes, asked.catalogue),
+        stack_up_to=asked.policy.stack_up_to, rotate=rotation_due(evidence),
         figures=excerpts.computed(evidence), prose=excerpts.data(prose) if prose else "",
         policy=excerpts.data(_policy(asked)), trials=[excerpts.data(t) for t in _trials(asked)],
         earned=excerpts.data(_earned(asked)),

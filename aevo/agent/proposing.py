@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from aevo import stacking
 from aevo.agent.draft import AxisDraft, Draft, NoiseDraft, SelectionDraft
 from aevo.agent.excerpts import excerpt
 from aevo.agent.quotes import (
@@ -57,6 +58,11 @@ class Question:
         found = (c for c in self.evidence.candidates if c.candidate == name)
         return next((c for c in found if c.role == "explorer"), None)
 
+    @property
+    def extended(self) -> Catalogue:
+        """The catalogue with the round's stacks."""
+        return self.catalogue.with_stacks(self.policy.axes)
+
     def earned(self, item: CandidateSummary, objective: Objective) -> str | None:
         """The figure by which it may be promoted (constitution R1, R2)."""
         return earned(item, self.policy.noise, self.evidence.calibration, objective)
@@ -76,6 +82,7 @@ def to_proposal(draft: Draft, asked: Question, author: str) -> Proposal:
         mode_reason=draft.reason.rstrip(". "),
         standing=[*(item for item in old.standing if item not in gone), *added],
         axes=[_axis(item, asked.catalogue) for item in draft.axes],
+        stack_up_to=old.stack_up_to,
         noise=noise,
         selection=_selection(draft.selection, number) if draft.selection else old.selection,
         retired=_retired(draft, asked),
@@ -91,7 +98,9 @@ def form_faults(draft: Draft, asked: Question) -> list[str]:
     """What keeps a draft from becoming a proposal, or would make it harm a later round."""
     faults = []
     for item in draft.axes:
-        if asked.catalogue.axis(item.axis) is None and not (
+        if item.combines and asked.catalogue.moves(item.combines) is None:
+            faults.append(f"axis {item.axis} combines what the catalogue does not have")
+        elif not item.combines and asked.catalogue.axis(item.axis) is None and not (
             item.category and item.brief and item.knobs
         ):
             faults.append(f"axis {item.axis} is not in the catalogue: it needs category, brief "
@@ -186,6 +195,8 @@ def _sources(draft: Draft, asked: Question) -> Sources:
 
 
 def _axis(draft: AxisDraft, catalogue: Catalogue) -> AxisBrief:
+    if draft.combines and catalogue.moves(draft.combines) is not None:
+        return stacking.brief_for(draft.combines, catalogue, draft.reason, draft.axis)
     axis = catalogue.axis(draft.axis)
     return AxisBrief(
         axis=draft.axis,
@@ -208,7 +219,7 @@ def _promotions(draft: Draft, asked: Question) -> list[StandingChange]:
             continue
         figure = asked.earned(source, draft.objective) or item.figure
         changes.append(StandingChange(
-            id=f"r{number:02d}-{source.candidate}-{selected_move(source, asked.catalogue)}",
+            id=f"r{number:02d}-{source.candidate}-{selected_move(source, asked.extended)}",
             axis=source.axis or "", change=source.change,
             provenance=Provenance(round=number, candidate=source.candidate, figure=figure),
         ))

@@ -168,8 +168,9 @@ class Calibration(Part):
     and `lb_sd` the standard deviations of one run's dev and one LB score between seeds, pooled with
     their priors (`lb_runs` scores of repeated anchors). `spread` is the standard deviation of true
     gains among changes tried. `passed` of the dev gains of this round's rising explorers reached
-    the leaderboard. `detectable` is the smallest gain that this design finds with a power of 80 %,
-    by what it is measured on. `verdict` follows `reason`.
+    the leaderboard; `source_passed` of what the domain `source`, the one that most of dev's gains
+    come from, added to dev in all rounds. `detectable` is the smallest gain that this design finds
+    with a power of 80 %, by what it is measured on. `verdict` follows `reason`.
     """
 
     pairs: list[Pair]
@@ -184,6 +185,9 @@ class Calibration(Part):
     spread: float = 0.0
     passed: float | None = None
     passed_se: float | None = None
+    source: str | None = None
+    source_passed: float | None = None
+    source_se: float | None = None
     detectable: dict[str, float] = {}
     slope: float | None
     slope_low: float | None

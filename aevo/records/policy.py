@@ -38,10 +38,19 @@ class StandingChange(Part):
     provenance: Provenance
 
 
+class MoveRef(Part):
+    """A move of the catalogue, by its axis and its own id."""
+
+    axis: str
+    move: str
+
+
 class AxisBrief(Part):
     """An axis as assigned for one round. `moves` names the catalogue moves still worth trying.
 
     `transfer` marks an axis that is expected to help the leaderboard even where dev falls.
+    `combines` makes it a stack: an axis of the policy's own, whose one move is all of these moves
+    of different catalogue axes together.
     """
 
     axis: str
@@ -49,6 +58,7 @@ class AxisBrief(Part):
     brief: str
     knobs: list[str] = []
     moves: list[str] = []
+    combines: list[MoveRef] = []
     transfer: bool = False
     reason: str
 
@@ -93,7 +103,8 @@ class Trial(Part):
 
     The ledger of trials tells a later round which moves are fresh and which only stayed undecided.
     `dev`, `dev_se`, `dev_shared`, `lb_se` are the readings of the selected run (records.evidence.
-    Readings); a later trial of the same change (`change_sha256`) is pooled with them.
+    Readings); a later trial of the same change (`change_sha256`) is pooled with them. `combines`
+    are the moves that a stack tried together.
     """
 
     axis: str
@@ -107,6 +118,7 @@ class Trial(Part):
     dev_shared: float = 0.0
     lb_se: float | None = None
     change_sha256: str | None = None
+    combines: list[MoveRef] = []
     outcome: Literal["promoted", "dead_end", "undecided", "failed"]
     reason: str
 
@@ -129,7 +141,8 @@ class RetiredAxis(Part):
 
 
 class Policy(Record):
-    """The complete search policy of one round."""
+    """The complete search policy of one round. A stack combines at most `stack_up_to` moves, the
+    operator's choice; below 2 there are none."""
 
     round: int
     mode: SearchMode
@@ -137,6 +150,7 @@ class Policy(Record):
     objective: Objective
     standing: list[StandingChange] = []
     axes: list[AxisBrief]
+    stack_up_to: int = 4
     noise: NoiseRule
     selection: Selection
     retired: list[RetiredAxis] = []

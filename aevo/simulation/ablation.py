@@ -87,6 +87,11 @@ def _p(gain: float, se: float) -> float:
     return above_zero(gain, se)
 
 
+def without_stacks(policy: Policy) -> Policy:
+    """Every candidate tries one move."""
+    return policy.model_copy(update={"stack_up_to": 0})
+
+
 def without_threshold(policy: Policy) -> Policy:
     """Whatever is better than the anchor at all is promoted."""
     noise = policy.noise.model_copy(
@@ -102,5 +107,6 @@ ABLATIONS: dict[str, Parts] = {
     "without tests and threshold": Parts(policy=without_threshold, judged=False),
     "without divergence test": Parts(evidence=trusting, judged=False),
     "without leaderboard": Parts(evidence=dev_only, judged=False),
+    "without stacks": Parts(policy=without_stacks),
     "without rotation": Parts(evidence=unrotated, judged=False),
 }

@@ -5,10 +5,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from aevo import constitution
+from aevo import constitution, ledger
 from aevo import policy as policies
 from aevo.agent.scripted import order_of_trial
-from aevo.axes import Axis, Catalogue
+from aevo.axes import Catalogue, Move
 from aevo.collector import choose
 from aevo.config import Config
 from aevo.constitution import History
@@ -24,10 +24,10 @@ from aevo.records.leaderboard import Leaderboard, Submission
 from aevo.records.manifest import CheckpointScore, Claims, Cost, Manifest, Selected, TrainingRun
 from aevo.records.meta import Verdict
 from aevo.records.plan import CandidatePlan, Plan
-from aevo.records.policy import Policy
+from aevo.records.policy import MoveRef, Policy
 from aevo.records.scores import DomainScore
 from aevo.release import Finished, options
-from aevo.simulation.space import Recipe, Space, space_of
+from aevo.simulation.space import Key, Recipe, Space, space_of
 from aevo.simulation.world import Run, World
 
 STEP = "step-000200"
@@ -100,14 +100,17 @@ class Simulated:
         finished = [Finished(item.policy, item.evidence) for item in self.rounds]
         best = options(finished, self.rounds[-1].next)[0]
         made = self.rounds[best.round - 1]
-        item = next(c for c in made.evidence.candidates if c.candidate == best.candidate)
-        move = ((item.axis, item.move),) if item.axis and item.move else ()
-        return (*recipe_of(made.policy), *move)
+        own = ledger.moves_of(made.next.tried, best.round, best.candidate)
+        return (*recipe_of(made.policy), *map(_key, own))
 
 
 def recipe_of(policy: Policy) -> Recipe:
     """The standing changes as moves."""
-    return tuple((item.axis, item.id.split("-", 2)[-1]) for item in policy.standing)
+    return tuple(map(_key, ledger.standing_moves(policy)))
+
+
+def _key(ref: MoveRef) -> Key:
+    return ref.axis, ref.move
 
 
 def simulate(bench: Bench, world: World, rounds: int, parts: Parts | None = None) -> Simulated:
@@ -122,8 +125,8 @@ def simulate(bench: Bench, world: World, rounds: int, parts: Parts | None = None
     discoveries: list[Discovery] = []
     for _ in range(rounds):
         digest = policies.digest(policy)
-        standing = hashlib.sha256(repr(recipe_of(policy)).encode()).hexdigest()
-        plan = make_plan(config, campaign, policy, digest, standing)
+        standing = recipe_of(policy)
+        plan = make_plan(config, campaign, policy, digest, _digest(standing))
         facts, runs = _play(plan, policy, world, config.leaderboard.quota, catalogue)
         seen.append(facts)
         evidence = parts.evidence(build(parts.facts(seen)))
@@ -148,37 +151,37 @@ def _play(
     boards: dict[str, Run] = {}
     runs = 0
     for item in plan.candidates:
-        axis = catalogue.axis(item.axis.axis) if item.axis else None
-        move, change = _chosen(item, axis)
-        recipe = (*standing, (axis.id, move)) if axis and move else standing
+        move, own = _tried(item, catalogue)
         seeds = item.seeds if item.role == "anchor" else item.seeds[:1]
-        made = [world.run(recipe, seed, plan.round) for seed in seeds]
+        made = [world.run((*standing, *own), seed, plan.round) for seed in seeds]
         runs += len(made)
         boards[item.id] = made[0]
-        candidates.append(_facts(item, plan, world, made, move, change))
+        candidates.append(_facts(item, plan, world, made, move))
     facts = RoundFacts(plan.round, policy, plan, tuple(candidates), None)
     submitted = [manifest.candidate for manifest in choose(facts, quota)]
     board = _board(plan.round, submitted, boards, quota, world.surface.preset.decimals)
     return RoundFacts(plan.round, policy, plan, tuple(candidates), board), runs
 
 
-def _chosen(item: CandidatePlan, axis: Axis | None) -> tuple[str | None, Change]:
-    """The move that the scripted worker tries first."""
-    if axis is None or item.axis is None:
-        return None, Change()
-    moves = [move for move in axis.moves if move.id in item.axis.moves]
-    if not moves:
-        return None, Change()
+def _tried(item: CandidatePlan, catalogue: Catalogue) -> tuple[Move | None, Recipe]:
+    """The move that the scripted worker tries first, and the catalogue's moves that it is."""
+    moves = catalogue.assigned(item.axis) if item.axis else []
+    if item.axis is None or not moves:
+        return None, ()
     first = order_of_trial(moves, item.agent_seed)[0]
-    return first.id, first.change
+    return first, tuple(map(_key, item.axis.combines)) or ((item.axis.axis, first.id),)
+
+
+def _digest(recipe: Recipe) -> str:
+    return hashlib.sha256(repr(recipe).encode()).hexdigest()
 
 
 def _facts(
-    item: CandidatePlan, plan: Plan, world: World, runs: Sequence[Run], move: str | None,
-    change: Change,
+    item: CandidatePlan, plan: Plan, world: World, runs: Sequence[Run], move: Move | None
 ) -> CandidateFacts:
     """The candidate's manifest and predictions, as the collector would find them."""
-    recipe = hashlib.sha256(repr(runs[0].recipe).encode()).hexdigest()
+    recipe = _digest(runs[0].recipe)
+    change = move.change if move else Change()
     made = [
         TrainingRun.model_construct(
             number=number, job=None, attempt=None, seed=seed, status="ok", steps=200,
@@ -196,7 +199,8 @@ def _facts(
     first = made[0].checkpoints[0]
     manifest = Manifest.model_construct(
         schema_version=1, campaign=plan.campaign, round=plan.round, candidate=item.id,
-        role=item.role, axis=item.axis, status="ok", failure=None, move=move, change=change,
+        role=item.role, axis=item.axis, status="ok", failure=None,
+        move=move.id if move else None, change=change,
         recipe_sha256=recipe, substrate_sha256=plan.substrate_sha256, runs=made,
         selected=Selected.model_construct(
             run=1, checkpoint=STEP, criterion="dev", dev=first.dev, domains=first.domains,

@@ -69,6 +69,25 @@ def pool(sources: Sequence[Sequence[Reading]]) -> Estimate | None:
     return Estimate(gain, math.sqrt(1 / total), max(len(source) for source in sources))
 
 
+def combined(estimates: Sequence[Estimate]) -> Estimate | None:
+    """Independent estimates of one gain, by precision; None if there is none."""
+    if not estimates:
+        return None
+    weights = [1 / max(item.se, 1e-6) ** 2 for item in estimates]
+    gain = sum(w * item.gain for w, item in zip(weights, estimates, strict=True)) / sum(weights)
+    return Estimate(gain, math.sqrt(1 / sum(weights)), sum(item.trials for item in estimates))
+
+
+def expected(known: Estimate | None, spread: float, centre: float = 0.0) -> tuple[float, float]:
+    """Mean and variance of a true gain, given what is known of it and that the true gains of
+    changes lie around `centre` with standard deviation `spread`: the best of many flatters."""
+    if known is None:
+        return centre, spread**2
+    own = max(known.se, 1e-6) ** 2
+    trust = spread**2 / (spread**2 + own)
+    return centre + trust * (known.gain - centre), trust * own
+
+
 def at_odds(one: Sequence[Reading], other: Sequence[Reading]) -> bool:
     """True if two sources contradict each other beyond chance, so that their mean says nothing."""
     first, second = replicated(one), replicated(other)
@@ -97,11 +116,7 @@ def value_of_trial(
     `spread` and `centre` describe true effects of changes not tried. A knowledge gradient (Frazier,
     Powell and Dayanik 2008) against the choice of leaving the recipe as it is.
     """
-    mean, variance = centre, spread**2
-    if known is not None:
-        precision = 1 / variance + 1 / max(known.se, 1e-6) ** 2
-        mean = (mean / variance + known.gain / max(known.se, 1e-6) ** 2) / precision
-        variance = 1 / precision
+    mean, variance = expected(known, spread, centre)
     moves = variance / math.sqrt(variance + noise**2)
     ratio = mean / moves
     density = math.exp(-(ratio**2) / 2) / math.sqrt(2 * math.pi)

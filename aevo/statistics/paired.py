@@ -107,7 +107,7 @@ def detectable(se: float, alpha: float, tests: int) -> float:
     the error rate `alpha` evenly, which is what Holm gives the first of them."""
     from scipy.special import ndtri
 
-    return float(se * (ndtri(1 - alpha / max(tests, 1)) + ndtri(POWER)))
+    return float(se * (ndtri(POWER) - ndtri(alpha / max(tests, 1))))
 
 
 def above_zero(gain: float, se: float) -> float:

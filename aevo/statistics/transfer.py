@@ -7,12 +7,14 @@ from typing import Literal
 
 import numpy as np
 
+from aevo.statistics.domains import DomainShare
 from aevo.statistics.noise import EPSILON
 
 GROSS = 1.5  # tolerances (2 sd each) beyond which one record alone decides
-FAILED = 2.6  # standard errors below full transfer at which it is refuted
+FAILED = 3.0  # standard errors below full transfer at which it is refuted
 DOUBTED = 1.96
 MIXTURE = 0.5  # of the spread: how far a sound proxy's gain may differ from the target's
+LOST = 1.8  # the same below half transfer of the leading domain's gains
 HALF = 0.5  # LB gain per true dev gain; a proxy that passes on less misleads
 
 Verdict = Literal["evidence", "suspect", "not_evidence"]
@@ -167,12 +169,14 @@ class Noise:
 
 @dataclass(frozen=True)
 class Probe:
-    """A submitted explorer of this round, as a test of transfer: gains with standard errors."""
+    """A submitted explorer of this round, as a test of transfer: gains with standard errors.
+    `moves` is how many changes it makes together, whose true gains add up."""
 
     candidate: str
     dev: float
     dev_se: float
     lb: float
+    moves: int = 1
 
 
 @dataclass(frozen=True)
@@ -208,15 +212,16 @@ def passage(
         return None
     dev, lb = np.array([p.dev for p in rising]), np.array([p.lb for p in rising])
     noise = np.array([probe.dev_se**2 for probe in rising])
+    true = spread**2 * np.array([probe.moves for probe in rising])
     middle = float(np.clip(everyone, -2 * spread, 2 * spread).mean())
     held = spread**2 / (spread**2 + float(noise.mean()))  # of the mean; half the noise is shared
-    trust = spread**2 / (spread**2 + noise)
+    trust = true / (true + noise)
     expected = trust * (dev - middle) + held * middle
     rising_on = expected > EPSILON
     if not rising_on.any():
         return None
     expected, trust, lb = expected[rising_on], trust[rising_on], lb[rising_on]
-    own = spread**2 * (1 - trust) + (MIXTURE * spread) ** 2 + lb_variance
+    own = true[rising_on] * (1 - trust + MIXTURE**2) + lb_variance
     scatter = np.diag(own) + lb_variance
     weights = np.linalg.solve(scatter, expected)
     information = float(weights @ expected)
@@ -234,13 +239,18 @@ class Divergence:
 
 
 def divergence(
-    bests: Sequence[RoundBest], noise: Noise, passed: Passage | None = None
+    bests: Sequence[RoundBest],
+    noise: Noise,
+    passed: Passage | None = None,
+    source: DomainShare | None = None,
 ) -> Divergence:
-    """Judges dev by the record dev so far and by what this round's explorers passed on.
+    """Judges dev by the record dev so far, by what this round's explorers passed on, and by what
+    all rounds' explorers passed on in the domain that dev's gains come from (`source`).
 
     Dev is not evidence if the leaderboard stayed within its noise while the record of dev rose
     grossly beyond its own, or if this round's explorers refute that dev's gains are passed on and
-    less than half of them was. Weaker signs of the same kind make dev suspect. The record is
+    less than half of them was, or if all rounds' refute that half of the leading domain's are.
+    Weaker signs of the same kind make dev suspect. The record is
     compared with the earlier round that contradicts it most, so that a slow drift adds up and a
     verdict stays until a new record is confirmed.
     """
@@ -260,8 +270,15 @@ def divergence(
             f"{passed.probes} rising explorers (standard error {passed.se:.2f})"
         )
         z = passed.z if passed.share < HALF else 0.0
+    lost = False
+    if source is not None:
+        words.append(
+            f"over all rounds it passed on {source.share:+.2f} of what {source.domain} added to "
+            f"dev (standard error {source.se:.2f})"
+        )
+        lost = source.below(HALF) > LOST
     verdict: Verdict = "evidence"
-    if shortfall > GROSS * noise.tolerance + EPSILON or z < -FAILED:
+    if shortfall > GROSS * noise.tolerance + EPSILON or z < -FAILED or lost:
         verdict = "not_evidence"
     elif shortfall > 0 or z < -DOUBTED:
         verdict = "suspect"

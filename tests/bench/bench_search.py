@@ -48,8 +48,8 @@ from puzzles import load_preset  # noqa: E402
 from train.loop import Run as Training  # noqa: E402
 from train.loop import execute  # noqa: E402
 
+from aevo import ledger, release  # noqa: E402
 from aevo import policy as policies  # noqa: E402
-from aevo import release  # noqa: E402
 from aevo.axes import load  # noqa: E402
 from aevo.errors import AevoError, ConfigError  # noqa: E402
 from aevo.layout import Layout  # noqa: E402
@@ -265,10 +265,9 @@ def campaign(root: Path, space: Space, work: Path, fresh: int) -> list[Ending]:
     seen = [item.dev or 0.0 for one in rounds for item in read(Evidence, one.evidence).candidates]
     last = policies.read(layout, rounds[-1].number + 1)
     best = options[0]
-    under = policies.read(layout, best.round)
-    item = next(item for item in read(Evidence, layout.round(best.round).evidence).candidates
-                if item.candidate == best.candidate)
-    own = ((item.axis, item.move),) if item.axis and item.move else ()
+    under, after = (policies.read(layout, best.round + i) for i in (0, 1))
+    own = [(ref.axis, ref.move)
+           for ref in ledger.moves_of(after.tried, best.round, best.candidate)]
     found = []
     for name, policy, moves in (("aevo", last, ()), ("aevo, to ship", under, own)):
         recipe = (*recipe_of(policy), *moves)
