@@ -4,6 +4,7 @@ Read as data only; the orchestrator never imports the substrate.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,12 @@ def stands(move: Move, standing: Sequence[StandingChange]) -> bool:
     for promoted in standing:
         values.update(flat(promoted.change.set))
         edits += promoted.change.edits
-    if any((edit.file, edit.find) == (e.file, e.find) for edit in move.patch for e in edits):
+    # A measured edit holds whole lines and some context, a patch as little as finds its place.
+    if any(
+        edit.file == other.file and (edit.find in other.find or other.find in edit.find)
+        for edit in move.patch
+        for other in edits
+    ):
         return True
     return not move.patch and flat(move.set).items() <= values.items()
 
@@ -219,18 +225,39 @@ def move_of(axis: Axis, change: Change) -> str | None:
     """The move that made a measured change: it explains all keys set and patches the same files.
 
     A measured change leaves out keys that a move sets to the value they had, so of several moves
-    that explain it the one that sets fewest keys is meant.
+    that explain it the one that sets fewest keys is meant. Several that patch the same files are
+    told apart by the lines they put in.
     """
     files = {edit.file for edit in change.edits}
-    measured = flat(change.set)
+    measured = flat(change.set).items()
     fitting = [
-        (len(flat(move.set)), move.id)
+        move
         for move in axis.moves
         if {edit.file for edit in move.patch} == files
-        and measured.items() <= flat(move.set).items()
-        and (measured or files)
+        and measured <= flat(move.set).items()
+        and not change.empty
     ]
-    return min(fitting)[1] if fitting else None
+    if files and len(fitting) > 1:
+        fitting = [move for move in fitting if _same_lines(move.patch, change.edits)]
+    return min((len(flat(move.set)), move.id) for move in fitting)[1] if fitting else None
+
+
+def _same_lines(patch: Sequence[Edit], edits: Sequence[Edit]) -> bool:
+    """True if measured edits put in the lines of a patch, which may quote parts of lines."""
+    meant, found = _put_in(patch), _put_in(edits)
+    return len(meant) == len(found) and all(any(a in b for b in found) for a in meant)
+
+
+def _put_in(edits: Sequence[Edit]) -> list[str]:
+    """The lines that edits add to what was there, however much context each quotes."""
+    lines: list[str] = []
+    for edit in edits:
+        old, new = (
+            Counter(line.strip() for line in text.splitlines() if line.strip())
+            for text in (edit.find, edit.replace)
+        )
+        lines += (new - old).elements()
+    return lines
 
 
 def flat(values: dict[str, Any]) -> dict[str, str]:

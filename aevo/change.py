@@ -138,6 +138,10 @@ def _changed_keys(old: Any, new: Any, prefix: str = "") -> dict[str, Any]:
         if key not in old and isinstance(after, dict) and after:
             before = {}  # a section that is new: by its keys, so that others may add to it
         if isinstance(before, dict) and isinstance(after, dict):
+            plain = not any(isinstance(value, dict) for value in before.values())
+            if plain and before.keys() - after.keys():
+                changed[name] = after  # comes whole: None would set the key that went
+                continue
             changed |= _changed_keys(before, after, f"{name}.")
         elif before != after:
             changed[name] = after

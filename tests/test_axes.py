@@ -107,6 +107,11 @@ def test_stands_recognises_values_and_replaced_text(loaded: Catalogue) -> None:
     assert not axes.stands(wide, [standing(leaves), standing(Change(set={"train.lora.rank": 8}))])
     assert not axes.stands(code, [standing(leaves)])
     assert axes.stands(code, [standing(Change(edits=code.patch))])
+    # a promoted change was measured between two forks: whole lines, with context
+    measured = Change(edits=[Edit(file="train/sft.py", find="b\na = 1\n", replace="b\na = 3\n")])
+    assert axes.stands(code, [standing(measured)])
+    elsewhere = Change(edits=[Edit(file="train/sft.py", find="c = 1\n", replace="c = 2\n")])
+    assert not axes.stands(code, [standing(elsewhere)])
 
 
 def test_a_measured_change_is_traced_to_its_move(loaded: Catalogue) -> None:
@@ -121,6 +126,31 @@ def test_a_measured_change_is_traced_to_its_move(loaded: Catalogue) -> None:
     assert axes.move_of(lora, measured) == "code"
     mixed = Change(set={"train.lora.rank": 16}, edits=measured.edits)
     assert axes.move_of(lora, mixed) is None
+
+
+def test_patches_of_one_file_are_told_apart_by_the_lines_they_put_in() -> None:
+    def patched(value: int, context: str = "") -> Edit:
+        find, new = f"{context}a = 1\n", f"{context}a = 1\n  b = {value}\n"
+        return Edit(file="data/mixture.py", find=find, replace=new)
+
+    moves = [Move(id=f"b{value}", patch=[patched(value)]) for value in (2, 8)]
+    found = Axis(id="x", category="c", brief="", moves=moves)
+    for value in (2, 8):
+        measured = Change(edits=[patched(value, "before\n")])
+        assert axes.move_of(found, measured) == f"b{value}"
+    assert axes.move_of(found, Change(edits=[patched(4)])) is None
+
+
+def test_a_patch_that_quotes_a_part_of_a_line_is_recognised() -> None:
+    moves = [
+        Move(id=name, patch=[Edit(file="data/filters.py", find="MIDDLE = 0.5 ", replace=new)])
+        for name, new in (("hardest", "MIDDLE = 0.75 "), ("easiest", "MIDDLE = 0.25 "))
+    ]
+    found = Axis(id="x", category="c", brief="", moves=moves)
+    for name, value in (("hardest", "0.75"), ("easiest", "0.25")):
+        old, new = "MIDDLE = 0.5  # of the ranks\n", f"MIDDLE = {value}  # of the ranks\n"
+        measured = Change(edits=[Edit(file="data/filters.py", find=old, replace=new)])
+        assert axes.move_of(found, measured) == name
 
 
 def test_smallest_move_that_explains_is_meant() -> None:

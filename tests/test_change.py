@@ -10,7 +10,10 @@ from aevo import change
 from aevo.errors import SubstrateError
 from aevo.records.change import Change, Edit
 
-RECIPE = {"data": {"mixture": {"a": 1, "b": 1}}, "train": {"lr": 0.1, "clip": 1.0}}
+RECIPE: dict[str, dict[str, object]] = {
+    "data": {"mixture": {"a": 1, "b": 1}},
+    "train": {"lr": 0.1, "clip": 1.0},
+}
 
 
 def fork(folder: Path, recipe: object = RECIPE, code: str = "x = 1\n") -> Path:
@@ -26,10 +29,21 @@ def between(old: Path, new: Path) -> Change:
 
 def test_recipe_difference_is_read_off_by_key(tmp_path: Path) -> None:
     old = fork(tmp_path / "old")
-    new = fork(tmp_path / "new", {"data": {"mixture": {"a": 1, "b": 3}}, "train": {"lr": 0.2}})
+    changed = {"data": {"mixture": {"a": 1, "b": 3}}, "train": {"lr": 0.2, "clip": 1.0}}
+    new = fork(tmp_path / "new", changed)
     found = between(old, new)
-    assert found.set == {"data.mixture.b": 3, "train.lr": 0.2, "train.clip": None}
-    assert found.summary() == "data.mixture.b=3; train.clip=None; train.lr=0.2"
+    assert found.set == {"data.mixture.b": 3, "train.lr": 0.2}
+    assert found.summary() == "data.mixture.b=3; train.lr=0.2"
+
+
+def test_a_mapping_that_lost_a_key_comes_whole(tmp_path: Path) -> None:
+    """Setting the key to None would leave a weight that is no number."""
+    old = fork(tmp_path / "old", RECIPE | {"select": {"weights": {"a": 1.0, "b": 0.1}}})
+    new = fork(tmp_path / "new", RECIPE | {"select": {"weights": {"b": 0.1}}})
+    found = between(old, new)
+    assert found.set == {"select.weights": {"b": 0.1}}
+    change.apply(found, old, "recipe.yaml")
+    assert between(old, new).empty
 
 
 def test_a_new_section_is_read_off_by_its_keys(tmp_path: Path) -> None:
