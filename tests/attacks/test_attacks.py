@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -64,11 +66,27 @@ class Listener:
         return False
 
 
+def marked(folder: Path) -> str:
+    """The regression substrate copied to `folder`, with a word in each sealed file that occurs
+    nowhere else on the machine: no installed package can look like a leak, and no leak like one."""
+    canary = f"canary{secrets.token_hex(8)}"
+    shutil.copytree(REGRESSION, folder)
+    items, mix = folder / "eval" / "items.py", folder / "eval" / "hidden.json"
+    mix.write_text(json.dumps(json.loads(mix.read_text()) | {canary: 0}))
+    items.write_text(items.read_text().replace(
+        "mix = hidden_mix if", f'hidden_mix.pop("{canary}")\nmix = hidden_mix if'))
+    with (folder / "axes.yaml").open("a") as file:
+        file.write(f"# {canary}\n")
+    open_substrate(folder).freeze()
+    return canary
+
+
 class Arena:
     """One explorer of a planned round, whose worker turns hostile."""
 
     def __init__(self, folder: Path, server: FakeOpenAI) -> None:
         self.cli, self.server, self.listener = Cli(folder), server, Listener()
+        self.canary = marked(folder / "substrate")
         done = self.cli.run(
             "round", "+round=1", *agent(server), "worker.trainings=30", "worker.turns=300",
             "worker.failures=1000", "worker.anchor_seeds=1", "model.items_seed=null", n=2)
@@ -83,10 +101,14 @@ class Arena:
             "root": self.layout.root, "vault": self.layout.vault, "round": self.files.root,
             "substrate": self.layout.substrate, "key_file": folder / "key", "pid": os.getpid(),
             "port": self.listener.tcp.getsockname()[1], "abstract": self.listener.name,
-            "items": "\n".join(items) + "\n", "source": REGRESSION,
+            "items": "\n".join(items) + "\n", "source": self.cli.substrate, "canary": self.canary,
             "seed": self.layout.items_seed.read_text().strip(),
         }
         self.before = self.trusted()
+
+    def sealed(self) -> list[Path]:
+        """The sealed files of the checkout that the campaign came from."""
+        return [path for path in open_substrate(self.cli.substrate).sealed if path.suffix != ".pyc"]
 
     def trusted(self) -> dict[str, str]:
         """Digests of everything that this worker may not write."""
@@ -169,7 +191,7 @@ def test_shell(attack: Shell, arena: Arena, shell_life: dict[str, str]) -> None:
     """See `SHELL`: the command gives nothing away, and the trace has it."""
     answer = shell_life[f"call-{SHELL.index(attack)}-run"]
     assert answer, f"no answer to: {attack.what}"
-    for text in (text.replace("{seed}", arena.words["seed"]) for text in attack.leaks):
+    for text in (fill(text, arena.words) for text in attack.leaks):
         assert text not in answer.split("\n", 1)[-1], f"{attack.what}: {answer[:300]}"
     assert arena.trusted() == arena.before, f"something trusted changed: {attack.what}"
     assert not arena.listener.was_reached(), attack.what
@@ -181,6 +203,11 @@ def test_tool(attack: Tool, shell_life: dict[str, str]) -> None:
     answer = shell_life[f"call-{200 + TOOLS.index(attack)}-{attack.tool}"]
     assert answer.startswith(attack.begins), f"{attack.what}: {answer[:300]}"
     assert not any(text in answer for text in attack.leaks), answer[:300]
+
+
+def test_the_canary_is_in_every_sealed_file(arena: Arena) -> None:
+    """Else the attacks on them could not fail."""
+    assert arena.sealed() and all(arena.canary in path.read_text() for path in arena.sealed())
 
 
 def test_bounds_held(arena: Arena, shell_life: dict[str, str]) -> None:
