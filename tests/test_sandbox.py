@@ -185,6 +185,36 @@ print(text.count(b"hidden"))
             other.kill()
 
 
+def test_the_machine_itself_is_out_of_reach(cage: Cage) -> None:
+    """A file of /proc asks who its owner is, and root inside is root outside: core_pattern would be
+    a program that the kernel runs for it. So nothing of /proc or /sys opens for writing, and what
+    tells of the machine's memory, log, keys and timers tells nothing."""
+    assert cage.python(
+        "import os, stat\n"
+        "for top in ('/proc', '/sys'):\n"
+        "    for folder, folders, files in os.walk(top):\n"
+        "        if folder == '/proc':\n"
+        "            folders[:] = [name for name in folders if not name.isdigit()]\n"
+        "        for name in files:\n"
+        "            path = os.path.join(folder, name)\n"
+        "            if os.path.islink(path) or not stat.S_ISREG(os.lstat(path).st_mode):\n"
+        "                continue\n"
+        "            try:\n"
+        "                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))\n"
+        "                print(path)\n"
+        "            except OSError:\n"
+        "                pass\n"
+    ) == ""
+    if not cage.bare:
+        assert cage.python(
+            "for name in ('kcore', 'kmsg', 'keys', 'timer_list'):\n"
+            "    try:\n"
+            "        print(open('/proc/' + name, 'rb').read(10))\n"
+            "    except OSError:\n"
+            "        print(b'')"
+        ) == "\n".join(["b''"] * 4)
+
+
 def test_the_environment_is_what_was_given(cage: Cage) -> None:
     code = "print({k: v for k, v in (l.split(b'=', 1) for l in open('/proc/self/environ', 'rb')" \
            ".read().strip(b'\\0').split(b'\\0'))} == {k.encode(): v.encode() for k, v in " \

@@ -18,6 +18,8 @@ a signal that it can catch goes to the command, SIGKILL ends the whole tree.
 | socket files (munge, Slurm, docker) | not visible | no AF_UNIX sockets | no AF_UNIX sockets |
 | abstract sockets, signals to others | namespaces | namespaces | kernel 6.12 and later |
 | other processes: environment, memory, files | not visible | not visible | refused; names visible |
+| the kernel's settings: /proc/sys, sysrq-trigger, irq, bus, fs | read-only | refused | refused |
+| kcore, kmsg, keys, timer_list | withheld | empty | as the machine's permissions say |
 | /tmp, /dev/shm | private | private /dev/shm, no /tmp | neither (no multiprocessing locks) |
 | strays after SIGKILL of the supervisor | ended by the kernel | by the kernel | by a monitor |
 

@@ -147,8 +147,8 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, data: 
         raise OSError(number, f"mount on {target}: {os.strerror(number)}")
 
 
-def private_mounts(write: list[str], size: int) -> None:
-    """Makes all that is mounted read-only but `write`; own /proc and /dev/shm."""
+def private_mounts(write: list[str], size: int, masked: list[str]) -> None:
+    """Makes all that is mounted read-only but `write`; own /proc, also read-only, and /dev/shm."""
     _mount(None, "/", None, _REC | _PRIVATE)
     for path in write:
         _mount(path, path, None, _BIND | _REC)
@@ -162,6 +162,9 @@ def private_mounts(write: list[str], size: int) -> None:
     except OSError as error:  # in a container parts of /proc are masked and it cannot be new
         if error.errno != errno.EPERM:
             raise
+    for path in masked:
+        _mount("/dev/null", path, None, _BIND)
+    _read_only("/proc", True)
 
 
 def _read_only(path: str, yes: bool) -> None:
@@ -265,7 +268,7 @@ def landlock(rules: dict[str, Any], argv: list[str]) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _libc.prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     if isolated:
-        private_mounts(rules["paths"]["write"], rules["tmp_bytes"])
+        private_mounts(rules["paths"]["write"], rules["tmp_bytes"], rules["masked"])
         rules["paths"]["write"].append("/dev/shm")
         if not rules["network"]:
             loopback()

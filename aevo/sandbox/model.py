@@ -24,6 +24,9 @@ SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 # gloo (torch.distributed on CPU) reads the class of every PCI device: it does without the list, as
 # in bubblewrap, but not with one that may not be read.
 SYS_LANDLOCK = ("bus/pci/devices", "devices/pci*")
+# What these say is the machine's: its memory, its log, its users' keys, its processes' timers.
+PROC_MASKED = ("kcore", "kmsg", "keys", "key-users", "timer_list", "timer_stats", "sched_debug",
+               "latency_stats")
 DEVICES = ("nvidia[0-9]*", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset",
            "nvidia-caps", "nvidia-caps-imex-channels", "nvidia-nvswitch*", "kfd", "dri")
 DEVICES_NETWORK = ("infiniband", "gdrdrv")
@@ -137,6 +140,11 @@ def device_nodes(confinement: Confinement) -> list[str]:
     patterns = [*(DEVICES if confinement.devices else ()),
                 *(DEVICES_NETWORK if confinement.devices and confinement.network else ())]
     return sorted(str(path) for pattern in patterns for path in Path("/dev").glob(pattern))
+
+
+def masked() -> list[str]:
+    """The files of /proc that tell nothing inside."""
+    return [f"/proc/{name}" for name in PROC_MASKED if Path("/proc", name).exists()]
 
 
 def irregular(folder: Path) -> list[str]:

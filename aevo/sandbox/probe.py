@@ -29,6 +29,8 @@ fails(open, forbidden + "/made", "w")
 fails(open, allowed + "/../forbidden/made", "w")
 fails(os.truncate, forbidden + "/secret", 0)
 fails(os.listdir, forbidden)
+for name in ("kernel/core_pattern", "kernel/modprobe", "vm/drop_caches", "../sysrq-trigger"):
+    fails(os.open, "/proc/sys/" + name, os.O_WRONLY)
 fails(socket.create_connection, ("127.0.0.1", int(port)), 2)
 """
 

@@ -23,6 +23,7 @@ from aevo.sandbox.model import (
     SandboxError,
     device_nodes,
     granted,
+    masked,
     within,
 )
 from aevo.sandbox.supervise import GIB
@@ -124,8 +125,11 @@ def _bubblewrap(
             hidden.append(path)
         else:
             out += ["--ro-bind", "/dev/null", path]
-    # The empty folders themselves live in memory: nobody shall fill them.
-    for path in [*hidden, "/"]:
+    for path in masked():
+        out += ["--ro-bind", "/dev/null", path]
+    # The empty folders themselves live in memory: nobody shall fill them. And a file of /proc asks
+    # who its owner is, not for a capability: as root, /proc/sys would be the machine's to write.
+    for path in [*hidden, "/proc", "/dev", "/"]:
         out += ["--remount-ro", path]
     out += ["--chdir", cwd]
     return [_tool("bwrap"), *out, "--", *_inside(argv, cwd, env, confinement)], len(out)
@@ -163,6 +167,7 @@ def _landlock(
     return _inside(
         argv, cwd, env, confinement, kind="landlock", paths=paths, namespaces=True,
         tmp_bytes=_tmp_bytes(confinement), filter=private.hex(), filter_shared=shared.hex(),
+        masked=masked(),
     )
 
 
