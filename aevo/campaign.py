@@ -9,11 +9,15 @@ Run again, also with more rounds, it continues. Ends with the report. On Slurm a
 submitted at once, each waiting for the one before it; the command then only follows.
 """
 
-from aevo.config import Config, hydra_main
-from aevo.dryrun import ask_slurm, show_graph
-from aevo.layout import Layout
+
+from aevo.config.schema import Config
+from aevo.files.paths import Layout
 from aevo.round import is_finished, run_round, show_submitted, submit_round
-from aevo.start import free_space, open_campaign
+from aevo.start.command import hydra_main
+from aevo.start.forecast import ask_slurm
+from aevo.start.opening import open_campaign
+from aevo.start.preflight import free_space
+from aevo.view.dryrun import show_graph
 
 
 def main(config: Config) -> None:
@@ -38,7 +42,7 @@ def main(config: Config) -> None:
             return
     for number in unfinished:
         run_round(config, layout, campaign, number, stay=True)
-    from aevo.report import write_report  # a second of imports that most commands do without
+    from aevo.view.report import write_report
 
     print(f"report: {write_report(layout.root)}", flush=True)
 

@@ -6,6 +6,8 @@ traceback.
 """
 
 
+
+
 class AevoError(Exception):
     """A problem named with what, where and how to mend it, in one line.
 

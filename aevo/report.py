@@ -8,53 +8,11 @@ reported as far as it got. Written to `<campaign>/report/`: `report.md`, the fig
 """
 
 import argparse
-import base64
-import os
-import tempfile
 from pathlib import Path
-from typing import Any
 
-import jinja2
-
-from aevo import figures
 from aevo.cli import run
-from aevo.errors import RecordError
-from aevo.layout import Layout
-from aevo.records.evidence import CandidateSummary
-from aevo.records.io import write_text
-from aevo.release import read_options
-from aevo.trajectory import Trajectory, latest_campaign, read_trajectory
-
-RUNS = Path("runs")
-FIGURES = {
-    "lb_by_round": "Best leaderboard score of each round (the paper's Figure 3). Faint points are "
-    "the round's other submissions; the hollow one is the anchor, which runs the standing recipe "
-    "untouched and so shows what was really carried forward.",
-    "dev_vs_lb": "Dev against leaderboard. A constant distance is harmless; where dev rises and LB "
-    "does not follow, candidates fit the proxy and dev is no longer evidence.",
-    "domains": "Dev accuracy per domain: the default recipe, then each round's best candidate by "
-    "LB.",
-}
-
-
-def write_report(root: Path, out: Path | None = None) -> Path:
-    """Writes the report of the campaign at `root` into `out` (default: `<root>/report`).
-
-    Returns:
-        The path of `index.html`, which is written last; every file is replaced atomically.
-
-    Raises:
-        RecordError: `root` holds no campaign, a record is corrupt, or the disk refused.
-    """
-    trajectory = read_trajectory(root)
-    folder = out or Layout(root).report
-    drawn = figures.draw(trajectory)
-    for name, themes in drawn.items():
-        _write_bytes(folder / f"{name}.png", themes["light"])
-    write_text(folder / "report.md", _render("report.md.j2", trajectory, drawn))
-    page = folder / "index.html"
-    write_text(page, _render("report.html.j2", trajectory, drawn))
-    return page
+from aevo.files.paths import latest_campaign
+from aevo.view.report import FIGURES, RUNS, _summary, write_report
 
 
 def main(arguments: list[str]) -> None:
@@ -69,98 +27,6 @@ def main(arguments: list[str]) -> None:
     pictures = [page.parent / f"{name}.png" for name in FIGURES]
     for path in (page.parent / "report.md", *(p for p in pictures if p.exists()), page):
         print(path)
-
-
-def _render(template: str, trajectory: Trajectory, drawn: dict[str, dict[str, bytes]]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("aevo"),
-        autoescape=template.endswith(".html.j2"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    decimals = trajectory.decimals
-    environment.filters.update(
-        dev=lambda value: _score(value, 3),
-        lb=lambda value: _score(value, decimals),
-        gain=_gain,
-        minutes=_minutes,
-        cell=_cell,
-        sentence=_sentence,
-    )
-    return environment.get_template(template).render(
-        t=trajectory,
-        rows=trajectory.table(),
-        best=_best_row(trajectory),
-        ship=next(iter(read_options(Layout(trajectory.root))), None),
-        figures={name: _data_uris(drawn[name]) for name in FIGURES if name in drawn},
-        captions=FIGURES,
-    )
-
-
-def _best_row(trajectory: Trajectory) -> Any:
-    """The row with the campaign's best LB, or None before anything was submitted."""
-    rows = [row for row in trajectory.table() if row.lb is not None]
-    return max(rows, key=lambda row: (row.lb, row.dev), default=None)
-
-
-def _data_uris(themes: dict[str, bytes]) -> dict[str, str]:
-    return {
-        theme: "data:image/png;base64," + base64.b64encode(png).decode()
-        for theme, png in themes.items()
-    }
-
-
-def _score(value: float | None, decimals: int) -> str:
-    return "–" if value is None else f"{value:.{decimals}f}"
-
-
-def _gain(candidate: CandidateSummary) -> str:
-    """Gain over the anchor with its 95 % interval: `+0.031 [+0.012, +0.050]`."""
-    found = candidate.comparison
-    return f"{found.gain:+.3f} [{found.low:+.3f}, {found.high:+.3f}]" if found else "–"
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _sentence(text: str) -> str:
-    """A phrase from a record with a capital and a full stop."""
-    text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-def _cell(text: Any) -> str:
-    """Text (partly an agent's) made harmless in Markdown: one line, no HTML, no table breaks."""
-    line = " ".join(str(text).split())
-    for plain, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
-        line = line.replace(plain, safe)
-    return line
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise RecordError(
-            f"cannot write {path} ({error.strerror or error})", "name another folder with --out"
-        ) from error
-
-
-def _summary() -> str:
-    return (__doc__ or "").splitlines()[0]
 
 
 if __name__ == "__main__":

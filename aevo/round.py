@@ -10,28 +10,32 @@ when the jobs are submitted; with `dry_run=true` it prints them and writes nothi
 jobs do not need this command: killing it harms nothing.
 """
 
+
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from aevo import snapshot
-from aevo.config import Config, hydra_main
-from aevo.dryrun import ask_slurm, show_graph
+from aevo.config.schema import Config
 from aevo.errors import ConfigError, JobError
-from aevo.follow import follow
-from aevo.graph import round_jobs
+from aevo.files.documents import finished
+from aevo.files.paths import CandidateLayout, Layout
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.state import observe
 from aevo.jobs.submit import exhausted, submit
-from aevo.layout import CandidateLayout, Layout
-from aevo.plan import ensure_plan
+from aevo.plan.candidates import ensure_plan
+from aevo.plan.graph import round_jobs
 from aevo.records.campaign import Campaign
 from aevo.records.evidence import Evidence
-from aevo.records.io import finished
 from aevo.records.job import JobSpec
 from aevo.records.manifest import Manifest
 from aevo.records.policy import Policy
-from aevo.start import free_space, open_campaign, write_round_config
+from aevo.start import snapshot
+from aevo.start.command import hydra_main
+from aevo.start.forecast import ask_slurm
+from aevo.start.opening import open_campaign, write_round_config
+from aevo.start.preflight import free_space
+from aevo.view.dryrun import show_graph
+from aevo.view.follow import follow
 
 
 def main(config: Config) -> None:

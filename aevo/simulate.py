@@ -4,9 +4,9 @@
                             [methods=[aevo,greedy]] [ablations=true] [workers=2] [out=FILE.json]
                             [+surface.onset=2] [policy.alpha=0.05 worker.n=8 …]
 
-`surface` is a preset of aevo/simulation/presets.yaml; `+surface.KEY=VALUE` changes one of its keys.
-All other keys are those of conf/ and mean what they mean in a campaign. The same arguments give the
-same table, whatever the number of workers.
+`surface` is a preset of aevo/studies/simulation/presets.yaml; `+surface.KEY=VALUE` changes one of
+its keys. All other keys are those of conf/ and mean what they mean in a campaign. The same
+arguments give the same table, whatever the number of workers.
 """
 
 import os
@@ -24,15 +24,16 @@ from rich.console import Console
 from rich.table import Table
 
 from aevo import cli
-from aevo import config as configuration
-from aevo.axes import load as load_catalogue
+from aevo.config import schema as configuration
 from aevo.errors import ConfigError
-from aevo.records.io import Part, problems
-from aevo.simulation.ablation import ABLATIONS
-from aevo.simulation.campaign import Bench, bench_of
-from aevo.simulation.study import AEVO, METHODS, Task, cell, run, searcher, table, write
-from aevo.simulation.surface import preset
-from aevo.substrate import DEFAULT
+from aevo.files.documents import Part, problems
+from aevo.start.command import CONF
+from aevo.studies.simulation.ablation import ABLATIONS
+from aevo.studies.simulation.campaign import Bench, bench_of
+from aevo.studies.simulation.study import AEVO, METHODS, Task, cell, run, searcher, table, write
+from aevo.studies.simulation.surface import preset
+from aevo.substrate.catalogue import load as load_catalogue
+from aevo.substrate.frozen import DEFAULT
 
 OWN = "+surface."
 
@@ -115,7 +116,7 @@ def _dotlist(words: list[str]) -> dict[str, Any]:
 
 def _bench(overrides: list[str]) -> Bench:
     try:
-        with initialize_config_dir(str(configuration.CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             config = configuration.load(compose("config", overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(" ".join(str(error).split()), "see conf/ for every key") from error

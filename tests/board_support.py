@@ -10,14 +10,15 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from safetensors.numpy import save_file
 
-from aevo.config import CONF, Config, load
-from aevo.integrity.adapters import CONFIG, WEIGHTS, identities
-from aevo.layout import Layout
+from aevo.config.schema import Config, load
+from aevo.evaluate.adapters import CONFIG, WEIGHTS, identities
+from aevo.files.documents import read, write_json, write_text, write_yaml
+from aevo.files.paths import Layout
 from aevo.leaderboard.external import Clock
 from aevo.records.campaign import Campaign
-from aevo.records.io import read, write_json, write_text, write_yaml
 from aevo.records.manifest import Manifest
-from aevo.substrate import Command, Substrate, SubstrateFile
+from aevo.start.command import CONF
+from aevo.substrate.frozen import Command, Substrate, SubstrateFile
 from tests.builders import World, catalogue, start_campaign, write_round
 
 EXPORT = """\

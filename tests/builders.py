@@ -10,22 +10,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aevo import axes, collector, meta
-from aevo import policy as policies
-from aevo.axes import Axis, Catalogue, Move
-from aevo.layout import Layout, RunLayout
+from aevo.config.policy import PolicySettings
+from aevo.evidence import collector
+from aevo.files.documents import write_json, write_text, write_yaml
+from aevo.files.paths import Layout, RunLayout
 from aevo.leaderboard import Entry
-from aevo.policy import PolicySettings, first_policy
+from aevo.meta import step
+from aevo.policy import document as policies
+from aevo.policy.document import first_policy
 from aevo.records.campaign import Campaign, Pins
 from aevo.records.change import Change
 from aevo.records.evidence import Evidence
-from aevo.records.io import write_json, write_text, write_yaml
 from aevo.records.leaderboard import Leaderboard, Submission
 from aevo.records.manifest import CheckpointScore, Claims, Cost, Manifest, Selected, TrainingRun
 from aevo.records.plan import Budget, CandidatePlan, Plan
 from aevo.records.policy import Policy
 from aevo.records.scores import Checkpoint, DomainScore, Prediction, TrainingResult
-from aevo.substrate import SubstrateFile
+from aevo.substrate import catalogue as axes
+from aevo.substrate.catalogue import Axis, Catalogue, Move
+from aevo.substrate.frozen import SubstrateFile
 
 CONSTITUTION = Path(__file__).parents[1] / "constitution.txt"
 START = {
@@ -322,7 +325,7 @@ def play(layout: Layout, number: int, world: World, quota: int = 6) -> Evidence:
     """A whole round: candidates, collector, meta."""
     write_round(layout, number, world)
     evidence = collector.collect(layout, number, FakeBoard(layout, world, quota))
-    meta.main([str(layout.root), str(number)])
+    step.main([str(layout.root), str(number)])
     return evidence
 
 

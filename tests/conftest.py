@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from aevo.cancel import cancel_all
-from aevo.layout import Layout
+from aevo.files.paths import Layout
+from aevo.plan.cancel import cancel_all
 from aevo.sandbox import probe
-from aevo.substrate import open_substrate
+from aevo.substrate.frozen import open_substrate
 
 REPO = Path(__file__).parents[1]
 REGRESSION = REPO / "tests" / "substrates" / "regression"

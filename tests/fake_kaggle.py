@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from typing import Any
 
-from aevo.integrity.adapters import CONFIG, WEIGHTS
+from aevo.evaluate.adapters import CONFIG, WEIGHTS
 
 HTML = b"<!DOCTYPE html><html><body>Sign in to the network</body></html>"
 QUOTA_TEXT = "You have exceeded the maximum number of submissions allowed per day."

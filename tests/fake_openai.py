@@ -30,7 +30,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from aevo.records.io import write_text
+from aevo.files.documents import write_text
 from tests.fake_faults import Drop, Fault, Faults, context_exceeded, error, tools_refused
 
 Brain = Callable[[dict[str, Any]], dict[str, Any]]

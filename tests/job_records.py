@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from aevo.files.documents import append_line, write_json, write_text
+from aevo.files.paths import Layout
 from aevo.jobs.folder import JobFolder
-from aevo.layout import Layout
-from aevo.records.io import append_line, write_json, write_text
 from aevo.records.job import JobEnd, JobSpec, LedgerLine, Queue, Resources, Running
 
 
@@ -33,7 +33,7 @@ class Jobs:
         write_json(job.spec, JobSpec.model_validate({
             "name": name, "kind": parts[1] if len(parts) > 1 else name, "campaign": "camp",
             "folder": str(job.root), "product": str(job.root / "product"),
-            "entry": "aevo.worker:main", "queue": queue if slurm else None,
+            "entry": "aevo.work.worker:main", "queue": queue if slurm else None,
             "resources": Resources(gpus=4 if len(parts) == 3 else 0), **fields,
         }))
         return job

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from aevo.agent.model import ToolSchema
-from aevo.agent.openai_model import OpenAIModel
-from aevo.agent.retry import Kind
-from aevo.agent.settings import EndpointSettings
+from aevo.config.agent import EndpointSettings
+from aevo.llm.client import OpenAIModel
+from aevo.llm.model import ToolSchema
+from aevo.llm.retry import Kind
 from aevo.records.trace import ToolCall, Turn
 from tests.fake_openai import FakeOpenAI
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from aevo.layout import Layout
+from aevo.files.documents import read
+from aevo.files.paths import Layout
 from aevo.records.evidence import Evidence
-from aevo.records.io import read
 from aevo.records.manifest import Manifest
 from aevo.records.plan import Plan
 from aevo.records.policy import Policy

@@ -6,21 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from aevo.agent.loop import run_loop
-from aevo.agent.meter import Meter
-from aevo.agent.model import Reply, ToolSchema
-from aevo.agent.prompts import opening
-from aevo.agent.scripted import ScriptedModel
-from aevo.agent.tools import FINISHED, Toolbox, shorten
-from aevo.axes import Move, load
-from aevo.policy import read as read_policy
-from aevo.records.io import read
+from aevo.files.documents import read
+from aevo.llm.model import Reply, ToolSchema
+from aevo.policy.bundles import brief_for
+from aevo.policy.document import read as read_policy
 from aevo.records.plan import Budget, Plan
 from aevo.records.policy import MoveRef
-from aevo.records.trace import ToolCall, Turn
-from aevo.stacking import brief_for
-from aevo.trace import Trace
-from aevo.worker import assigned_moves, build_manifest, check_command, open_broker
+from aevo.records.trace import ToolCall, Trace, Turn
+from aevo.substrate.catalogue import Move, load
+from aevo.work.brief import opening
+from aevo.work.budget import Meter
+from aevo.work.loop import run_loop
+from aevo.work.scripted import ScriptedModel
+from aevo.work.tools import FINISHED, Toolbox, shorten
+from aevo.work.worker import assigned_moves, build_manifest, check_command, open_broker
 from tests.conftest import REGRESSION, Cli
 
 BUDGET = Budget(trainings=2, turns=30, wall_s=600)

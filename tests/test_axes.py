@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from aevo import axes
-from aevo.axes import Axis, Catalogue, Move
 from aevo.errors import RecordError
+from aevo.files.documents import write_text
 from aevo.records.change import Change, Edit
-from aevo.records.io import write_text
 from aevo.records.policy import AxisBrief, MoveRef, Provenance, StandingChange
+from aevo.substrate import catalogue as axes
+from aevo.substrate.catalogue import Axis, Catalogue, Move
 from tests.builders import catalogue
 
 YAML = """

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aevo import change
 from aevo.errors import SubstrateError
 from aevo.records.change import Change, Edit
+from aevo.substrate import recipe as change
 
 RECIPE: dict[str, dict[str, object]] = {
     "data": {"mixture": {"a": 1, "b": 1}},

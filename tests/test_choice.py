@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from aevo.choice import EvaluatorSettings, TrainerSettings, check_choices, placeholders
-from aevo.config import CONF, Config, load
+from aevo.config.schema import Config, load
+from aevo.config.trainer import EvaluatorSettings, TrainerSettings, placeholders
 from aevo.errors import ConfigError, SubstrateError
-from aevo.graph import baseline_job, evaluation_job, training_job
-from aevo.layout import Layout
+from aevo.files.paths import Layout
+from aevo.plan.graph import baseline_job, evaluation_job, training_job
 from aevo.records.job import JobSpec, Resources
-from aevo.substrate import DEFAULT, Substrate, open_substrate
+from aevo.start.command import CONF
+from aevo.substrate.frozen import DEFAULT, Substrate, open_substrate
+from aevo.substrate.offered import check_choices
 from tests.conftest import REGRESSION, Cli
 
 PEFT, AUTO = TrainerSettings(name="peft"), EvaluatorSettings(name="auto")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from aevo import collector
-from aevo import policy as policies
 from aevo.errors import ConfigError, RecordError
-from aevo.layout import Layout
+from aevo.evidence import collector
+from aevo.files.documents import read, write_json, write_text
+from aevo.files.paths import Layout
+from aevo.policy import document as policies
 from aevo.records.change import Change
 from aevo.records.evidence import SECTIONS, Evidence
-from aevo.records.io import read, write_json, write_text
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from aevo.records.policy import Provenance, Selection

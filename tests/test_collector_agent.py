@@ -11,17 +11,19 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from aevo import collector
-from aevo.agent import single_tool
-from aevo.agent.excerpts import LONGEST_CLAIM, data, excerpt
-from aevo.agent.quotes import prose_faults, quotes_any, section_figures, sources, text_faults
-from aevo.config import CONF, load
-from aevo.evidence import build, verify
-from aevo.facts import read_rounds
-from aevo.layout import Layout
+from aevo.config.schema import load
+from aevo.evidence import collector
+from aevo.evidence.build import build
+from aevo.evidence.excerpts import LONGEST_CLAIM, data, excerpt
+from aevo.evidence.inputs import read_rounds
+from aevo.evidence.quotes import prose_faults, quotes_any, section_figures, sources, text_faults
+from aevo.evidence.verify import verify
+from aevo.files.documents import read, write_json, write_text
+from aevo.files.paths import Layout
+from aevo.llm import conversation
 from aevo.records.evidence import SECTIONS, Evidence
-from aevo.records.io import read, write_json, write_text
 from aevo.records.manifest import Manifest
+from aevo.start.command import CONF
 from tests.builders import FakeBoard, files, paper_world, start_campaign, write_round
 from tests.fake_faults import overloaded, rate_limited
 from tests.fake_openai import FakeOpenAI
@@ -283,7 +285,7 @@ def test_excerpts_end_no_block() -> None:
 def test_an_endpoint_that_only_stalls_is_given_up(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(single_tool, "LONGEST_S", -1.0)
+    monkeypatch.setattr(conversation, "LONGEST_S", -1.0)
     with FakeOpenAI(writes(good_prose())) as server:
         server.faults.add(overloaded(times=-1))
         evidence = collect(layout, server, retries=8)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from aevo.config import CONF, load
+from aevo.config.schema import load
 from aevo.errors import ConfigError
+from aevo.start.command import CONF
 from tests.conftest import Cli
 
 OPTIONS = sorted(

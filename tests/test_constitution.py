@@ -7,23 +7,16 @@ from typing import Any
 
 import pytest
 
-from aevo import constitution
-from aevo import policy as policies
-from aevo.constitution import RULES, Case, History
 from aevo.errors import RecordError, SubstrateError
+from aevo.files.documents import read
+from aevo.policy import constitution
+from aevo.policy import document as policies
+from aevo.policy.bundles import brief_for
+from aevo.policy.constitution import RULES, Case, History
 from aevo.records.change import Change
 from aevo.records.evidence import Evidence
-from aevo.records.io import read
-from aevo.records.meta import Proposal
-from aevo.records.policy import (
-    AxisBrief,
-    DeadEnd,
-    MoveRef,
-    Provenance,
-    RetiredAxis,
-    StandingChange,
-)
-from aevo.stacking import brief_for
+from aevo.records.policy import AxisBrief, DeadEnd, MoveRef, Provenance, RetiredAxis, StandingChange
+from aevo.records.proposal import Proposal
 from tests.builders import (
     CONSTITUTION,
     World,

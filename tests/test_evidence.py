@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from aevo import evidence as evidences
-from aevo import policy as policies
 from aevo.errors import ConfigError, RecordError
-from aevo.evidence import build, verify
-from aevo.facts import read_rounds
-from aevo.layout import Layout
+from aevo.evidence.__main__ import main
+from aevo.evidence.build import build
+from aevo.evidence.inputs import read_rounds
+from aevo.evidence.verify import verify
+from aevo.files.documents import read, write_json, write_text
+from aevo.files.paths import Layout
+from aevo.policy import document as policies
 from aevo.records.evidence import Evidence
-from aevo.records.io import read, write_json, write_text
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from tests.builders import ITEMS, SEEDS, files, paper_world, play, start_campaign
@@ -200,4 +201,4 @@ def test_verify_needs_a_campaign(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no round with evidence"):
         verify(Layout(tmp_path))
     with pytest.raises(ConfigError, match="verify CAMPAIGN_FOLDER"):
-        evidences.main(["check"])
+        main(["check"])

@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from aevo.failures import Failure, failures
-from aevo.jobs import autopsy
+from aevo.files.documents import write_text
 from aevo.jobs.folder import JobFolder
-from aevo.records.io import write_text
+from aevo.view import autopsy
+from aevo.view.failures import Failure, failures
 from tests.conftest import Cli
 from tests.job_records import FakeSlurm, Jobs, fake, jobs
 

@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from aevo import collector
+from aevo.config.leaderboard import FileSettings
 from aevo.errors import ConfigError, JobError
-from aevo.integrity.adapters import CONFIG, WEIGHTS, identities
-from aevo.integrity.lora import base_shapes
+from aevo.evaluate.adapters import CONFIG, WEIGHTS, identities
+from aevo.evaluate.lora import base_shapes
+from aevo.evidence import collector
+from aevo.files.documents import read, read_lines, write_text, write_yaml
 from aevo.leaderboard import Entry
 from aevo.leaderboard.archive import ArchiveError, Rules, check_archive, judge, pack
+from aevo.leaderboard.configured import check, described, open_board
 from aevo.leaderboard.external import ExternalBoard
 from aevo.leaderboard.file_site import FileSite
-from aevo.leaderboard.opening import check, described, open_board
-from aevo.leaderboard.settings import FileSettings
 from aevo.records.campaign import Campaign
-from aevo.records.io import read, read_lines, write_text, write_yaml
 from aevo.records.leaderboard import Leaderboard, LedgerLine, Request
-from aevo.substrate import DEFAULT, open_substrate
+from aevo.substrate.frozen import DEFAULT, open_substrate
 from tests.board_support import (
     MODULE,
     FakeClock,
@@ -161,7 +161,7 @@ def test_killed_while_the_command_runs_it_is_run_again(tmp_path: Path) -> None:
     write_text(tmp_path / "score.py", kills)
     desk = Desk(tmp_path, f"leaderboard.command=[{sys.executable},{tmp_path}/score.py,"
                           "'{submission}','{request}']", "leaderboard.poll_s=0.05")
-    run = [sys.executable, "-m", "aevo.collector", str(desk.layout.root), "1"]
+    run = [sys.executable, "-m", "aevo.evidence.collector", str(desk.layout.root), "1"]
     deaths = 0
     while (done := subprocess.run(run, capture_output=True, text=True, timeout=120)).returncode:
         assert done.returncode == -signal.SIGKILL, done.stderr

@@ -17,17 +17,17 @@ import pytest
 from safetensors.numpy import save_file
 
 from aevo.errors import AevoError
-from aevo.integrity import IntegrityError
-from aevo.integrity.adapters import Limits, check_adapter, copy_adapter, take_adapter
-from aevo.integrity.outputs import OutputLimits, check_output
-from aevo.integrity.overlap import overlap
-from aevo.integrity.proof import check_scores, prove_run
+from aevo.evaluate import IntegrityError
+from aevo.evaluate.adapters import Limits, check_adapter, copy_adapter, take_adapter
+from aevo.evaluate.outputs import OutputLimits, check_output
+from aevo.evaluate.overlap import overlap
+from aevo.evaluate.proof import check_scores, prove_run
+from aevo.files.documents import append_line, write_json
+from aevo.files.paths import RunLayout
 from aevo.jobs.folder import JobFolder
-from aevo.layout import RunLayout
-from aevo.records.io import append_line, write_json
 from aevo.records.job import JobEnd, JobSpec, LedgerLine, Step
 from aevo.records.scores import Score, Scores
-from aevo.substrate import open_substrate
+from aevo.substrate.frozen import open_substrate
 from tests.conftest import REGRESSION, REPO
 
 DEFAULT = REPO / "substrate" / "default"
@@ -257,7 +257,7 @@ MODULE = "model.layers.0.self_attn.q_proj"
 
 def adapter(folder: Path, tensors: dict[str, Any] | None = None, **config: Any) -> Path:
     """A LoRA of the tiny base's first query projection."""
-    from aevo.integrity.lora import base_shapes
+    from aevo.evaluate.lora import base_shapes
 
     rows, columns = base_shapes(BASE)[MODULE + ".weight"]
     rng = np.random.default_rng(0)
@@ -285,7 +285,7 @@ def test_a_good_adapter_is_taken_and_what_was_judged_is_kept(tmp_path: Path) -> 
 
 
 def test_checks_need_neither_torch_nor_transformers() -> None:
-    code = ("import sys, aevo.integrity.adapters, aevo.integrity.overlap, aevo.integrity.proof; "
+    code = ("import sys, aevo.evaluate.adapters, aevo.evaluate.overlap, aevo.evaluate.proof; "
             "print([m for m in ('torch', 'transformers') if m in sys.modules])")
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
     assert shown.stdout.strip() == "[]", shown.stderr

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from aevo import items
-from aevo.config import CONF, Config, load
+from aevo.config.schema import Config, load
 from aevo.errors import JobError, RecordError
-from aevo.jobs.here import run_here
-from aevo.layout import Layout
+from aevo.files.paths import Layout
+from aevo.jobs.foreground import run_here
 from aevo.records.job import Step
-from aevo.substrate import DEFAULT, open_substrate
+from aevo.start import items
+from aevo.start.command import CONF
+from aevo.substrate.frozen import DEFAULT, open_substrate
 from tests.conftest import REGRESSION
 
 MODEL = ("agent=openai", "agent.base_url=http://127.0.0.1:1/v1", "agent.model=m")

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from aevo.cluster import LocalCluster
+from aevo.config.cluster import LocalCluster
 from aevo.errors import JobError
+from aevo.files.documents import read
 from aevo.jobs.ending import cancel
 from aevo.jobs.folder import JobFolder
+from aevo.jobs.owner import OwnerGone, Watch
 from aevo.jobs.script import DEPTH
 from aevo.jobs.state import observe
 from aevo.jobs.submit import submit, wait
-from aevo.jobs.watch import OwnerGone, Watch
-from aevo.records.io import read
 from aevo.records.job import JobEnd, JobSpec, LedgerLine, Queue, Resources, Running, Step
 from tests.conftest import until
 

@@ -14,25 +14,25 @@ from pathlib import Path
 
 import pytest
 
-from aevo import collector
-from aevo.cluster import LocalCluster
-from aevo.config import Config
+from aevo.config.cluster import LocalCluster
+from aevo.config.leaderboard import KaggleSettings
+from aevo.config.schema import Config
 from aevo.errors import ConfigError
-from aevo.facts import read_rounds
+from aevo.evidence import collector
+from aevo.evidence.inputs import read_rounds
+from aevo.files.documents import read, read_lines
+from aevo.files.paths import Layout
 from aevo.jobs.submit import clean_environment
-from aevo.layout import Layout
+from aevo.leaderboard.configured import check, described
 from aevo.leaderboard.external import ExternalBoard
-from aevo.leaderboard.kaggle_failure import of_status
-from aevo.leaderboard.kaggle_site import KaggleSite
-from aevo.leaderboard.opening import check, described
-from aevo.leaderboard.settings import KaggleSettings
+from aevo.leaderboard.kaggle.failure import of_status
+from aevo.leaderboard.kaggle.site import KaggleSite
 from aevo.leaderboard.site import BoardError
 from aevo.records.campaign import Campaign
 from aevo.records.evidence import Evidence
-from aevo.records.io import read, read_lines
 from aevo.records.job import JobSpec
 from aevo.records.leaderboard import Leaderboard, LedgerLine
-from aevo.trajectory import read_trajectory
+from aevo.view.trajectory import read_trajectory
 from tests.board_support import (
     FakeClock,
     add_round,
@@ -180,10 +180,10 @@ def test_the_quota_of_a_day_holds_over_rounds_and_a_new_day_begins_anew(
 
 def _next(bench: Bench) -> None:
     """The next round, under the policy that the last one led to."""
-    from aevo import meta
+    from aevo.meta import step
 
     number = max(item.number for item in bench.layout.rounds())
-    meta.main([str(bench.layout.root), str(number)])
+    step.main([str(bench.layout.root), str(number)])
     add_round(bench.layout, number + 1, paper_world())
 
 
@@ -333,7 +333,7 @@ def test_killed_at_an_upload_nothing_is_lost_or_repeated(
     bench: Bench, site: FakeKaggle, method: str, carried_out: bool
 ) -> None:
     bench.clock.time = time.time()  # the collector's, too
-    command = [sys.executable, "-m", "aevo.collector", str(bench.layout.root), "1"]
+    command = [sys.executable, "-m", "aevo.evidence.collector", str(bench.layout.root), "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def kill() -> None:

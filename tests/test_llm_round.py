@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from aevo.layout import Layout
+from aevo.files.documents import read, read_lines
+from aevo.files.paths import Layout
 from aevo.records.evidence import Evidence
-from aevo.records.io import read, read_lines
 from aevo.records.job import LedgerLine
 from aevo.records.manifest import Manifest
 from aevo.records.policy import Policy
@@ -129,7 +129,7 @@ class Bench:
         return data
 
     def start(self) -> "subprocess.Popen[str]":
-        code = ("import sys; from aevo.worker import main; "
+        code = ("import sys; from aevo.work.worker import main; "
                 f"main([{str(self.layout.root)!r}, '1', 'c01'])")
         return subprocess.Popen([sys.executable, "-c", code], start_new_session=True, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
-from aevo.cancel import cancel_all
-from aevo.layout import Layout
-from aevo.records.io import read
+from aevo.files.documents import read
+from aevo.files.paths import Layout
+from aevo.plan.cancel import cancel_all
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from aevo.records.scores import TrainingResult

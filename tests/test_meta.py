@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from aevo import discovery, meta
-from aevo import policy as policies
-from aevo.axes import Axis, Catalogue, Move, shared_knobs
-from aevo.collector import collect
-from aevo.constitution import RULES
 from aevo.errors import ConfigError, ConstitutionError, JobError, RecordError, SubstrateError
-from aevo.layout import Layout
-from aevo.proposer import propose
+from aevo.evidence.collector import collect
+from aevo.files.documents import read, write_text, write_yaml
+from aevo.files.paths import Layout
+from aevo.meta import step
+from aevo.meta.rules import propose
+from aevo.policy import discoveries
+from aevo.policy import document as policies
+from aevo.policy.constitution import RULES
 from aevo.records.evidence import Evidence
-from aevo.records.io import read, write_text, write_yaml
-from aevo.records.meta import Proposal, Verdict
 from aevo.records.policy import Policy
+from aevo.records.proposal import Proposal, Verdict
+from aevo.substrate.catalogue import Axis, Catalogue, Move, shared_knobs
 from tests.builders import (
     Effect,
     FakeBoard,
@@ -123,25 +124,25 @@ def test_noise_rule_is_recalibrated_with_provenance(campaign: Layout) -> None:
 
 
 def test_discoveries_are_consolidated_once_each(campaign: Layout) -> None:
-    entries = discovery.read(campaign)
+    entries = discoveries.read(campaign)
     assert len({entry.id for entry in entries}) == len(entries)
     kinds = {entry.kind for entry in entries}
     assert kinds == {"promotion", "dead_end", "divergence", "mode", "rotation", "summary"}
     turning = [entry for entry in entries if entry.kind == "divergence"]
     assert [entry.round for entry in turning] == [3]
     assert turning[0].text.startswith("dev is no longer evidence of the leaderboard: best dev rose")
-    assert campaign.discoveries_text.read_text() == discovery.render(entries)
+    assert campaign.discoveries_text.read_text() == discoveries.render(entries)
     before = files(campaign.root)
-    discovery.append(campaign, entries)
+    discoveries.append(campaign, entries)
     assert files(campaign.root) == before
 
 
 def test_a_torn_line_of_the_log_is_repaired(tmp_path: Path) -> None:
     layout = play_to_evidence(tmp_path / "camp", paper_world())
-    meta.main([str(layout.root), "1"])
+    step.main([str(layout.root), "1"])
     whole = layout.discoveries.read_bytes()
     layout.discoveries.write_bytes(whole[:-20])
-    discovery.append(layout, read(Proposal, layout.round(1).meta / "proposal.json").discoveries)
+    discoveries.append(layout, read(Proposal, layout.round(1).meta / "proposal.json").discoveries)
     assert layout.discoveries.read_bytes() == whole
 
 
@@ -153,13 +154,13 @@ def test_killed_at_every_write_it_gives_the_same_files(
         shutil.rmtree(folder)  # the meta step reads none of it
     whole = Layout(tmp_path / "whole")
     shutil.copytree(layout.root, whole.root)
-    meta.main([str(whole.root), "1"])
+    step.main([str(whole.root), "1"])
     expected = files(whole.root)
 
     def check(tried: Layout) -> None:
         assert files(tried.root) == expected
 
-    kills = killed_everywhere(monkeypatch, layout, lambda tried: meta.main([str(tried.root), "1"]),
+    kills = killed_everywhere(monkeypatch, layout, lambda tried: step.main([str(tried.root), "1"]),
                               check)
     assert kills >= 15
 
@@ -187,14 +188,14 @@ def test_a_rejected_proposal_writes_no_policy(
         )
         return good.model_copy(update={"policy": bad})
 
-    monkeypatch.setattr(meta, "propose", greedy)
+    monkeypatch.setattr(step, "propose", greedy)
     with pytest.raises(ConstitutionError, match=r"breaks R12: 6 axes.*R20: .*below the prior") as e:
-        meta.main([str(layout.root), "1"])
+        step.main([str(layout.root), "1"])
     assert e.value.code == 6
     assert not layout.policy(2).exists() and not layout.discoveries.exists()
     assert not read(Verdict, layout.round(1).meta / "verdict.json").accepted
     monkeypatch.undo()
-    meta.main([str(layout.root), "1"])
+    step.main([str(layout.root), "1"])
     assert policies.read(layout, 2).round == 2
 
 
@@ -203,15 +204,15 @@ def test_what_the_user_can_mend_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         JobError, match=r"evidence\.json is missing.*python -m aevo\.round \+round=1"
     ):
-        meta.main([str(layout.root), "1"])
+        step.main([str(layout.root), "1"])
     with pytest.raises(ConfigError, match="CAMPAIGN_FOLDER ROUND"):
-        meta.main([])
+        step.main([])
     write_text(layout.round(1).evidence, "{}")
     with pytest.raises(RecordError, match="not a valid Evidence"):
-        meta.main([str(layout.root), "1"])
+        step.main([str(layout.root), "1"])
     write_text(tmp_path / "constitution.txt", "R1 anything goes\n")
     with pytest.raises(SubstrateError, match="the campaign pinned"):
-        meta.main([str(layout.root), "1"])
+        step.main([str(layout.root), "1"])
 
 
 def test_gains_that_conflict_do_not_stack(tmp_path: Path) -> None:
@@ -322,7 +323,7 @@ def test_a_change_that_does_not_stack_leaves_again(tmp_path: Path) -> None:
     assert held.changes == ["r01-c03-m1"]
     assert "r01-c03-m1" not in {item.id for item in third.standing}
     assert dead_ends(third)["rank/m1"] == "does not stack: the anchor fell with it"
-    log = [item for item in discovery.read(layout) if item.kind == "demotion"]
+    log = [item for item in discoveries.read(layout) if item.kind == "demotion"]
     assert [item.round for item in log] == [2]
     assert "the anchor moved -0." in log[0].provenance.figure
 
@@ -409,7 +410,7 @@ def test_a_round_without_an_anchor_decides_nothing(tmp_path: Path) -> None:
     write_round(layout, 1, paper_world())
     write_text(layout.round(1).candidate("c00").manifest, "{")
     collect(layout, 1, FakeBoard(layout, paper_world()))
-    meta.main([str(layout.root), "1"])
+    step.main([str(layout.root), "1"])
     policy = policies.read(layout, 2)
     assert policy.standing == [] and policy.dont_waste_budget_on == []
     assert {trial.reason for trial in policy.tried} == {"no anchor to compare with"}
@@ -422,16 +423,16 @@ def test_another_catalogue_cannot_serve(tmp_path: Path) -> None:
     )
     write_yaml(tmp_path / "substrate" / "axes.yaml", tiny)
     with pytest.raises(ConfigError, match="no 7 orthogonal axes"):
-        meta.main([str(layout.root), "1"])
+        step.main([str(layout.root), "1"])
 
 
 def test_a_lost_policy_is_written_again_from_the_same_records(tmp_path: Path) -> None:
     """The discoveries of the round are in the log by then; the proposal must not depend on them."""
     layout = play_to_evidence(tmp_path / "camp", paper_world())
-    meta.main([str(layout.root), "1"])
+    step.main([str(layout.root), "1"])
     before = files(layout.root)
     layout.policy(2).unlink()
-    meta.main([str(layout.root), "1"])
+    step.main([str(layout.root), "1"])
     assert files(layout.root) == before
 
 

@@ -12,18 +12,20 @@ from typing import Any
 
 import pytest
 
-from aevo import collector, discovery, meta
-from aevo import policy as policies
-from aevo.agent.meta_agent import PROPOSE, judge, opening
-from aevo.agent.proposing import Question
-from aevo.constitution import RULES, History
-from aevo.layout import Layout
-from aevo.proposer import propose
+from aevo.evidence import collector
+from aevo.files.documents import read, read_lines, write_json
+from aevo.files.paths import Layout
+from aevo.meta import step
+from aevo.meta.agent import PROPOSE, judge, opening
+from aevo.meta.proposing import Question
+from aevo.meta.rules import propose
+from aevo.policy import discoveries
+from aevo.policy import document as policies
+from aevo.policy.constitution import RULES, History
 from aevo.records.evidence import Evidence
-from aevo.records.io import read, read_lines, write_json
 from aevo.records.manifest import Manifest
-from aevo.records.meta import Attempt, Prompt, Proposal, Session, Verdict
 from aevo.records.policy import Policy
+from aevo.records.proposal import Attempt, Prompt, Proposal, Session, Verdict
 from aevo.records.trace import Event
 from tests.builders import CONSTITUTION, FakeBoard, catalogue, files, paper_world, start_campaign
 from tests.builders import write_round as write_workers
@@ -99,7 +101,7 @@ def draft(question: Question) -> dict[str, Any]:
 
 def run_meta(layout: Layout, server: FakeOpenAI | str, **given: Any) -> Policy:
     agent_config(layout, 1, server if isinstance(server, str) else server.url, **given)
-    meta.main([str(layout.root), "1"])
+    step.main([str(layout.root), "1"])
     return policies.read(layout, 2)
 
 
@@ -146,7 +148,7 @@ def test_a_good_proposal_becomes_the_policy(
     found = session(layout)
     assert (found.author, found.refusals, found.reason) == ("fake-model", 0, None)
     assert found.cost.tokens_in > 2000 and found.cost.dollars > 0.004
-    kinds = [entry.kind for entry in discovery.read(layout)]
+    kinds = [entry.kind for entry in discoveries.read(layout)]
     assert kinds[0] == "promotion" and "mode" in kinds and kinds.count("summary") == 1
 
 
@@ -217,7 +219,7 @@ def test_an_endpoint_that_is_down_leaves_it_to_the_rules(
 
 def test_without_an_address_the_rules_stand_in(layout: Layout, question: Question) -> None:
     agent_config(layout, 1, "http://127.0.0.1:9/v1", model=None)
-    meta.main([str(layout.root), "1"])
+    step.main([str(layout.root), "1"])
     rules_stand_in(layout, question, "agent.model is not set")
 
 
@@ -387,7 +389,7 @@ def test_model_and_rules_can_take_turns(tmp_path: Path) -> None:
             if number % 2 == 0:
                 server.faults.add(overloaded(times=-1))
             agent_config(layout, number, server.url)
-            meta.main([str(layout.root), str(number)])
+            step.main([str(layout.root), str(number)])
         found = read(Session, layout.round(number).meta / "session.json")
         authors.append(found.author if found.reason is None else f"rules: {found.reason}"[:26])
     assert authors == ["fake-model", "rules: the endpoint failed"] * 2 + ["fake-model"]
@@ -411,7 +413,7 @@ def test_killed_at_every_second_write_it_repeats_no_call(
         agent_config(layout, 1, server.url)
         whole = Layout(tmp_path / "whole")
         shutil.copytree(layout.root, whole.root)
-        meta.main([str(whole.root), "1"])
+        step.main([str(whole.root), "1"])
         expected, asked = comparable(whole), [len(server.chats())]
 
         def check(tried: Layout) -> None:
@@ -420,7 +422,7 @@ def test_killed_at_every_second_write_it_repeats_no_call(
             asked[0] += 2
 
         kills = killed_everywhere(monkeypatch, layout,
-                                  lambda tried: meta.main([str(tried.root), "1"]), check, step=2)
+                                  lambda tried: step.main([str(tried.root), "1"]), check, step=2)
     assert kills >= 15
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from aevo.agent.context import Window
-from aevo.agent.retry import EndpointError, Kind
+from aevo.llm.retry import EndpointError, Kind
+from aevo.llm.tokens import Window
 from aevo.records.trace import ToolCall, Turn
 from tests import fake_faults as fault
 from tests.fake_openai import FakeOpenAI, says_hello

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from aevo.agent.openai_model import OpenAIModel
-from aevo.agent.preflight import check
-from aevo.agent.retry import EndpointError, Failure, Kind, Patience, retry_after
-from aevo.agent.settings import EndpointSettings
+from aevo.config.agent import EndpointSettings
+from aevo.llm.client import OpenAIModel
+from aevo.llm.preflight import check
+from aevo.llm.retry import EndpointError, Failure, Kind, Patience, retry_after
 from tests import fake_faults as fault
 from tests.fake_openai import FakeOpenAI, says_hello
 from tests.openai_support import (

@@ -14,11 +14,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from aevo.agent.openai_model import OpenAIModel
-from aevo.agent.preflight import check
-from aevo.agent.retry import EndpointError, Kind
-from aevo.agent.settings import EndpointSettings, KeyHolder
+from aevo.config.agent import EndpointSettings
 from aevo.errors import ConfigError
+from aevo.llm.client import OpenAIModel
+from aevo.llm.endpoint import KeyHolder
+from aevo.llm.preflight import check
+from aevo.llm.retry import EndpointError, Kind
 from tests import fake_faults as fault
 from tests.conftest import REPO
 from tests.fake_openai import FakeOpenAI, says_hello

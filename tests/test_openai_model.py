@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from aevo.agent.completion import BadAnswer, Completion, Unfinished, apart, from_body, from_chunks
-from aevo.agent.openai_model import OpenAIModel
-from aevo.agent.pricing import usage_of
-from aevo.agent.repair import (
+from aevo.config.agent import EndpointSettings
+from aevo.llm.answers import BadAnswer, Completion, Unfinished, apart, from_body, from_chunks
+from aevo.llm.client import OpenAIModel
+from aevo.llm.repair import (
     CUT,
     EMPTY,
     MALFORMED,
@@ -19,11 +19,11 @@ from aevo.agent.repair import (
     parse,
     sound_calls,
 )
-from aevo.agent.retry import EndpointError, Kind
-from aevo.agent.settings import EndpointSettings
-from aevo.agent.text_protocol import decode, describe, native_messages, text_messages
-from aevo.agent.tools import Arguments
+from aevo.llm.retry import EndpointError, Kind
+from aevo.llm.tokens import usage_of
+from aevo.llm.wire import decode, describe, native_messages, text_messages
 from aevo.records.trace import ToolCall, Turn
+from aevo.work.tools import Arguments
 from tests.fake_openai import FakeOpenAI, says_hello
 from tests.openai_support import (
     OPENING,

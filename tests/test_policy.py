@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aevo import policy as policies
-from aevo.axes import shared_knobs
+from aevo.config.policy import PolicySettings
 from aevo.errors import ConfigError
-from aevo.layout import Layout
-from aevo.policy import PolicySettings, first_policy
+from aevo.files.paths import Layout
+from aevo.policy import document as policies
+from aevo.policy.document import first_policy
 from aevo.records.change import Change
 from aevo.records.policy import DeadEnd, Provenance, RetiredAxis, StandingChange, Trial
+from aevo.statistics.figures import shown, signed
+from aevo.substrate.catalogue import shared_knobs
 from tests.builders import catalogue
 
 CONF = Path(__file__).parents[1] / "conf" / "policy" / "default.yaml"
@@ -100,11 +102,11 @@ def test_markdown_has_the_papers_titles_and_every_entry() -> None:
 
 
 def test_scores_for_people() -> None:
-    assert [policies.shown(x) for x in (0.8, 0.85, 0.8531, 1.0)] == [
+    assert [shown(x) for x in (0.8, 0.85, 0.8531, 1.0)] == [
         "0.80",
         "0.85",
         "0.8531",
         "1.00",
     ]
-    assert policies.signed(None) == "n/a"
-    assert policies.signed(0.0341) == "+0.034"
+    assert signed(None) == "n/a"
+    assert signed(0.0341) == "+0.034"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from aevo.errors import RecordError
-from aevo.records import io
-from aevo.records.io import Part, Record
+from aevo.files import documents
+from aevo.files.documents import Part, Record
 
 
 class Note(Record):
@@ -23,9 +23,9 @@ class Line(Part):
 
 def test_record_comes_back_as_written(tmp_path: Path) -> None:
     for name in ("note.json", "note.yaml"):
-        write = io.write_json if name.endswith("json") else io.write_yaml
+        write = documents.write_json if name.endswith("json") else documents.write_yaml
         write(tmp_path / name, Note(text="Größe\n'quoted'", size=3))
-        assert io.read(Note, tmp_path / name) == Note(text="Größe\n'quoted'", size=3)
+        assert documents.read(Note, tmp_path / name) == Note(text="Größe\n'quoted'", size=3)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["note.json", "note.yaml"]
 
 
@@ -42,7 +42,7 @@ def test_corrupt_record_is_named_in_one_line(tmp_path: Path, text: str, expected
     path = tmp_path / "note.json"
     path.write_text(text)
     with pytest.raises(RecordError) as caught:
-        io.finished(Note, path)
+        documents.finished(Note, path)
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -50,30 +50,30 @@ def test_corrupt_record_is_named_in_one_line(tmp_path: Path, text: str, expected
 
 def test_missing_record_says_what_it_should_hold(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="it should hold a Note"):
-        io.read(Note, tmp_path / "note.json")
-    assert not io.finished(Note, tmp_path / "note.json")
+        documents.read(Note, tmp_path / "note.json")
+    assert not documents.finished(Note, tmp_path / "note.json")
 
 
 def test_torn_last_line_is_skipped_and_repaired(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    io.append_line(path, Line(number=1))
+    documents.append_line(path, Line(number=1))
     with path.open("a") as file:
         file.write('{"number": 2')
-    assert io.read_lines(Line, path) == [Line(number=1)]
-    io.append_line(path, Line(number=3))
-    assert io.read_lines(Line, path) == [Line(number=1), Line(number=3)]
+    assert documents.read_lines(Line, path) == [Line(number=1)]
+    documents.append_line(path, Line(number=3))
+    assert documents.read_lines(Line, path) == [Line(number=1), Line(number=3)]
 
 
 def test_bad_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"number": 1}\nrubbish\n{"number": 3}\n')
     with pytest.raises(RecordError, match=r"log\.jsonl:2"):
-        io.read_lines(Line, path)
+        documents.read_lines(Line, path)
 
 
 def test_a_disk_that_refuses_leaves_the_old_record_and_one_line(tmp_path: Path) -> None:
     path = tmp_path / "note.json"
-    io.write_json(path, Note(text="old"))
+    documents.write_json(path, Note(text="old"))
     code = (
         "import signal, sys; from pathlib import Path; from aevo.records import io\n"
         "from tests.test_records_io import Note; from aevo.errors import RecordError\n"
@@ -88,5 +88,5 @@ def test_a_disk_that_refuses_leaves_the_old_record_and_one_line(tmp_path: Path) 
     )
     assert done.returncode == RecordError.code, done.stderr
     assert "cannot write" in done.stdout and "File too large" in done.stdout
-    assert io.read(Note, path) == Note(text="old")
+    assert documents.read(Note, path) == Note(text="old")
     assert [item.name for item in tmp_path.iterdir()] == ["note.json"]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from aevo import policy as policies
 from aevo.errors import RecordError
-from aevo.layout import Layout
+from aevo.files.documents import read
+from aevo.files.paths import Layout
+from aevo.policy import document as policies
+from aevo.policy.shipping import Option, read_options
 from aevo.records.evidence import Evidence
-from aevo.records.io import read
-from aevo.release import Option, entry, read_options
+from aevo.release import entry
 from tests.builders import Effect, World, paper_world, play, start_campaign
 
 STRONG = Effect(dev=0.06, lb=0.06)

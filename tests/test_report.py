@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from aevo.errors import RecordError
-from aevo.layout import Layout
+from aevo.files.documents import append_line, read, write_json, write_text, write_yaml
+from aevo.files.paths import Layout, latest_campaign
 from aevo.records.campaign import Campaign, Pins
 from aevo.records.change import Change, Edit
 from aevo.records.discovery import Discovery
@@ -24,10 +25,8 @@ from aevo.records.evidence import (
     Patterns,
     Prose,
 )
-from aevo.records.io import append_line, read, write_json, write_text, write_yaml
 from aevo.records.leaderboard import Leaderboard, Submission
 from aevo.records.manifest import Claims, Cost, Manifest, TrainingRun
-from aevo.records.meta import Session
 from aevo.records.plan import Budget, CandidatePlan, Plan
 from aevo.records.policy import (
     AxisBrief,
@@ -39,9 +38,10 @@ from aevo.records.policy import (
     StandingChange,
     Trial,
 )
+from aevo.records.proposal import Session
 from aevo.records.scores import Score, Scores
-from aevo.report import write_report
-from aevo.trajectory import latest_campaign, read_trajectory
+from aevo.view.report import write_report
+from aevo.view.trajectory import read_trajectory
 
 DOMAINS = ["bits", "gravity", "unit", "numeral", "cipher", "equation"]
 AXES = [

@@ -12,21 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from aevo import policy as policies
-from aevo.axes import touches
-from aevo.cancel import job_folders
 from aevo.errors import ConfigError, RecordError, SubstrateError
+from aevo.files.documents import read, read_lines
+from aevo.files.paths import Layout
 from aevo.jobs.state import observe
-from aevo.layout import Layout
-from aevo.policy import DEAD_ENDS_TITLE
+from aevo.plan.cancel import job_folders
+from aevo.policy import document as policies
+from aevo.policy.document import DEAD_ENDS_TITLE
 from aevo.records.evidence import Evidence
-from aevo.records.io import read, read_lines
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from aevo.records.plan import Plan
 from aevo.records.policy import Policy
 from aevo.records.scores import TrainingResult
 from aevo.records.trace import Event
+from aevo.substrate.catalogue import touches
 from tests.conftest import REGRESSION, REPO, Cli, until
 from tests.outcome import outcome
 

@@ -30,7 +30,7 @@ from aevo.sandbox import (
     wrap,
 )
 from aevo.sandbox import probe as probe_function
-from aevo.sandbox.model import granted
+from aevo.sandbox.grants import granted
 from tests.conftest import until
 
 KINDS = offered()

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from aevo.errors import ConfigError
-from aevo.scale import cost, memory, published, sheet, steptime, storage
-from aevo.scale.__main__ import ScaleError, configured, main
-from aevo.scale.adapter import Adapter, by_target, leaves
-from aevo.scale.architecture import active, known, parameters
-from aevo.scale.assumptions import Assumptions
-from aevo.scale.hardware import GPUS
-from aevo.scale.hf_config import read
-from aevo.scale.sheet import Sheet
+from aevo.scale import ScaleError, configured, main
+from aevo.studies.scale import cost, memory, published, sheet, steptime, storage
+from aevo.studies.scale.adapter import Adapter, by_target, leaves
+from aevo.studies.scale.architecture import active, known, parameters
+from aevo.studies.scale.assumptions import Assumptions
+from aevo.studies.scale.hardware import GPUS
+from aevo.studies.scale.hf_config import read
+from aevo.studies.scale.sheet import Sheet
 from tests.conftest import REPO
 
 ASSUMED = Assumptions()

@@ -14,21 +14,21 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from aevo import config as configuration
 from aevo import simulate as command
-from aevo.axes import load
+from aevo.config import schema as configuration
 from aevo.errors import ConfigError, RecordError
-from aevo.proposer import propose
-from aevo.records.meta import Proposal
-from aevo.simulation import calibrate, study
-from aevo.simulation.ablation import ABLATIONS
-from aevo.simulation.campaign import Bench, Parts, Simulated, bench_of, recipe_of, simulate
-from aevo.simulation.searchers import SEARCHERS, Observation, Searcher, search
-from aevo.simulation.space import Key, Recipe
-from aevo.simulation.study import Outcome, Task
-from aevo.simulation.surface import PRESETS, Surface, draw, preset
-from aevo.simulation.tpe import Tpe
-from aevo.simulation.world import World
+from aevo.meta.rules import propose
+from aevo.records.proposal import Proposal
+from aevo.studies.simulation import calibrate, study
+from aevo.studies.simulation.ablation import ABLATIONS
+from aevo.studies.simulation.campaign import Bench, Parts, Simulated, bench_of, recipe_of, simulate
+from aevo.studies.simulation.searchers import SEARCHERS, Observation, Searcher, search
+from aevo.studies.simulation.space import Key, Recipe
+from aevo.studies.simulation.study import Outcome, Task
+from aevo.studies.simulation.surface import PRESETS, Surface, draw, preset
+from aevo.studies.simulation.tpe import Tpe
+from aevo.studies.simulation.world import World
+from aevo.substrate.catalogue import load
 
 REPO = Path(__file__).parents[1]
 QUIET: dict[str, Any] = {"seed_sd": 0.0, "flips": 0.0, "reshuffle": 0.0}

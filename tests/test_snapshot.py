@@ -11,17 +11,19 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from aevo import digest, snapshot
-from aevo.config import CONF, Config, load
+from aevo.config.schema import Config, load
 from aevo.errors import RecordError, SubstrateError
+from aevo.files import digest
+from aevo.files.documents import read
+from aevo.files.paths import Layout
 from aevo.jobs.environment import package_first
-from aevo.keep import keep_constitution, keep_substrate
-from aevo.layout import Layout
 from aevo.records.campaign import Campaign
-from aevo.records.io import read
 from aevo.records.job import JobSpec
-from aevo.snapshot import About, redact
-from aevo.substrate import open_substrate
+from aevo.start import snapshot
+from aevo.start.command import CONF
+from aevo.start.copies import keep_constitution, keep_substrate
+from aevo.start.snapshot import About, redact
+from aevo.substrate.frozen import open_substrate
 from tests.conftest import REGRESSION, REPO, Cli
 
 
@@ -207,7 +209,7 @@ def test_job_imports_the_snapshot_wherever_it_starts(
         assert python(code, where, "import aevo; print(aevo.__file__)") == str(
             code / "aevo" / "__init__.py")
     again = ("from pathlib import Path; import sys; from aevo import snapshot;"
-             "from aevo.layout import Layout; sys.dont_write_bytecode = True;"
+             "from aevo.files.paths import Layout; sys.dont_write_bytecode = True;"
              f"print(snapshot.take(Layout(Path({str(layout.root)!r})), None))")
     assert python(code, REPO, again) == str(code), "a job submits what it runs"
     assert [path.name for path in layout.snapshots.iterdir()] == [code.parent.name]

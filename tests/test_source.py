@@ -10,21 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from aevo import items, sandbox
-from aevo.agent.shell import run_shell
-from aevo.agent.tools import Shell, Toolbox
-from aevo.cancel import cancel_all
+from aevo import sandbox
 from aevo.errors import ConfigError, JobError
-from aevo.jobs.here import run_here
-from aevo.layout import Layout
+from aevo.files.documents import read
+from aevo.files.paths import Layout
+from aevo.jobs.foreground import run_here
+from aevo.plan.cancel import cancel_all
 from aevo.records.campaign import Campaign
 from aevo.records.inspection import Inspection
-from aevo.records.io import read
 from aevo.records.job import JobSpec, Step
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
-from aevo.substrate import DEFAULT, open_substrate
-from aevo.worker import open_broker
+from aevo.start import items
+from aevo.substrate.frozen import DEFAULT, open_substrate
+from aevo.work.shell import run_shell
+from aevo.work.tools import Shell, Toolbox
+from aevo.work.worker import open_broker
 from tests.challenge_support import rows, small, write_csv
 from tests.conftest import REGRESSION, REPO, SANDBOX
 from tests.test_items import MODEL, configuration
@@ -184,7 +185,7 @@ def test_a_hostile_worker_sees_neither_the_file_nor_what_was_held_back(
 def test_an_honest_worker_builds_its_data_and_the_file_is_hidden_wherever_it_lies(
     layout: Layout, source: Path
 ) -> None:
-    from aevo.worker import check_command
+    from aevo.work.worker import check_command
 
     broker = open_broker(layout, 1, "c01")
     tools = Toolbox(broker.files.fork, broker.substrate, broker)
@@ -202,7 +203,7 @@ def test_an_honest_worker_builds_its_data_and_the_file_is_hidden_wherever_it_lie
 
 def test_rows_that_were_tampered_with_stop_the_campaign(layout: Layout) -> None:
     from aevo.errors import SubstrateError
-    from aevo.start import verify
+    from aevo.start.opening import verify
 
     campaign = read(Campaign, layout.campaign)
     verify(campaign)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from aevo import policy as policies
-from aevo.axes import touches
-from aevo.layout import Layout
-from aevo.policy import PolicySettings
+from aevo.config.policy import PolicySettings
+from aevo.files.documents import read
+from aevo.files.paths import Layout
+from aevo.policy import document as policies
+from aevo.policy.bundles import STACK, stack
+from aevo.policy.worth import Situation
 from aevo.records.evidence import CandidateSummary, Evidence
-from aevo.records.io import read
 from aevo.records.policy import AxisBrief, Policy
-from aevo.situation import Situation
-from aevo.stacking import STACK, stack
+from aevo.substrate.catalogue import touches
 from tests.builders import Effect, World, catalogue, play, start_campaign
 
 SMALL = Effect(dev=0.02, lb=0.01)  # one trial of it decides nothing

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aevo.jobs.problems import Problems
-from aevo.jobs.reasons import Problem
-from aevo.records.cancelled import Cancelled
-from aevo.records.io import write_json, write_text
-from aevo.status import Row, Status, status, table
+from aevo.files.documents import write_json, write_text
+from aevo.records.plan import Cancelled
+from aevo.view.problems import Problem, Problems
+from aevo.view.table import Row, Status, status, table
 from tests.conftest import Cli, until
 from tests.job_records import FakeSlurm, Jobs, fake, jobs
 

@@ -7,7 +7,7 @@ import pytest
 
 from aevo.errors import SubstrateError
 from aevo.records.change import Change
-from aevo.substrate import DEFAULT, open_substrate
+from aevo.substrate.frozen import DEFAULT, open_substrate
 from tests.conftest import REGRESSION, Cli
 
 

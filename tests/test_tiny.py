@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from aevo.layout import Layout
-from aevo.records.io import read
+from aevo.files.documents import read
+from aevo.files.paths import Layout
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from aevo.records.policy import Policy
 from aevo.records.scores import Scores, TrainingResult
-from aevo.substrate import DEFAULT, open_substrate
+from aevo.substrate.frozen import DEFAULT, open_substrate
 from tests.conftest import REPO
 
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from aevo.files.documents import append_line, write_json
+from aevo.files.paths import Layout
 from aevo.jobs.folder import JobFolder
-from aevo.layout import Layout
-from aevo.records.io import append_line, write_json
 from aevo.records.job import JobEnd, LedgerLine
-from aevo.records.trace import ToolCall, Turn, Usage
-from aevo.trace import Trace
-from aevo.traceview import clean
+from aevo.records.trace import ToolCall, Trace, Turn, Usage
+from aevo.view.trace import clean
 from tests.conftest import Cli
 
 HOSTILE = "ok \x1b[2J\x1b]0;owned\x07\u202egnirts\r\x9b31m"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aevo.cancel import cancel_all
-from aevo.layout import Layout
-from aevo.records.io import read
+from aevo.files.documents import read
+from aevo.files.paths import Layout
+from aevo.plan.cancel import cancel_all
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from tests.conftest import REPO, SANDBOX

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from aevo.files.documents import append_line, write_text
 from aevo.jobs.folder import JobFolder
-from aevo.jobs.waits import gpu_hours, queue_seconds
-from aevo.records.io import append_line, write_text
+from aevo.jobs.usage import gpu_hours, queue_seconds
 from aevo.records.job import JobSpec, LedgerLine, Resources
 
 

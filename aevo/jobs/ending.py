@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from aevo.jobs import lease, slurm
+from aevo.files import lease
+from aevo.files.documents import read, write_json
+from aevo.jobs import slurm
 from aevo.jobs.folder import CANCELLED, JobFolder, JobState, last_attempt
-from aevo.records.io import read, write_json
 from aevo.records.job import JobEnd, JobSpec, Running
 
 GRACE_S = 3.0  # between asking a local job to end and killing it

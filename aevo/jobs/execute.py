@@ -27,15 +27,16 @@ from typing import Any
 from aevo import sandbox
 from aevo.cli import report
 from aevo.errors import AevoError, JobError
-from aevo.jobs import lease, slurm
+from aevo.files import lease
+from aevo.files.documents import append_line, read, write_json
+from aevo.files.lease import Lease
+from aevo.jobs import slurm
 from aevo.jobs.ending import cancel_owned
 from aevo.jobs.environment import environment
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, last_attempt
 from aevo.jobs.launch import argv
-from aevo.jobs.lease import Lease
+from aevo.jobs.owner import Watch
 from aevo.jobs.state import observe
-from aevo.jobs.watch import Watch
-from aevo.records.io import append_line, read, write_json
 from aevo.records.job import JobEnd, JobSpec, LedgerLine, Running, Step
 
 # A dependency whose process died is given this long to be submitted again before it counts as

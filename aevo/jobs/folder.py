@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aevo.records.io import finished, read, read_lines
+from aevo.files.documents import finished, read, read_lines
 from aevo.records.job import JobEnd, LedgerLine, Running
 
 Phase = Literal["none", "starting", "waiting", "queued", "running", "ending", "unknown",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import submitit
 
-from aevo.cluster import LocalCluster
+from aevo.config.cluster import LocalCluster
 from aevo.jobs.environment import package_first, variables
 from aevo.jobs.execute import run_job
 from aevo.jobs.folder import JobFolder
@@ -66,4 +66,3 @@ def _own_output(folder: Path) -> Iterator[None]:
         for descriptor, target in zip(saved, (1, 2), strict=True):
             os.dup2(descriptor, target)
             os.close(descriptor)
-

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from aevo.records import io
-from aevo.records.io import Part, Record
+from aevo.files import documents
+from aevo.files.documents import Part, Record
 from aevo.records.job import Queue
 
 FORMAT = "%i|%T|%r|%N|%S|%V|%j"
@@ -79,7 +79,7 @@ def snapshot(queue: Queue) -> Snapshot:
             if known is not None and time.time() - known.time < queue.poll_s:
                 return known
             fresh = ask()
-            io.write_json(cache, fresh)
+            documents.write_json(cache, fresh)
             return fresh
     except Timeout:
         return known or ask()
@@ -124,4 +124,4 @@ def call(argv: list[str], deadline_s: float = DEADLINE_S) -> tuple[int, str, str
 
 
 def _cached(path: Path) -> Snapshot | None:
-    return io.read(Snapshot, path) if io.finished(Snapshot, path) else None
+    return documents.read(Snapshot, path) if documents.finished(Snapshot, path) else None

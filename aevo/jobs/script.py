@@ -16,15 +16,15 @@ from typing import Any
 
 from submitit import SlurmExecutor
 
-from aevo.cluster import SbatchOptions, SlurmCluster, section_of
+from aevo.config.cluster import SbatchOptions, SlurmCluster, section_of
 from aevo.errors import ConfigError
+from aevo.files.paths import CHECKOUT
 from aevo.jobs.environment import package_first
 from aevo.jobs.folder import JobFolder
 from aevo.records.job import JobSpec
 
 # Counts how deep jobs submit jobs; see aevo.jobs.submit.
 DEPTH = "AEVO_JOB_DEPTH"
-PACKAGE = Path(__file__).parents[2]
 OPTIONS = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "comment",
            "mail_type", "mail_user")
 EXTRA = ("reservation",)
@@ -158,7 +158,7 @@ def _additional(options: SbatchOptions, cluster: SlurmCluster) -> dict[str, Any]
 
 
 def _setup(spec: JobSpec, options: SbatchOptions) -> list[str]:
-    code = shlex.quote(spec.code or str(PACKAGE))
+    code = shlex.quote(spec.code or str(CHECKOUT))
     lines = ["set -eo pipefail", *options.setup]
     lines += [f"export {key}={shlex.quote(value)}" for key, value in options.environment.items()]
     first = package_first(code)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from aevo.cluster import SlurmCluster
+from aevo.config.cluster import SlurmCluster
 from aevo.errors import JobError
+from aevo.files.documents import read
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.queue import ACTIVE, WAITING, Snapshot, ask, call
 from aevo.jobs.script import dependency, executor, job_name, refusal
 from aevo.jobs.state import current_id
-from aevo.records.io import read
 from aevo.records.job import JobSpec
 
 # What sbatch says when the controller is away, as apart from refusing the job.

@@ -9,10 +9,10 @@ import os
 import time
 from pathlib import Path
 
-from aevo.jobs import lease
+from aevo.files import lease
+from aevo.files.documents import read
 from aevo.jobs.folder import CANCELLED, JobFolder, JobState, last_attempt
 from aevo.jobs.queue import ACTIVE, WAITING, QueuedJob, Snapshot, accounted, snapshot
-from aevo.records.io import read
 from aevo.records.job import JobSpec, LedgerLine, Queue
 
 # A submission that was not answered may still be on its way for this long.

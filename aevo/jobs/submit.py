@@ -14,16 +14,17 @@ from pathlib import Path
 from filelock import FileLock
 from submitit.helpers import clean_env
 
-from aevo.cluster import ClusterSettings, LocalCluster, SlurmCluster, section_of
+from aevo.config.cluster import ClusterSettings, LocalCluster, SlurmCluster, section_of
 from aevo.errors import AevoError, JobError
+from aevo.files.documents import append_line, read, write_json
+from aevo.files.paths import CHECKOUT
 from aevo.jobs import local, slurm
 from aevo.jobs.ending import settle
 from aevo.jobs.environment import SECRET, variables
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, JobState, tail
 from aevo.jobs.queue import ask
-from aevo.jobs.script import DEPTH, PACKAGE, job_name
+from aevo.jobs.script import DEPTH, job_name
 from aevo.jobs.state import current_id, observe
-from aevo.records.io import append_line, read, write_json
 from aevo.records.job import JobSpec, Launch, LedgerLine, Queue, Resources
 
 # A job's environment says how deep it was submitted, one deeper in each job that a job submits: a
@@ -71,7 +72,7 @@ def submit(spec: JobSpec, cluster: ClusterSettings) -> JobState:
 
 def fitted(spec: JobSpec, cluster: ClusterSettings) -> JobSpec:
     """The job as this cluster runs it: its resources, how it is watched and launched."""
-    code = spec.code or str(PACKAGE)
+    code = spec.code or str(CHECKOUT)
     if isinstance(cluster, LocalCluster):
         return spec.model_copy(update={"code": code})
     asked = cluster.options(spec.kind, spec.resources)

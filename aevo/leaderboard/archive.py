@@ -10,16 +10,16 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from aevo import digest
-from aevo.integrity.adapters import CONFIG, WEIGHTS, Limits, check_adapter
-from aevo.integrity.lora import PREFIX
-from aevo.integrity.opening import IntegrityError, open_file, shown
-from aevo.integrity.tensors import Tensors
-from aevo.jobs.here import run_here
+from aevo.evaluate.adapters import CONFIG, WEIGHTS, Limits, check_adapter
+from aevo.evaluate.lora import PREFIX
+from aevo.evaluate.tensors import Tensors
+from aevo.evaluate.untrusted import IntegrityError, open_file, shown
+from aevo.files import digest
+from aevo.jobs.foreground import run_here
 from aevo.leaderboard.board import Entry
 from aevo.leaderboard.site import BoardError
-from aevo.records.integrity import AdapterReport
-from aevo.substrate import Substrate
+from aevo.records.inspection import AdapterReport
+from aevo.substrate.frozen import Substrate
 
 BLOCK = 1 << 20
 HALVES = (".lora_A.weight", ".lora_B.weight")

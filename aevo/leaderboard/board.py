@@ -1,5 +1,6 @@
 """What every leaderboard offers the collector."""
 
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from aevo.config.leaderboard import ExternalSettings
 from aevo.errors import SubstrateError
-from aevo.layout import Layout
+from aevo.files.documents import finished, read, write_json
+from aevo.files.paths import Layout
 from aevo.leaderboard.archive import ArchiveError, Rules, pack
 from aevo.leaderboard.board import Entry
-from aevo.leaderboard.ledger import OPEN, TAKEN, Ledger, Order, day, order
-from aevo.leaderboard.settings import ExternalSettings
 from aevo.leaderboard.site import BoardError, Posted, Refused, Site, one_line, utc
+from aevo.leaderboard.submissions import OPEN, TAKEN, Ledger, Order, day, order
 from aevo.records.campaign import Campaign
-from aevo.records.io import finished, read, write_json
 from aevo.records.leaderboard import (
     Daily,
     Leaderboard,
@@ -31,7 +31,7 @@ from aevo.records.leaderboard import (
     Request,
     Submission,
 )
-from aevo.substrate import open_substrate
+from aevo.substrate.frozen import open_substrate
 
 ARCHIVE = "submission.zip"
 SLACK_S = 86400.0  # by how much the board's clock and ours may differ, generously

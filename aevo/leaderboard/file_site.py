@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from aevo.config.leaderboard import FileSettings
 from aevo.errors import ConfigError
-from aevo.leaderboard.settings import FileSettings
+from aevo.files.documents import problems, read, write_json, write_text
 from aevo.leaderboard.site import Posted, one_line
-from aevo.records.io import problems, read, write_json, write_text
 from aevo.records.leaderboard import Answer, Request
 
 PLACES = ("submission", "request")

@@ -5,21 +5,22 @@ The items lie in the campaign's vault and are drawn from a distribution that dif
 per-domain result, as with a public board.
 """
 
+
 from pathlib import Path
 
-from aevo.config import Config
+from aevo.config.leaderboard import HoldoutSettings
+from aevo.config.schema import Config
 from aevo.errors import ConfigError, JobError
-from aevo.graph import leaderboard_job
+from aevo.files.documents import finished, read, write_json
+from aevo.files.paths import Layout
 from aevo.jobs.submit import wait
-from aevo.layout import Layout
 from aevo.leaderboard.board import Entry
-from aevo.leaderboard.settings import HoldoutSettings
+from aevo.plan.graph import leaderboard_job
 from aevo.records.campaign import Campaign
-from aevo.records.io import finished, read, write_json
 from aevo.records.job import JobSpec
 from aevo.records.leaderboard import Leaderboard, Submission
 from aevo.records.scores import Score, Scores
-from aevo.substrate import open_substrate
+from aevo.substrate.frozen import open_substrate
 
 
 class HoldoutBoard:

@@ -1,8 +1,9 @@
 """campaign.yaml: what a campaign pins when it starts, and every job checks before it acts."""
 
+
 from typing import Any
 
-from aevo.records.io import Part, Record
+from aevo.files.documents import Part, Record
 
 
 class Pins(Part):
@@ -20,10 +21,11 @@ class Campaign(Record):
     """Written once by the first command that names the campaign.
 
     `config` is the resolved configuration of that command; `keys that are pinned` in it may not be
-    changed by later commands (see `aevo.config.PINNED`). `substrate_path` and `constitution_path`
-    are the campaign's own copies (`aevo.keep`), `base_path` is where the base checkpoint lies, and
-    `source_path` the operator's substrate that was copied. `data` says in one line where items and
-    rows come from, and `rows_path` is the folder of the real training rows, if there are any.
+    changed by later commands (see `aevo.config.schema.PINNED`). `substrate_path` and
+    `constitution_path` are the campaign's own copies (`aevo.start.copies`), `base_path` is where
+    the base checkpoint lies, and `source_path` the operator's substrate that was copied. `data`
+    says in one line where items and rows come from, and `rows_path` is the folder of the real
+    training rows, if there are any.
     """
 
     name: str

@@ -1,8 +1,9 @@
 """What turns one recipe into another: keys set in recipe.yaml and exact edits of pipeline files."""
 
+
 from typing import Any
 
-from aevo.records.io import Part
+from aevo.files.documents import Part
 
 
 class Edit(Part):

@@ -1,8 +1,9 @@
 """discoveries.jsonl: what the campaign learned, append-only, each entry with its provenance."""
 
+
 from typing import Literal
 
-from aevo.records.io import Part
+from aevo.files.documents import Part
 from aevo.records.policy import Provenance
 
 

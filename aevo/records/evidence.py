@@ -1,9 +1,10 @@
 """evidence.json: the collector's record of a round; its five sections never change (section 3)."""
 
+
 from typing import Literal
 
+from aevo.files.documents import Part, Record
 from aevo.records.change import Change
-from aevo.records.io import Part, Record
 from aevo.records.leaderboard import Submission
 from aevo.records.manifest import Cost
 
@@ -258,3 +259,9 @@ class Evidence(Record):
             if summary.role == "anchor" and summary.dev is not None:
                 return summary
         return None
+
+VERDICTS = {
+    "evidence": "dev is evidence of the leaderboard",
+    "suspect": "dev is suspect as evidence of the leaderboard",
+    "not_evidence": "dev is no longer evidence of the leaderboard",
+}

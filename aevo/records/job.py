@@ -2,8 +2,35 @@
 
 from typing import Literal
 
-from aevo.records.io import Part, Record
-from aevo.sandbox.model import Confinement, Setting
+from aevo.files.documents import Part, Record
+
+Kind = Literal["bubblewrap", "landlock", "container", "none"]
+Setting = Literal["auto", "bubblewrap", "landlock", "container", "none"]
+
+
+class Confinement(Part):
+    """What one command may touch. Everything that is not named here is out of its reach.
+
+    Paths are absolute and keep their names inside. Where paths nest, the longest one decides: a
+    `read` below a `hide` is readable, a `hide` below a `read` is not. The command's working folder
+    is readable without being named.
+
+    Limits hold for the whole process tree unless they say otherwise; None means no limit.
+    """
+
+    read: list[str] = []  # readable, executable: pristine substrate, base checkpoint, data
+    write: list[str] = []  # also writable: output folder, scratch. They must exist
+    hide: list[str] = []  # must not be seen: campaign, vault, home, folders of munge and Slurm
+    cpu_s: int | None = None  # processor seconds of each process
+    memory_gb: float | None = 16.0  # resident memory in GiB, and the size of /tmp and /dev/shm
+    processes: int | None = 1024  # processes and threads
+    file_gb: float | None = 16.0  # size of one file in GiB
+    disk_gb: float | None = 32.0  # growth of all `write` paths together in GiB
+    log_gb: float | None = 1.0  # growth of the file that stdout or stderr goes to, in GiB
+    open_files: int | None = 4096  # of each process
+    network: bool = False  # only for the ranks of one training run; see the package's docstring
+    devices: bool = False  # GPUs
+    image: str | None = None  # container image, for the kind `container`
 
 JobKind = Literal["plan", "worker", "train", "evaluate", "leaderboard", "collector", "meta"]
 

@@ -1,10 +1,11 @@
 """leaderboard.json: the external, authoritative scores of one round, and the quota left; and the
 ledger in which a board outside of aevo's reach is remembered, line by line."""
 
+
 from collections.abc import Iterable
 from typing import Literal
 
-from aevo.records.io import Foreign, Part, Record
+from aevo.files.documents import Foreign, Part, Record
 
 
 class Submission(Part):

@@ -4,10 +4,11 @@ Scores are copied by trusted code from evaluation records; what the agent says s
 claims and findings (DESIGN section 3).
 """
 
+
 from typing import Literal
 
+from aevo.files.documents import Part, Record
 from aevo.records.change import Change
-from aevo.records.io import Part, Record
 from aevo.records.policy import AxisBrief
 from aevo.records.scores import DomainScore
 

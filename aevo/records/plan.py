@@ -1,8 +1,9 @@
 """plan.yaml: one round's candidates, axes and seeds, derived from the policy; written once."""
 
+
 from typing import Literal
 
-from aevo.records.io import Part, Record
+from aevo.files.documents import Part, Record
 from aevo.records.policy import AxisBrief
 
 
@@ -46,3 +47,11 @@ class Plan(Record):
             if candidate.id == name:
                 return candidate
         raise KeyError(name)
+
+
+class Cancelled(Record):
+    """`time` is Unix seconds, `by` the user's name."""
+
+    candidate: str
+    time: float
+    by: str

@@ -4,10 +4,11 @@
 from the meta step. Markdown beside it is rendered from it, with the paper's section titles.
 """
 
+
 from typing import Literal
 
+from aevo.files.documents import Part, Record
 from aevo.records.change import Change
-from aevo.records.io import Part, Record
 
 SearchMode = Literal[
     "recipe_stabilisation", "stack_and_calibrate", "proxy_exploitation", "transfer"

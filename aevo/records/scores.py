@@ -1,6 +1,7 @@
 """What a training stack writes: a run's result.json, an evaluation's scores and predictions."""
 
-from aevo.records.io import Foreign, Part
+
+from aevo.files.documents import Foreign, Part
 
 
 class DomainScore(Part):

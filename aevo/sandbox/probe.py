@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from aevo.sandbox.model import Confinement, Kind, SandboxError, Setting
+from aevo.records.job import Confinement, Kind, Setting
+from aevo.sandbox.grants import SandboxError
 from aevo.sandbox.wrapping import wrap
 
 ORDER: tuple[Kind, ...] = ("bubblewrap", "landlock", "container")

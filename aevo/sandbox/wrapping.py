@@ -10,16 +10,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from aevo.records.job import Confinement, Kind
 from aevo.sandbox import seccomp
-from aevo.sandbox.model import (
+from aevo.sandbox.grants import (
     ETC,
     ETC_NETWORK,
     SYS,
     SYS_LANDLOCK,
     SYSTEM,
     Access,
-    Confinement,
-    Kind,
     SandboxError,
     device_nodes,
     granted,

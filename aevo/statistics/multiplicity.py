@@ -1,5 +1,6 @@
 """Several tests at once."""
 
+
 from collections.abc import Sequence
 
 

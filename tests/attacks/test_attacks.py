@@ -22,15 +22,15 @@ from typing import Any
 
 import pytest
 
-from aevo.config import Config
-from aevo.items import VARIABLE
-from aevo.jobs.here import run_here
-from aevo.layout import Layout
-from aevo.records.io import read, read_lines, write_text
+from aevo.config.schema import Config
+from aevo.files.documents import read, read_lines, write_text
+from aevo.files.paths import Layout
+from aevo.jobs.foreground import run_here
 from aevo.records.manifest import Manifest
 from aevo.records.trace import Event
 from aevo.sandbox import offered
-from aevo.substrate import open_substrate
+from aevo.start.items import VARIABLE
+from aevo.substrate.frozen import open_substrate
 from tests.attacks.attacks import CODE, SECRET, SHELL, TOOLS, Code, Shell, Tool
 from tests.brains import call, researcher
 from tests.conftest import REGRESSION, Cli
@@ -130,7 +130,7 @@ class Arena:
             return {"content": f"Step {step}.", "tool_calls": script[step]}
 
         self.server.brain = brain
-        code = ("from aevo.worker import main; "
+        code = ("from aevo.work.worker import main; "
                 f"main([{str(self.layout.root)!r}, '1', 'c01'])")
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                               timeout=400)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from aevo import sandbox
-from aevo.agent.shell import run_shell
-from aevo.substrate import DEFAULT, open_substrate
+from aevo.substrate.frozen import DEFAULT, open_substrate
+from aevo.work.shell import run_shell
 
 STACK = open_substrate(DEFAULT)
 # What only the sealed files say of the hidden distribution and of transfer.

@@ -33,11 +33,11 @@ import yaml
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO))
 
-from aevo.cancel import cancel_all  # noqa: E402
-from aevo.cluster import SlurmCluster  # noqa: E402
+from aevo.config.cluster import SlurmCluster  # noqa: E402
 from aevo.errors import JobError  # noqa: E402
+from aevo.files.paths import Layout  # noqa: E402
 from aevo.jobs.submit import submit, wait  # noqa: E402
-from aevo.layout import Layout  # noqa: E402
+from aevo.plan.cancel import cancel_all  # noqa: E402
 from aevo.records.job import JobSpec, Step  # noqa: E402
 from tests.conftest import Cli, until  # noqa: E402
 

@@ -48,26 +48,27 @@ from puzzles import load_preset  # noqa: E402
 from train.loop import Run as Training  # noqa: E402
 from train.loop import execute  # noqa: E402
 
-from aevo import ledger, release  # noqa: E402
-from aevo import policy as policies  # noqa: E402
-from aevo.axes import load  # noqa: E402
+from aevo import release  # noqa: E402
 from aevo.errors import AevoError, ConfigError  # noqa: E402
-from aevo.layout import Layout  # noqa: E402
-from aevo.plan import derive_seed, standing_changes  # noqa: E402
+from aevo.evaluate.criterion import criterion_of  # noqa: E402
+from aevo.files.documents import read  # noqa: E402
+from aevo.files.paths import Layout  # noqa: E402
+from aevo.plan.candidates import derive_seed, standing_changes  # noqa: E402
+from aevo.policy import document as policies  # noqa: E402
+from aevo.policy import trials  # noqa: E402
 from aevo.records.campaign import Campaign  # noqa: E402
 from aevo.records.change import Change  # noqa: E402
 from aevo.records.evidence import Evidence  # noqa: E402
-from aevo.records.io import read  # noqa: E402
 from aevo.records.manifest import CheckpointScore  # noqa: E402
 from aevo.records.policy import Policy  # noqa: E402
 from aevo.records.scores import Score  # noqa: E402
-from aevo.selection import criterion_of  # noqa: E402
-from aevo.simulation.campaign import recipe_of  # noqa: E402
-from aevo.simulation.searchers import SEARCHERS, Observation, Searcher, search  # noqa: E402
-from aevo.simulation.space import Recipe, Space, space_of  # noqa: E402
-from aevo.simulation.tpe import Tpe  # noqa: E402
-from aevo.simulation.world import Run  # noqa: E402
-from aevo.substrate import open_substrate  # noqa: E402
+from aevo.studies.simulation.campaign import recipe_of  # noqa: E402
+from aevo.studies.simulation.searchers import SEARCHERS, Observation, Searcher, search  # noqa: E402
+from aevo.studies.simulation.space import Recipe, Space, space_of  # noqa: E402
+from aevo.studies.simulation.tpe import Tpe  # noqa: E402
+from aevo.studies.simulation.world import Run  # noqa: E402
+from aevo.substrate.catalogue import load  # noqa: E402
+from aevo.substrate.frozen import open_substrate  # noqa: E402
 
 PRESET = "tiny"
 SETS = {"dev": 720, "hidden": 1200}
@@ -267,7 +268,7 @@ def campaign(root: Path, space: Space, work: Path, fresh: int) -> list[Ending]:
     best = options[0]
     under, after = (policies.read(layout, best.round + i) for i in (0, 1))
     own = [(ref.axis, ref.move)
-           for ref in ledger.moves_of(after.tried, best.round, best.candidate)]
+           for ref in trials.moves_of(after.tried, best.round, best.candidate)]
     found = []
     for name, policy, moves in (("aevo", last, ()), ("aevo, to ship", under, own)):
         recipe = (*recipe_of(policy), *moves)

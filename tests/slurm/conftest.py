@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from aevo.cancel import cancel_all
-from aevo.config import CONF
-from aevo.layout import Layout
+from aevo.files.paths import Layout
+from aevo.plan.cancel import cancel_all
+from aevo.start.command import CONF
 from tests.conftest import REPO, Cli
 
 DEVCLUSTER = REPO / "slurm" / "devcluster"

@@ -6,7 +6,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from aevo.cluster import SlurmCluster
+from aevo.config.cluster import SlurmCluster
 from aevo.errors import JobError
 from aevo.jobs.submit import submit
 from aevo.records.job import JobSpec, Step

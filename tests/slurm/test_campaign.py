@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from aevo.cancel import job_folders
+from aevo.files.documents import read
 from aevo.jobs.state import observe
-from aevo.records.io import read
+from aevo.plan.cancel import job_folders
 from aevo.records.job import JobSpec
 from aevo.round import is_finished
 from tests.conftest import REGRESSION, REPO, Cli, until
@@ -77,7 +77,7 @@ def test_queued_jobs_run_what_was_submitted(slurm: Slurm, tmp_path: Path) -> Non
     done = subprocess.run(command, capture_output=True, text=True, cwd=checkout, env=environment)
     assert done.returncode == 0, done.stderr
     root = checkout / "runs" / "regression-seed1"
-    for file in ("aevo/worker.py", "aevo/jobs/execute.py", "stack/train/fit.py"):
+    for file in ("aevo/work/worker.py", "aevo/jobs/execute.py", "stack/train/fit.py"):
         (checkout / file).write_text("raise SystemExit('this is not what was submitted')\n")
     (checkout / "constitution.txt").write_text("anything goes\n")
     shutil.rmtree(checkout / "conf")

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from aevo.config import CONF, load
+from aevo.config.schema import load
+from aevo.files.documents import read
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.launch import argv
-from aevo.records.io import read
 from aevo.records.job import JobSpec
+from aevo.start.command import CONF
 from tests.conftest import REPO, Cli
 from tests.slurm.conftest import Slurm
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from aevo.files.documents import read
+from aevo.files.paths import Layout
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.state import observe
-from aevo.layout import Layout
 from aevo.records.evidence import Evidence
-from aevo.records.io import read
 from aevo.records.job import JobSpec
 from aevo.records.manifest import Manifest
 from aevo.records.scores import TrainingResult

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from aevo.cancel import cancel_all
-from aevo.layout import Layout
-from aevo.records.io import read
+from aevo.files.documents import read
+from aevo.files.paths import Layout
+from aevo.plan.cancel import cancel_all
 from aevo.records.manifest import Manifest
 from tests.brains import researcher
 from tests.fake_openai import FakeOpenAI

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aevo.cluster import LocalCluster, SlurmCluster
+from aevo.config.cluster import LocalCluster, SlurmCluster
 from aevo.errors import JobError
 from aevo.jobs.ending import cancel
 from aevo.jobs.folder import JobFolder

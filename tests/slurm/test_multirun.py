@@ -10,7 +10,7 @@ import pytest
 from aevo.errors import ConfigError, JobError
 from aevo.jobs.script import DEPTH
 from aevo.jobs.submit import MAX_DEPTH
-from aevo.multirun import launch
+from aevo.start.multirun import launch
 from tests.conftest import Cli, until
 from tests.slurm.conftest import Slurm
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from aevo.config import Config, load
-from aevo.dryrun import ask_slurm
+from aevo.config.schema import Config, load
 from aevo.errors import ConfigError
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.script import refusal
 from aevo.jobs.submit import submit
 from aevo.records.job import JobSpec, Step
+from aevo.start.forecast import ask_slurm
 from tests.conftest import REPO, Cli
 from tests.slurm.conftest import Slurm
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aevo.cancel import job_folders
+from aevo.files.paths import Layout
 from aevo.jobs.state import observe
-from aevo.layout import Layout
+from aevo.plan.cancel import job_folders
 from tests.conftest import REGRESSION, REPO, Cli
 from tests.outcome import outcome
 from tests.slurm.conftest import QUICK, Slurm

@@ -22,9 +22,10 @@ from eval.source import SourceError, read_source
 from eval.split import split
 from puzzles import Puzzle, bits, challenge, text
 
-from aevo import change
-from aevo.axes import load as load_catalogue
-from aevo.integrity.overlap import overlap
+from aevo.evaluate.overlap import overlap
+from aevo.files.keys import set_key
+from aevo.substrate import recipe as change
+from aevo.substrate.catalogue import load as load_catalogue
 from tests.challenge_support import SUBSTRATE, Row, rows, small, write_csv
 
 CHALLENGE = puzzles.load_preset("challenge")
@@ -420,7 +421,7 @@ def test_axes_of_real_rows_exist_only_with_them(done: Path) -> None:
             made = recipe()
             for key, value in move.set.items():
                 assert key in axis.knobs
-                change.set_key(made, key, value)
+                set_key(made, key, value)
             assert choose(own, made, CHALLENGE, 1).puzzles != before, move.id
 
 

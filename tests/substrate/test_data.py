@@ -17,7 +17,7 @@ from data.traces import completion
 from eval.metric import extract
 from puzzles import text
 
-from aevo.change import set_key
+from aevo.files.keys import set_key
 from tests.substrate.conftest import SUBSTRATE
 
 TINY = puzzles.load_preset("tiny")

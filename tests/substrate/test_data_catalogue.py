@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from data.recipe import load_recipe
 
-from aevo import change
-from aevo.axes import Axis, Move, load, overlap, touches
+from aevo.files.keys import set_key
+from aevo.substrate import recipe as change
+from aevo.substrate.catalogue import Axis, Move, load, overlap, touches
 from tests.substrate.conftest import SUBSTRATE
 
 CATALOGUE = load(SUBSTRATE / "axes.yaml")
@@ -25,7 +26,7 @@ def fork(folder: Path) -> Path:
     """The mutable files that data.build reads, with a small recipe."""
     shutil.copytree(SUBSTRATE / "data", folder / "data", ignore=shutil.ignore_patterns("*.pyc"))
     recipe = change.load_recipe(SUBSTRATE / "recipe.yaml")
-    change.set_key(recipe, "data.examples", 600)
+    set_key(recipe, "data.examples", 600)
     (folder / "recipe.yaml").write_text(change.dump_recipe(recipe))
     return folder
 

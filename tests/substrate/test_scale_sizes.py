@@ -14,12 +14,12 @@ from eval.adapter import base_shapes
 from train.batching import Batch
 from train.targets import resolve
 
-from aevo.scale import memory, storage
-from aevo.scale.adapter import Adapter, leaves
-from aevo.scale.architecture import Architecture, known, layer, parameters, weights
-from aevo.scale.assumptions import Assumptions
-from aevo.scale.hf_config import read
-from aevo.scale.layout import BRIDGE, Layout
+from aevo.studies.scale import memory, storage
+from aevo.studies.scale.adapter import Adapter, leaves
+from aevo.studies.scale.architecture import Architecture, known, layer, parameters, weights
+from aevo.studies.scale.assumptions import Assumptions
+from aevo.studies.scale.hf_config import read
+from aevo.studies.scale.parallel import BRIDGE, Layout
 
 LORA: dict[str, Any] = {"rank": 8, "alpha": 16, "dropout": 0.0, "targets": "all"}
 ROWS, LENGTH = 8, 64

@@ -1,0 +1,1 @@
+"""The configuration, validated whole: a module for each group of `conf/`."""

@@ -1,0 +1,53 @@
+"""Checkpoint selection: the recipe's `select` section (`criterion`, `weights`), applied by the
+trusted side to the scores that it measured."""
+
+
+from dataclasses import dataclass
+from typing import Any
+
+from aevo.errors import SubstrateError
+from aevo.files.keys import get_key
+from aevo.records.manifest import CheckpointScore
+from aevo.records.scores import Score
+
+CRITERIA = ("dev", "reweighted", "last")
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """`dev`: mean over items; `reweighted`: weighted mean of domain accuracies (a domain without
+    a weight counts 1); `last`: the last step."""
+
+    name: str
+    weights: dict[str, float]
+
+    def score(self, score: Score, step: int) -> float:
+        """What a checkpoint is ranked by; higher is better."""
+        if self.name == "last":
+            return float(step)
+        if self.name == "dev":
+            return score.dev or 0.0
+        weights = {name: self.weights.get(name, 1.0) for name in score.domains}
+        total = sum(weights.values())
+        return sum(score.domains[name].accuracy * weights[name] for name in weights) / total
+
+    def choose(self, checkpoints: list[CheckpointScore]) -> CheckpointScore | None:
+        """The best checkpoint; of equals the earlier one."""
+        return max(checkpoints, key=lambda item: (item.selection_score, -item.step), default=None)
+
+
+def criterion_of(recipe: dict[str, Any]) -> Criterion:
+    """Reads the `select` section of a recipe; without one the criterion is `dev`.
+
+    Raises:
+        SubstrateError: unknown criterion, or weights that are not positive numbers.
+    """
+    name = get_key(recipe, "select.criterion") or "dev"
+    weights = get_key(recipe, "select.weights") or {}
+    if name not in CRITERIA:
+        raise SubstrateError(f"select.criterion={name} is unknown", f"one of {', '.join(CRITERIA)}")
+    if not isinstance(weights, dict) or not all(
+        isinstance(value, int | float) and value >= 0 for value in weights.values()
+    ):
+        raise SubstrateError("select.weights must map domains to numbers >= 0")
+    return Criterion(name, {key: float(value) for key, value in weights.items()})

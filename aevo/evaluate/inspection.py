@@ -1,0 +1,100 @@
+"""The trusted look at a training run: what it left is judged and copied before it counts.
+
+Worker-written code made everything in a run's folders. So the data it trained on is searched for
+evaluation items, its output for what is no plain file, and each adapter is copied to where no
+worker writes, judged there, and evaluated and submitted from there.
+"""
+
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aevo.evaluate import IntegrityError
+from aevo.evaluate.adapters import take_adapter
+from aevo.evaluate.outputs import check_output
+from aevo.evaluate.overlap import overlap
+from aevo.evaluate.proof import prove_run
+from aevo.files.documents import finished, read, write_json
+from aevo.files.paths import RunLayout
+from aevo.records.inspection import AdapterReport, Inspection, OverlapReport
+from aevo.records.job import JobSpec
+from aevo.records.scores import TrainingResult
+from aevo.sandbox import irregular
+from aevo.substrate.frozen import Substrate
+
+MAX_DATA_FILES = 64  # in a run's data folder; what a training reads is a handful
+
+
+@dataclass(frozen=True)
+class Inspector:
+    """Looks at the runs of one candidate. `items` are the sets that no training may hold."""
+
+    substrate: Substrate
+    base: Path
+    items: list[Path]
+
+    def inspect(self, run: RunLayout, expected: JobSpec, seed: int) -> Inspection:
+        """Judges a run whose job has ended; made once, later calls return the record.
+
+        Never raises for what the run left: that is the finding.
+
+        Args:
+            expected: the job as the plan gives it, with this seed in its commands.
+        """
+        if finished(Inspection, run.inspection):
+            return read(Inspection, run.inspection)
+        result, failure, proof, reports = None, None, None, list[OverlapReport]()
+        adapters: dict[str, AdapterReport] = {}
+        refused: dict[str, str] = {}
+        try:
+            result = check_output(run.output)
+            reports = self._overlaps(run.data)
+            adapters, refused = self._take(run, result)
+            proof = prove_run(run, expected, seed, self.substrate, result, adapters)
+        except IntegrityError as error:
+            failure = str(error)
+        found = Inspection(
+            run=run.number, result=result, failure=failure or _contamination(reports),
+            proof=proof, overlap=reports, refused=refused,
+            adapters={name: report.identities for name, report in adapters.items()},
+        )
+        write_json(run.inspection, found)
+        return found
+
+    def _overlaps(self, data: Path) -> list[OverlapReport]:
+        """One report for each file of the data folder.
+
+        Raises:
+            IntegrityError: the folder holds links or pipes, or too many files to look at.
+        """
+        if odd := irregular(data):
+            raise IntegrityError(f"the data folder holds {odd[0]!r}, which is no plain file")
+        files = sorted(path for path in data.rglob("*") if path.is_file())
+        if len(files) > MAX_DATA_FILES:
+            raise IntegrityError(f"the data folder holds {len(files)} files, "
+                                 f"more than {MAX_DATA_FILES}")
+        return [overlap(path, self.items) for path in files]
+
+    def _take(
+        self, run: RunLayout, result: TrainingResult
+    ) -> tuple[dict[str, AdapterReport], dict[str, str]]:
+        taken: dict[str, AdapterReport] = {}
+        refused: dict[str, str] = {}
+        for item in result.checkpoints:
+            name = Path(item.path).name
+            try:
+                taken[name] = take_adapter(run.output / item.path, run.adapter(name), self.base,
+                                           root=run.output)
+            except IntegrityError as error:
+                refused[name] = str(error)
+        return taken, refused
+
+
+def _contamination(reports: list[OverlapReport]) -> str | None:
+    """Why the data may not be trained on; which items are in it stays in the record."""
+    count = sum(report.contaminated for report in reports)
+    if count:
+        return f"the training data holds {count} evaluation item(s)"
+    if not all(report.complete for report in reports):
+        return "the training data is too large to be searched for evaluation items"
+    return None

@@ -1,0 +1,93 @@
+"""What makes a set of tensors a LoRA of a given base checkpoint, in the layout of peft."""
+
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from aevo.errors import RecordError
+from aevo.evaluate.untrusted import IntegrityError, shown
+
+PREFIX = "base_model.model."
+TYPES = ("F32", "F16", "BF16")
+# Fields of a LoraConfig that change what the tensors mean; only these values are understood.
+REQUIRED: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",), "bias": ("none", None), "use_dora": (False, None),
+    "lora_bias": (False, None), "fan_in_fan_out": (False, None), "modules_to_save": (None, []),
+    "rank_pattern": (None, {}), "alpha_pattern": (None, {}), "layer_replication": (None, []),
+    "trainable_token_indices": (None, []), "target_parameters": (None, []),
+    "alora_invocation_tokens": (None, []), "use_qalora": (False, None),
+    "use_bdlora": (False, None), "arrow_config": (None,), "monteclora_config": (None,),
+    "velora_config": (None,), "kasa_config": (None,), "use_rslora": (False, True, None),
+}
+# Fields by which a loader would import code that the adapter names.
+BANNED = ("auto_map", "auto_mapping", "trust_remote_code", "custom_modules", "_custom_modules",
+          "custom_pipelines", "parent_library", "base_model_class")
+
+
+def base_shapes(base: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a trusted checkpoint, from the headers alone.
+
+    Raises:
+        RecordError: it has no safetensors weights.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(base.glob("*.safetensors")):
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118  safe_open is not a mapping
+                    shapes[name] = tuple(file.get_slice(name).get_shape())
+        except (SafetensorError, OSError) as error:
+            raise RecordError(f"{path} cannot be read ({error})") from error
+    if not shapes:
+        raise RecordError(f"{base} has no safetensors weights",
+                          "a LoRA adapter needs a base checkpoint to be compared with")
+    return shapes
+
+
+def check_pairs(
+    shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str], rank: int, base: Path
+) -> list[str]:
+    """Checks that the tensors are pairs A (rank x in), B (out x rank) of matrices of the base;
+    returns the modules they belong to.
+
+    Raises:
+        IntegrityError: any tensor is something else.
+    """
+    known = base_shapes(base)
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        stem, _, half = name.removesuffix(".weight").rpartition(".")
+        pair = name.endswith(".weight") and half in ("lora_A", "lora_B")
+        if not pair or not stem.startswith(PREFIX):
+            raise IntegrityError(f"{shown(name)} is no half of a LoRA pair")
+        if types[name] not in TYPES:
+            raise IntegrityError(f"{shown(name)} has type {types[name]}")
+        modules.setdefault(stem.removeprefix(PREFIX), {})[half] = shape
+    for module, halves in modules.items():
+        if len(halves) != 2:
+            raise IntegrityError(f"{shown(module)} has only {', '.join(halves)}")
+        weight = known.get(module + ".weight")
+        if weight is None or len(weight) != 2:
+            raise IntegrityError(f"the base has no matrix {shown(module)}")
+        wanted = {"lora_A": (rank, weight[1]), "lora_B": (weight[0], rank)}
+        if halves != wanted:
+            raise IntegrityError(f"{shown(module)}: {halves['lora_A']} and {halves['lora_B']} do "
+                                 f"not fit {weight} at rank {rank}")
+    return list(modules)
+
+
+def check_targets(config: Mapping[str, Any], modules: Iterable[str]) -> None:
+    """Every tensor belongs to a module that the config names; a reader would drop others.
+
+    Raises:
+        IntegrityError: one does not.
+    """
+    targets = config.get("target_modules")
+    if not isinstance(targets, list):  # a pattern, or all-linear: the tensors say which
+        return
+    for module in modules:
+        if not any(module == name or module.endswith(f".{name}") for name in targets):
+            raise IntegrityError(f"{shown(module)} is not among target_modules")

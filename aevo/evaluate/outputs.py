@@ -1,0 +1,116 @@
+"""The folder that a training run left behind, before anything in it is read or followed."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from aevo.evaluate.untrusted import IntegrityError, open_file, open_folder, relative, shown
+from aevo.files.documents import problems
+from aevo.records.scores import TrainingResult
+from aevo.sandbox.grants import irregular
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a checkpoint; as the evaluator's
+RESERVED = frozenset({"base"})  # the evaluator's name for the bare base checkpoint
+
+
+@dataclass(frozen=True)
+class OutputLimits:
+    """What a run may leave: files, bytes of all together, of result.json, checkpoints."""
+
+    files: int = 20_000
+    bytes: int = 256 << 30
+    result_bytes: int = 1 << 20
+    checkpoints: int = 1000
+
+
+def check_output(folder: Path, limits: OutputLimits | None = None) -> TrainingResult:
+    """Judges the output folder of a finished run; returns its result as it was read.
+
+    Guarantees, as of the moment of the call: nothing but folders and plain files with one name, of
+    sane names, within the limits; result.json is valid, and its checkpoints have different names
+    and steps and are folders within the output. The run's job must have ended.
+
+    Raises:
+        IntegrityError: naming what was found.
+    """
+    limits = limits or OutputLimits()
+    os.close(open_folder(folder))
+    if folder.is_symlink():
+        raise IntegrityError(f"the output folder {folder} is a link")
+    _check_tree(folder, limits)
+    result = read_result(folder / "result.json", limits.result_bytes)
+    _check_checkpoints(folder, result, limits)
+    return result
+
+
+def read_result(path: Path, max_bytes: int = 1 << 20) -> TrainingResult:
+    """A run's result.json, read through one descriptor; NaN and infinities become None.
+
+    Raises:
+        IntegrityError: it is no plain file, too large, or does not validate.
+    """
+    data = read_bytes(path, max_bytes)
+    try:
+        value: Any = json.loads(data, parse_constant=lambda _: None)
+        return TrainingResult.model_validate(value)
+    except ValidationError as error:
+        text = shown(problems(error))
+        raise IntegrityError(f"{path} is not a valid TrainingResult ({text})") from error
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path} is not JSON ({shown(error)})") from error
+
+
+def read_bytes(path: Path, max_bytes: int, folder: int | None = None) -> bytes:
+    """The content of a plain file that may not be larger than `max_bytes`.
+
+    Raises:
+        IntegrityError: it is no plain file, or larger.
+    """
+    with os.fdopen(open_file(path, folder), "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise IntegrityError(f"{shown(path)} is larger than {max_bytes} bytes")
+    return data
+
+
+def _check_tree(folder: Path, limits: OutputLimits) -> None:
+    count, total = 0, 0
+    for top, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(top, name)
+            if not name.isprintable() or name.startswith("-") or "\\" in name:
+                raise IntegrityError(f"the run left a file with an odd name: {shown(path)}")
+            count += 1
+            total += path.lstat().st_size
+        if count > limits.files:
+            raise IntegrityError(f"the run left more than {limits.files} files in {folder}")
+        if total > limits.bytes:
+            raise IntegrityError(f"the run left more than {limits.bytes} bytes in {folder}")
+    odd = irregular(folder)
+    if odd:
+        raise IntegrityError(
+            f"the run left {len(odd)} link(s), twin(s), pipe(s) or device(s) in {folder}: "
+            f"{shown(', '.join(odd[:5]))}")
+
+
+def _check_checkpoints(folder: Path, result: TrainingResult, limits: OutputLimits) -> None:
+    if len(result.checkpoints) > limits.checkpoints:
+        raise IntegrityError(f"{len(result.checkpoints)} checkpoints in {folder}/result.json, "
+                             f"more than {limits.checkpoints}")
+    names, steps = set(), set()
+    for item in result.checkpoints:
+        name = relative(item.path).name
+        if not NAME.fullmatch(name) or name in RESERVED:
+            raise IntegrityError(f"{shown(item.path)} is no name of a checkpoint")
+        # Two of one name would let one be scored and the other be submitted.
+        if name in names or item.step in steps or item.step < 0:
+            raise IntegrityError(f"two checkpoints are called {name} or of step {item.step}, "
+                                 "or a step is negative")
+        names.add(name)
+        steps.add(item.step)
+        os.close(open_folder(folder, item.path))

@@ -1,0 +1,1 @@
+"""A round's evidence: collected, computed, audited, put into words, verified."""

@@ -1,0 +1,238 @@
+"""What a round left on disk, read once and handed to pure functions.
+
+A manifest that is missing or corrupt is a fact about its candidate, never an error of the reader.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from aevo.errors import RecordError
+from aevo.files import documents
+from aevo.files.paths import Layout, RoundLayout
+from aevo.policy import document as policies
+from aevo.records.leaderboard import Leaderboard
+from aevo.records.manifest import CheckpointScore, Manifest, TrainingRun
+from aevo.records.plan import CandidatePlan, Plan
+from aevo.records.policy import Policy
+from aevo.records.scores import DomainScore, Prediction
+
+Status = Literal["ok", "failed", "missing"]
+
+
+@dataclass(frozen=True)
+class CandidateFacts:
+    """One candidate as found. `problem` says why a manifest or its predictions cannot be used.
+
+    `correct` are the answers of the selected checkpoint, `replicates` those of an anchor's other
+    runs, each by its best checkpoint.
+    """
+
+    plan: CandidatePlan
+    status: Status
+    manifest: Manifest | None = None
+    sha256: str | None = None
+    problem: str | None = None
+    correct: dict[str, bool] = field(default_factory=dict)
+    domain_of: dict[str, str] = field(default_factory=dict)
+    replicates: tuple[dict[str, bool], ...] = ()
+
+    @property
+    def usable(self) -> Manifest | None:
+        """The manifest if its candidate was scored."""
+        return self.manifest if self.status == "ok" else None
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """One round as found; `leaderboard` is None before anything was submitted."""
+
+    number: int
+    policy: Policy
+    plan: Plan
+    candidates: tuple[CandidateFacts, ...]
+    leaderboard: Leaderboard | None
+
+    @property
+    def standing(self) -> str:
+        """Names what its anchor trained: the standing changes, whatever chooses checkpoints."""
+        return ",".join(change.id for change in self.policy.standing)
+
+    def lb_gain(self, name: str) -> float | None:
+        """A candidate's leaderboard gain over the anchor, if both have a score."""
+        board, anchor = self.leaderboard, self.anchor
+        if board is None or anchor is None:
+            return None
+        own, base = board.score_of(name), board.score_of(anchor.plan.id)
+        return None if own is None or base is None else own - base
+
+    @property
+    def anchor(self) -> CandidateFacts | None:
+        """The anchor, if the plan has one."""
+        return next((item for item in self.candidates if item.plan.role == "anchor"), None)
+
+
+def domain_weights(facts: RoundFacts) -> dict[str, float]:
+    """The part of dev's items that each domain holds; empty where the anchor has no score."""
+    scores = _domains(facts.anchor) if facts.anchor else {}
+    total = sum(item.n for item in scores.values())
+    return {name: item.n / total for name, item in sorted(scores.items())} if total else {}
+
+
+def domain_parts(facts: RoundFacts) -> list[tuple[str, dict[str, float]]]:
+    """What each domain added to the dev gain of every scored explorer that changed something, over
+    the mean of the anchor's runs: candidate and accuracies that sum to the gain."""
+    weights, anchor = domain_weights(facts), _anchor_domains(facts)
+    return [
+        (item.plan.id, {name: weights[name] * (own[name].accuracy - anchor[name])
+                        for name in weights})
+        for item in facts.candidates
+        if item.plan.role == "explorer" and (own := _domains(item)).keys() >= weights.keys()
+        and weights and item.manifest is not None and not item.manifest.change.empty
+    ]
+
+
+def _anchor_domains(facts: RoundFacts) -> dict[str, float]:
+    manifest = facts.anchor.usable if facts.anchor else None
+    runs = [best_checkpoint(run).domains for run in (manifest.runs if manifest else [])
+            if run.checkpoints and run.change.empty]
+    return {name: sum(run[name].accuracy for run in runs) / len(runs)
+            for name in domain_weights(facts)} if runs else {}
+
+
+def _domains(item: CandidateFacts) -> Mapping[str, DomainScore]:
+    manifest = item.usable
+    return manifest.selected.domains if manifest and manifest.selected else {}
+
+
+def read_rounds(layout: Layout, number: int) -> list[RoundFacts]:
+    """Rounds 1 … `number` that have a plan; per-item predictions only for the last.
+
+    Raises:
+        RecordError: a policy, plan or leaderboard is missing or corrupt.
+    """
+    known = [item.number for item in layout.rounds() if item.number < number]
+    earlier = [read_round(layout, item, predictions=False) for item in known]
+    return with_late_scores([*earlier, read_round(layout, number)])
+
+
+def with_late_scores(rounds: Sequence[RoundFacts]) -> list[RoundFacts]:
+    """The rounds, each with the scores that later ones of them found for its submissions. Rounds
+    after the last are not asked, so that evidence verifies whatever came in since."""
+    boards = [facts.leaderboard for facts in rounds if facts.leaderboard is not None]
+    return [
+        facts if facts.leaderboard is None else
+        replace(facts, leaderboard=facts.leaderboard.with_late(boards))
+        for facts in rounds
+    ]
+
+
+def read_round(layout: Layout, number: int, predictions: bool = True) -> RoundFacts:
+    """Reads one round.
+
+    Raises:
+        RecordError: its policy, plan or leaderboard is missing or corrupt.
+    """
+    folder = layout.round(number)
+    plan = documents.read(Plan, folder.plan)
+    board = documents.read(Leaderboard, folder.leaderboard) if folder.leaderboard.exists() else None
+    candidates = tuple(_candidate(folder, item, predictions) for item in plan.candidates)
+    return RoundFacts(number, policies.read(layout, number), plan, candidates, board)
+
+
+def _candidate(folder: RoundLayout, plan: CandidatePlan, predictions: bool) -> CandidateFacts:
+    path = folder.candidate(plan.id).manifest
+    try:
+        manifest = documents.read(Manifest, path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except RecordError as error:
+        status: Status = "failed" if path.exists() else "missing"
+        if folder.candidate(plan.id).cancelled.exists():
+            return CandidateFacts(plan, status, problem=f"{plan.id} was cancelled")
+        return CandidateFacts(plan, status, problem=_without_root(error.what, folder))
+    named = (manifest.round, manifest.candidate, manifest.role)
+    if named != (folder.number, plan.id, plan.role):
+        problem = f"{plan.id}/manifest.json is that of round {named[0]} {named[1]} ({named[2]})"
+        return CandidateFacts(plan, "failed", sha256=digest, problem=problem)
+    if manifest.status == "failed" or manifest.selected is None:
+        problem = manifest.failure or "no checkpoint was scored"
+        return CandidateFacts(plan, "failed", manifest, digest, problem)
+    if not predictions:
+        return CandidateFacts(plan, "ok", manifest, digest)
+    selected = manifest.selected
+    others = _replicates(manifest) if plan.role == "anchor" else []
+    try:
+        rows = _predictions(folder, plan.id, selected.run, selected.checkpoint)
+        replicates = [_predictions(folder, plan.id, run, name) for run, name in others]
+    except RecordError as error:
+        return CandidateFacts(plan, "ok", manifest, digest, _without_root(error.what, folder))
+    return CandidateFacts(
+        plan, "ok", manifest, digest, None, _correct(rows), {row.id: row.domain for row in rows},
+        tuple(_correct(found) for found in replicates),
+    )
+
+
+def _replicates(manifest: Manifest) -> list[tuple[int, str]]:
+    """Run and checkpoint of the anchor's scored runs beside the selected one."""
+    selected = manifest.selected
+    return [
+        (run.number, best_checkpoint(run).name)
+        for run in manifest.runs
+        if run.checkpoints and run.change.empty and (selected is None or run.number != selected.run)
+    ]
+
+
+def _correct(rows: Sequence[Prediction]) -> dict[str, bool]:
+    return {row.id: row.correct for row in rows}
+
+
+def _predictions(
+    folder: RoundLayout, candidate: str, run: int, checkpoint: str
+) -> list[Prediction]:
+    path = folder.candidate(candidate).run(run).predictions(checkpoint)
+    rows = documents.read_lines(Prediction, path)
+    if not rows:
+        raise RecordError(f"{path} has no predictions")
+    return rows
+
+
+def _without_root(text: str, folder: RoundLayout) -> str:
+    """Paths relative to the round, so that a campaign folder may be moved and still verify."""
+    return text.replace(f"{folder.root}/", "")
+
+
+def anchor_groups(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
+    """dev of every scored anchor run, grouped by what stands."""
+    groups: dict[str, list[float]] = {}
+    for facts in rounds:
+        manifest = facts.anchor.usable if facts.anchor else None
+        for run in manifest.runs if manifest else []:
+            dev = run_dev(run)
+            if dev is not None and run.change.empty:
+                groups.setdefault(facts.standing, []).append(dev)
+    return groups
+
+
+def anchor_boards(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
+    """The anchors' leaderboard scores, grouped by what stands."""
+    groups: dict[str, list[float]] = {}
+    for facts in rounds:
+        if facts.anchor is None or facts.leaderboard is None:
+            continue
+        score = facts.leaderboard.score_of(facts.anchor.plan.id)
+        if score is not None:
+            groups.setdefault(facts.standing, []).append(score)
+    return groups
+
+
+def run_dev(run: TrainingRun) -> float | None:
+    """dev of the run's best checkpoint by its selection score; None if none was scored."""
+    if not run.checkpoints:
+        return None
+    return best_checkpoint(run).dev
+
+
+def best_checkpoint(run: TrainingRun) -> CheckpointScore:
+    """The run's checkpoint of the best selection score; of equals the earlier one."""
+    return max(run.checkpoints, key=lambda item: (item.selection_score, -item.step))

@@ -1,0 +1,1 @@
+"""A Kaggle competition as the leaderboard, through the official package."""

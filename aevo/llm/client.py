@@ -1,0 +1,244 @@
+"""A language model behind an OpenAI-compatible endpoint, through the `openai` package.
+
+What this adds to the package: failures classified and retried with an end, replies made sound for
+the tool loop, a text protocol for models without tool calls, a conversation kept within the
+context, cost, and a key that shows up nowhere.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import openai
+
+from aevo.config.agent import EndpointSettings
+from aevo.llm.answers import BadAnswer, Completion, from_body, from_chunks
+from aevo.llm.connection import NO_KEY, final_error, guarded, json_of, open_client
+from aevo.llm.endpoint import Endpoint, KeyHolder, locate
+from aevo.llm.model import Reply, ToolSchema
+from aevo.llm.repair import CUT, EMPTY, MAX_REPAIRS, broken_in_a_row, is_broken, sound, sound_calls
+from aevo.llm.retry import EndpointError, Failure, Kind, OnRetry, Patience
+from aevo.llm.tokens import Window, characters, usage_of
+from aevo.llm.wire import decode, describe, native_messages, native_tools, text_messages
+from aevo.records.trace import Turn
+
+_MAY_HAVE_MOVED = (Kind.CONNECTION, Kind.TIMEOUT, Kind.AUTH, Kind.NOT_FOUND, Kind.SERVER,
+                   Kind.MALFORMED)
+
+
+class _Answer(NamedTuple):
+    completion: Completion
+    sent: int  # characters
+
+
+class OpenAIModel:
+    """Implements `aevo.llm.model.Model`. One instance per conversation.
+
+    Args:
+        on_retry: told of each retry and change of manner: kind, number of the failed try, seconds
+            until the next, and what happened, in a line without keys.
+        on_reasoning: told what a model thought before its reply; that is never sent back to it.
+        seed: decides the jitter of waits.
+        sleep, clock: for tests; the clock gives Unix seconds.
+
+    Not guaranteed: tokens of failed tries are not counted, as no endpoint tells them; a whole
+    body that drips in more slowly than `timeout_s` between two bytes is waited for.
+    """
+
+    def __init__(
+        self, settings: EndpointSettings, on_retry: OnRetry = lambda *_: None,
+        on_reasoning: Callable[[str], None] = lambda _: None, seed: int = 0,
+        sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings, self.on_retry, self.on_reasoning = settings, on_retry, on_reasoning
+        self.sleep, self.clock = sleep, clock
+        self.keys = KeyHolder(settings.api_key_env, settings.api_key_file)
+        self._rng = random.Random(seed)
+        self._window = Window(settings.context_tokens, settings.max_tokens or 0)
+        self._text = settings.tools == "text"
+        self._tools_proven = False
+        self._stream_usage, self._limit_name = True, "max_tokens"
+        self._endpoint = None if settings.record else locate(settings)
+        self._stale = False  # the record is to be read again
+        self._client: openai.OpenAI | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name at the endpoint; while a served agent's record is missing, its path."""
+        if self._endpoint is None and self.settings.record is not None:
+            try:
+                return locate(self.settings).model
+            except EndpointError:
+                return f"the model served at {self.settings.record}"
+        return self._endpoint.model if self._endpoint else self.settings.model or "unnamed"
+
+    def complete(self, turns: list[Turn], tools: list[ToolSchema]) -> Reply:
+        """Returns the next assistant turn; it may hold malformed calls (see `aevo.llm.repair`).
+
+        Raises:
+            EndpointError: the endpoint failed for good, or the model broke more than `MAX_REPAIRS`
+                turns in a row (kind `malformed`).
+        """
+        answer = self._ask(turns, tools)
+        completion = answer.completion
+        usage = usage_of(completion.usage, self.settings, answer.sent, completion.characters)
+        if isinstance(completion.usage, dict):
+            self._window.learn(answer.sent, usage.tokens_in)
+        if completion.reasoning:
+            self.on_reasoning(sound(self.keys.clean(completion.reasoning)))
+        turn = self._turn(completion, turns, tools)
+        offered = {tool.name for tool in tools}
+        if is_broken(turn, offered) and broken_in_a_row(turns, offered) >= MAX_REPAIRS:
+            raise EndpointError(
+                f"{self.name} sent no usable reply {MAX_REPAIRS + 1} times in a row, the last: "
+                f"{self.keys.scrub(_gist(turn))}",
+                "agent.tools=text may suit this model, or a larger agent.max_tokens; else it is "
+                "too weak for this work", kind=Kind.MALFORMED, usage=usage,
+            )
+        return Reply(turn=turn, usage=usage)
+
+    def _turn(self, completion: Completion, turns: list[Turn], tools: list[ToolSchema]) -> Turn:
+        content, raw = completion.content, completion.calls
+        if not raw and (self._text or self.settings.tools == "auto") and tools:
+            prose, found = decode(content)
+            # Some servers pass on calls in the text though tools were offered natively.
+            if self._text or (found and all(call.name in {t.name for t in tools}
+                                            for call in found)):
+                content, raw = prose, found
+        calls = sound_calls(
+            [call._replace(arguments=_cleaned(call.arguments, self.keys)) for call in raw], turns
+        )
+        content = sound(self.keys.clean(content))
+        if not calls and completion.finish == "length":
+            content = f"{content}\n{CUT}" if content else CUT
+        return Turn(role="assistant", content=content or ("" if calls else EMPTY),
+                    tool_calls=calls)
+
+    def _ask(self, turns: list[Turn], tools: list[ToolSchema]) -> _Answer:
+        """Tries until an answer comes or patience ends."""
+        patience = Patience(self.settings.retries, self.settings.max_wait_s, self._rng)
+        tightened = False
+        while True:
+            overhead = len(describe(tools)) if self._text else len(json.dumps(native_tools(tools)))
+            sent = self._window.fit(turns, overhead)
+            outcome = self._try(self._body(sent, tools))
+            if isinstance(outcome, Completion):
+                self._tools_proven = self._tools_proven or bool(outcome.calls)
+                return _Answer(outcome, characters(sent) + overhead)
+            if self._adapt(outcome, bool(tools)):
+                self.on_retry(outcome.kind, patience.tries + 1, 0.0, outcome.text)
+                continue
+            if outcome.context_exceeded and not tightened:
+                tightened = True
+                self._window.tighten(sent, overhead, outcome.context_limit)
+                if self._window.fit(turns, overhead) != sent:
+                    self.on_retry(outcome.kind, patience.tries + 1, 0.0, outcome.text)
+                    continue
+            wait = patience.next_wait(outcome, at_once=self._moved(outcome))
+            if wait is None:
+                tries = f" after {patience.tries} tries" if patience.tries > 1 else ""
+                raise final_error(outcome, self._endpoint, self.keys, tries)
+            self.on_retry(outcome.kind, patience.tries, wait, outcome.text)
+            self.sleep(wait)
+
+    def _body(self, turns: list[Turn], tools: list[ToolSchema]) -> dict[str, Any]:
+        given = self.settings
+        body: dict[str, Any] = {
+            "messages": text_messages(turns, tools) if self._text else native_messages(turns),
+            "stream": given.stream,
+        }
+        if tools and not self._text:
+            body["tools"] = native_tools(tools)
+        if given.stream and self._stream_usage:
+            body["stream_options"] = {"include_usage": True}
+        for name, value in (("temperature", given.temperature), ("top_p", given.top_p),
+                            (self._limit_name, given.max_tokens)):
+            if value is not None:
+                body[name] = value
+        return body
+
+    def _try(self, body: dict[str, Any]) -> Completion | Failure:
+        """One request."""
+        begin = self.clock()
+
+        def request() -> Completion:
+            client, endpoint = self._connect()
+            raw = client.chat.completions.with_raw_response.create(
+                model=endpoint.model, extra_body=self.settings.extra_body or None, **body
+            )
+            streamed = "event-stream" in raw.headers.get("content-type", "")
+            if not (streamed and self.settings.stream):
+                return from_body(json_of(raw.http_response))
+            with raw.parse() as stream:
+                return from_chunks(self._in_time(stream, begin))
+
+        return guarded(request, self.clock, self.keys)
+
+    def _in_time(self, stream: Any, begin: float) -> Any:
+        """The chunks as dictionaries, within `timeout_s` of the call's begin."""
+        for chunk in stream:
+            if self.clock() - begin > self.settings.timeout_s:
+                raise TimeoutError(f"no whole answer within {self.settings.timeout_s:g} s")
+            if not isinstance(chunk, openai.BaseModel):
+                raise BadAnswer(f"a chunk is no JSON object: {str(chunk)[:200]}")
+            yield chunk.to_dict(warnings=False)
+
+    def _connect(self) -> tuple[openai.OpenAI, Endpoint]:
+        endpoint = self._endpoint
+        if endpoint is None or self._stale:
+            endpoint = locate(self.settings)
+        self.keys.point_to(endpoint.api_key_file)
+        key = self.keys.read() or NO_KEY
+        client = self._client
+        if client is None or self._stale or client.api_key != key or endpoint != self._endpoint:
+            if client is not None:
+                client.close()
+            client = self._client = open_client(self.settings, endpoint, key)
+            self._endpoint, self._stale = endpoint, False
+        return client, endpoint
+
+    def _moved(self, failure: Failure) -> bool:
+        """True if the endpoint's record now tells another address than the one that failed."""
+        if self.settings.record is None or failure.kind not in _MAY_HAVE_MOVED:
+            return False
+        self._stale = True
+        try:
+            return self._endpoint is not None and locate(self.settings) != self._endpoint
+        except EndpointError:
+            return False  # the next try says so
+
+    def _adapt(self, failure: Failure, tools: bool) -> bool:
+        """Changes the manner of asking to what the endpoint understands; each at most once."""
+        if failure.kind is Kind.BAD_REQUEST and self._stream_usage and (
+            self.settings.stream and "stream_options" in failure.text
+        ):
+            self._stream_usage = False
+            return True
+        if failure.kind is Kind.BAD_REQUEST and "max_completion_tokens" in failure.text and (
+            self.settings.max_tokens and self._limit_name == "max_tokens"
+        ):
+            self._limit_name = "max_completion_tokens"
+            return True
+        if failure.tools_refused and tools and not self._text and not self._tools_proven and (
+            self.settings.tools == "auto"
+        ):
+            self._text = True
+            return True
+        return False
+
+def _gist(turn: Turn) -> str:
+    if not turn.tool_calls:
+        return turn.content
+    return ", ".join(f"{call.name}({json.dumps(call.arguments)})" for call in turn.tool_calls)
+
+
+def _cleaned(arguments: Any, keys: KeyHolder) -> Any:
+    if isinstance(arguments, str):
+        return keys.clean(arguments)
+    if isinstance(arguments, dict):
+        return {name: _cleaned(value, keys) for name, value in arguments.items()}
+    if isinstance(arguments, list):
+        return [_cleaned(value, keys) for value in arguments]
+    return arguments

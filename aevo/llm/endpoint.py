@@ -1,0 +1,169 @@
+"""Where a language model is served and how it is asked: the settings, and the key.
+
+A key is read when it is used, from an environment variable or a file, and is never part of the
+settings, a record, a message or a `repr`.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import (
+    field_validator,
+)
+
+from aevo.config.agent import EndpointSettings, _checked_url
+from aevo.errors import ConfigError, RecordError
+from aevo.files.documents import Foreign, read
+from aevo.llm.retry import EndpointError, Kind
+
+_KEY_LIKE = re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',;}]+|\bsk-[A-Za-z0-9_-]{6,}")
+_HIDDEN = "[hidden]"
+
+
+class EndpointRecord(Foreign):
+    """What a served agent leaves for those who use it; rewritten when it moves."""
+
+    schema_version: Literal[1]
+    base_url: str
+    model: str
+    api_key_file: str | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        return _checked_url(value)
+
+
+class Endpoint(NamedTuple):
+    """An address as it is now."""
+
+    base_url: str
+    model: str
+    api_key_file: str | None
+
+
+def locate(settings: EndpointSettings) -> Endpoint:
+    """The address: from the record if one is named (read anew each time), else from the settings.
+
+    Raises:
+        ConfigError: neither a record nor both of base_url and model.
+        EndpointError: kind `connection`: the record is not there (yet) or cannot be used.
+    """
+    if settings.record is None:
+        if settings.base_url is None or settings.model is None:
+            lacking = "base_url" if settings.base_url is None else "model"
+            raise ConfigError(
+                f"agent.{lacking} is not set",
+                "agent=openai agent.base_url=https://HOST/v1 agent.model=NAME",
+            )
+        return Endpoint(settings.base_url, settings.model, settings.api_key_file)
+    problem = ""
+    try:
+        record = read(EndpointRecord, Path(settings.record))
+        return Endpoint(record.base_url, record.model,
+                        settings.api_key_file or record.api_key_file)
+    except RecordError as error:
+        problem = error.what
+    raise EndpointError(
+        f"no served agent is known: {problem}",
+        "start one (slurm/serve_agent.sbatch) and wait until it has written this record",
+        kind=Kind.CONNECTION,
+    )
+
+
+class KeyHolder:
+    """Reads the key at use and takes it out of any text.
+
+    The keys read so far are remembered, only so that `clean` also knows one that was replaced.
+    """
+
+    __slots__ = ("_env", "_file", "_seen")
+
+    def __init__(self, env: str | None, file: str | None) -> None:
+        self._env, self._file = env, file
+        self._seen: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"KeyHolder({self.source})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a key holder is not to be pickled")
+
+    @property
+    def source(self) -> str:
+        """Where the key comes from, in words; never the key."""
+        if self._file is not None:
+            return f"the file {self._file}"
+        return f"the environment variable {self._env}" if self._env else "nowhere"
+
+    @property
+    def named(self) -> bool:
+        """True if a variable or a file is named for the key."""
+        return self._file is not None or self._env is not None
+
+    @property
+    def there(self) -> bool:
+        """True if a key is sent: a file is named, or the variable is set."""
+        return self._file is not None or bool(os.environ.get(self._env or "", "").strip())
+
+    def point_to(self, file: str | None) -> None:
+        """From now on the key is in `file` (a served agent that moved may have a new one)."""
+        self._file = file
+
+    def read(self) -> str | None:
+        """The key as it is now; None if no file is named and the variable is not set.
+
+        Raises:
+            EndpointError: kind `auth`: the file is missing, open to others, or holds no key.
+        """
+        key = self._from_file() if self._file is not None else os.environ.get(self._env or "")
+        if key is None or (self._file is None and not key.strip()):
+            return None
+        key = key.strip()
+        # An illegal header value would be quoted, whole, in the HTTP library's error.
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise EndpointError(
+                f"{self.source} holds no usable key (one line of printable ASCII, no spaces)",
+                "write the key and nothing else", kind=Kind.AUTH,
+            )
+        self._seen.add(key)
+        return key
+
+    def clean(self, text: str) -> str:
+        """The text without any key read so far."""
+        for key in sorted(self._seen, key=len, reverse=True):
+            text = text.replace(key, _HIDDEN)
+        return text
+
+    def scrub(self, text: str) -> str:
+        """For what a server says in an error: also without anything that looks like a key, on one
+        line, without control characters, at most 300 characters."""
+        text = _KEY_LIKE.sub(_HIDDEN, self.clean(text))
+        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return line if len(line) <= 300 else line[:297] + "…"
+
+    def _from_file(self) -> str:
+        path = Path(self._file or "").expanduser()
+        problem = ""
+        try:
+            mode = path.stat().st_mode & 0o777
+            if mode & 0o077:
+                raise EndpointError(
+                    f"the key file {path} can be read by others (mode {mode:04o})",
+                    f"chmod 600 {path}", kind=Kind.AUTH,
+                )
+            return path.read_text(encoding="ascii", errors="replace")
+        except OSError as error:
+            problem = error.strerror or str(error)
+        raise EndpointError(
+            f"the key file {path} cannot be read ({problem})",
+            "write the key to it and chmod 600 it, or name another in agent.api_key_file",
+            kind=Kind.AUTH,
+        )
+
+
+def shown_url(url: str) -> str:
+    """The address without a query, for messages."""
+    return url.split("?")[0].split("#")[0].rstrip("/")

@@ -1,0 +1,134 @@
+"""Planning a round: candidates, axes and seeds, as a pure function of policy and campaign; and
+making it: the plan's record and the forks.
+
+    aevo.plan.candidates:main CAMPAIGN_FOLDER ROUND
+
+is the job that plans a round whose policy did not exist when the campaign was submitted.
+"""
+
+import hashlib
+from pathlib import Path
+
+from aevo import cli
+from aevo.config.schema import Config
+from aevo.errors import ConfigError, RecordError
+from aevo.files import roundlog
+from aevo.files.documents import finished, read, write_yaml
+from aevo.files.paths import Layout
+from aevo.plan.graph import candidate_ids
+from aevo.policy import document as policies
+from aevo.records.campaign import Campaign
+from aevo.records.change import Change
+from aevo.records.plan import Budget, CandidatePlan, Plan
+from aevo.records.policy import AxisBrief, Policy
+from aevo.substrate.frozen import open_substrate
+
+
+def main(arguments: list[str]) -> None:
+    """Plans a round from its policy; does nothing that is done."""
+    if len(arguments) != 2:
+        raise ConfigError("wrong arguments", "python -m aevo.plan.candidates CAMPAIGN_FOLDER ROUND")
+    layout, number = Layout(Path(arguments[0])), int(arguments[1])
+    config = read(Config, layout.round(number).config)
+    ensure_plan(config, layout, read(Campaign, layout.campaign), number)
+
+
+def ensure_plan(config: Config, layout: Layout, campaign: Campaign, number: int) -> Plan:
+    """The round's plan and forks, made if they are missing; the plan's record is written last.
+
+    Raises:
+        RecordError: the round's policy is missing; SubstrateError: the substrate was edited, or
+            the standing recipe does not apply to it.
+    """
+    files = layout.round(number)
+    substrate = open_substrate(Path(campaign.substrate_path))
+    if not finished(Policy, layout.policy(number)):
+        raise RecordError(f"{layout.policy(number)} is missing",
+                          f"round {number - 1} writes it: run `python -m aevo.round "
+                          f"+round={number - 1}` first")
+    if finished(Plan, files.plan):
+        return read(Plan, files.plan)
+    substrate.verify(campaign.pins.substrate)
+    rules = policies.read(layout, number)
+    substrate.fork(files.standing, standing_changes(rules))
+    plan = make_plan(config, campaign, rules, policies.digest(rules),
+                     substrate.recipe_sha256(files.standing))
+    for candidate in plan.candidates:
+        substrate.fork(files.candidate(candidate.id).fork, [], source=files.standing)
+    write_yaml(files.plan, plan, f"Plan of round {number}. Written once; do not edit.")
+    roundlog.note(files.log, "round", f"{number} planned: {len(plan.candidates)} candidates, "
+                  f"mode {rules.mode}, objective {rules.objective}")
+    return plan
+
+
+def standing_changes(rules: Policy) -> list[Change]:
+    """What every fork of the round starts with: promoted changes, then checkpoint selection."""
+    changes = [item.change for item in rules.standing]
+    if rules.selection.criterion != "dev" or rules.selection.weights:
+        changes.append(Change(set={"select.criterion": rules.selection.criterion,
+                                   "select.weights": rules.selection.weights}))
+    return changes
+
+
+def derive_seed(seed: int, *purpose: object) -> int:
+    """A seed (31 bits) for one purpose, independent of every other purpose's."""
+    text = ":".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
+
+
+def make_plan(
+    config: Config, campaign: Campaign, policy: Policy, policy_sha256: str, standing_sha256: str
+) -> Plan:
+    """One anchor and one candidate per axis of the policy.
+
+    All first runs of a round share one training seed, so that candidate and anchor differ in the
+    recipe alone; the anchor's further runs take further seeds and give the noise band.
+
+    Raises:
+        ConfigError: the policy does not give exactly N-1 axes.
+    """
+    number = policy.round
+    if len(policy.axes) != config.worker.n - 1:
+        raise ConfigError(
+            f"policy of round {number} has {len(policy.axes)} axes, worker.n={config.worker.n} "
+            f"needs {config.worker.n - 1}", "worker.n is pinned when the campaign starts",
+        )
+    seeds = [
+        derive_seed(config.seed, "train", number, replicate)
+        for replicate in range(max(config.worker.anchor_seeds, 1))
+    ]
+    axes: list[AxisBrief | None] = [None, *policy.axes]
+    candidates = [
+        CandidatePlan(
+            id=name,
+            role="explorer" if axis else "anchor",
+            axis=axis,
+            seeds=_seeds(config, number, index, axis, seeds),
+            agent_seed=derive_seed(config.seed, "agent", number, axis.axis if axis else "anchor"),
+        )
+        for index, (name, axis) in enumerate(
+            zip(candidate_ids(len(axes)), axes, strict=True))
+    ]
+    return Plan(
+        round=number, campaign=campaign.name, policy_sha256=policy_sha256,
+        substrate_sha256=campaign.pins.substrate, standing_recipe_sha256=standing_sha256,
+        budget=Budget.model_validate(
+            config.worker.model_dump(exclude={"n", "anchor_seeds"})),
+        candidates=candidates,
+    )
+
+
+def _seeds(
+    config: Config, number: int, index: int, axis: AxisBrief | None, common: list[int]
+) -> list[int]:
+    """The anchor takes all seeds, an explorer the first. An explorer whose axis has nothing left
+    to try repeats the standing recipe, so it takes a new seed: that adds to the noise estimate."""
+    if axis is None:
+        return common
+    if not axis.moves and not axis.combines:
+        return [derive_seed(config.seed, "train", number, len(common) + index)]
+    return common[:1]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,306 @@
+"""The snapshot: what a queued job runs is what was there when it was submitted.
+
+    runs/<campaign>/snapshots/<digest>/
+      code/           aevo/, conf/ and pyproject.toml, uncommitted changes included; first on a
+                      job's PYTHONPATH (`aevo.jobs.environment`)
+      snapshot.json   where it was taken, by whom, at which commit; digest of every file
+      packages.txt    name==version of every installed distribution
+      changes.diff    what of the checkout was not committed, and the untracked files
+
+Guaranteed: a snapshot is whole or absent; the same code and packages give the same folder; nothing
+in it changes afterwards, and one that was edited is refused, by name. Not guaranteed: that the
+packages themselves stay installed, or that a secret written into a file of `conf/` is left out of
+`code/` (everything beside `code/` is redacted; `code/` is the code as it is).
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from aevo.config.schema import Config
+from aevo.errors import RecordError
+from aevo.files import digest
+from aevo.files.documents import Record, read, write_json, write_text
+from aevo.files.paths import CHECKOUT, Layout
+from aevo.jobs.environment import SECRET
+
+CODE, ABOUT, PACKAGES, CHANGES = "code", "snapshot.json", "packages.txt", "changes.diff"
+MAX_FILE = 2_000_000  # bytes; nothing of the code is near it, a stray checkpoint in conf/ is
+MAX_DIFF = 4_000_000  # bytes of changes.diff
+GIT_TIMEOUT_S = 30.0
+
+REDACTED = "[redacted]"
+_MIN_SECRET = 8  # a shorter value of a variable named like a secret ("1", "false") is none
+# `max_tokens`, `tokenizer` and `key` are no secrets: the word must end the name.
+_NAME = (r"[\w.-]*(?:api[_-]?key|access[_-]?key|private[_-]?key|secret[_-]?key|secret|token"
+         r"|passwd|password|credentials?)")
+_ASSIGNED = re.compile(
+    rf"(?i)(?P<name>(?<![\w.-])(?:{_NAME}[\"']?[ \t]*(?::=|=|:)[ \t]*|--{_NAME}[ \t]+))"
+    r"(?!\$\{|null\b|none\b|\[redacted\])(?P<value>\"[^\"\n]+\"|'[^'\n]+'|[^\s\"',;)}\]]+)"
+)
+_SHAPES = re.compile(
+    r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{8,}|hf_[A-Za-z0-9]{8,}|AKIA[0-9A-Z]{12,}"
+    r"|gh[pousr]_[A-Za-z0-9]{8,}|github_pat_\w{8,}|glpat-[\w-]{8,}|nvapi-[\w-]{8,}"
+    r"|xox[abprs]-[\w-]{8,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)"
+    r"|(?<=Bearer )[^\s\"']{8,}|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL
+)
+
+_taken: dict[Layout, Path] = {}  # by this process
+
+
+class About(Record):
+    """snapshot.json: the circumstances of the first command that took this snapshot.
+
+    `commit` and `dirty` are null where the code was no git checkout or git was not found; `files`
+    maps each path below `code/` to `mode:sha256`; `left_out` names files above 2 MB.
+    """
+
+    digest: str
+    created: str
+    commit: str | None
+    dirty: bool | None
+    python: str
+    host: str
+    argv: list[str]
+    source: str
+    config: dict[str, Any]
+    files: dict[str, str]
+    left_out: list[str]
+
+
+def take(layout: Layout, config: Config) -> Path:
+    """The `code` folder of the snapshot of the running code, made if there is none yet.
+
+    A process takes one snapshot of a campaign and keeps to it: a driver that lives for days does
+    not submit half-edited code. A process that runs from a snapshot of this campaign gets it back.
+
+    Args:
+        layout: the campaign.
+        config: the configuration of the command; kept, redacted, in snapshot.json.
+
+    Raises:
+        RecordError: the snapshot cannot be written, or was edited after it was taken.
+    """
+    code = _taken.get(layout)
+    if code is None or not code.is_dir():
+        code = _taken[layout] = take_from(CHECKOUT, layout, config)
+    return code
+
+
+def place(layout: Layout) -> Path:
+    """The folder that `take` would return, found without writing anything."""
+    root = CHECKOUT
+    if _is_snapshot_of(layout, root):
+        return root
+    return layout.snapshots / _identity(_read_tree(root), packages())[:12] / CODE
+
+
+def take_from(root: Path, layout: Layout, config: Config) -> Path:
+    """Like `take`, of the tree at `root` (which holds `aevo/`), as it is now."""
+    if _is_snapshot_of(layout, root):
+        return root
+    try:
+        tree, installed = _read_tree(root), packages()
+        whole = _identity(tree, installed)
+        name = whole[:12]
+        folder = layout.snapshots / name
+        if not folder.exists():
+            staging = layout.snapshots / f".{name}.{uuid.uuid4().hex[:8]}"
+            try:
+                _write(staging / CODE, tree)
+                write_text(staging / PACKAGES, installed, mode=0o444)
+                _write_about(staging, root, tree, whole, config)
+                _settle(staging, folder)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise RecordError(f"cannot take a snapshot of {root} in {layout.snapshots} ({error})",
+                          "free space or mend permissions and run the same command again"
+                          ) from error
+    verify(folder / CODE)
+    return folder / CODE
+
+
+def verify(code: Path) -> None:
+    """Checks a snapshot against its own record.
+
+    Raises:
+        RecordError: naming the files that were added, removed or changed.
+    """
+    known, now = read(About, code.parent / ABOUT).files, _read_tree(code).leaves
+    changed = sorted(name for name in {*known, *now} if known.get(name) != now.get(name))
+    if changed:
+        shown = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
+        raise RecordError(f"snapshot {code} was edited after it was taken: {shown}",
+                          f"remove {code.parent} and run the same command again")
+
+
+def redact(text: str) -> str:
+    """`text` without what looks like a secret: values of environment variables named like one,
+    tokens of known shape, and values assigned to names such as api_key or password.
+
+    Not guaranteed: a secret that looks like nothing of this kind stays.
+    """
+    values = {value for name, value in os.environ.items()
+              if SECRET.search(name) and len(value) >= _MIN_SECRET}
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, REDACTED)
+    return _ASSIGNED.sub(rf"\g<name>{REDACTED}", _SHAPES.sub(REDACTED, text))
+
+
+def packages() -> str:
+    """`name==version` of every installed distribution, sorted, one a line."""
+    found: dict[str, str] = {}
+    for item in distributions():  # in the order of sys.path: the first is what is imported
+        name = item.metadata["Name"]
+        if name:
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), item.version)
+    return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """The code, in memory: what is digested is what is written."""
+
+    files: dict[str, tuple[bytes, int]]  # content and mode
+    left_out: list[str]
+
+    @property
+    def leaves(self) -> dict[str, str]:
+        return {name: ("x:" if mode & 0o100 else "-:") + digest.of_bytes(data)
+                for name, (data, mode) in self.files.items()}
+
+
+def _identity(tree: _Tree, installed: str) -> str:
+    return digest.of_value({"files": tree.leaves, "packages": installed})
+
+
+def _is_snapshot_of(layout: Layout, root: Path) -> bool:
+    return (root.name == CODE and (root.parent / ABOUT).is_file()
+            and root.parents[1] == layout.snapshots.resolve())
+
+
+def _read_tree(root: Path) -> _Tree:
+    files: dict[str, tuple[bytes, int]] = {}
+    left_out = []
+    starts = [root / "aevo", root / "pyproject.toml"]
+    if (root / "conf" / "config.yaml").is_file():  # site-packages may hold a conf/ of others
+        starts.append(root / "conf")
+    for path in (path for start in starts for path in _walk(start, set())):
+        name, status = path.relative_to(root).as_posix(), path.stat()
+        if status.st_size > MAX_FILE:
+            left_out.append(name)
+        else:
+            files[name] = path.read_bytes(), status.st_mode
+    return _Tree(dict(sorted(files.items())), sorted(left_out))
+
+
+def _walk(start: Path, seen: set[Path]) -> Iterator[Path]:
+    """Files below `start`; links are followed (a site links its conf/), each folder entered once.
+
+    Hidden files and editors' backups are no part of the code.
+    """
+    if start.is_file():
+        yield start
+    elif start.is_dir() and start.resolve() not in seen:
+        seen.add(start.resolve())
+        for path in sorted(start.iterdir()):
+            name = path.name
+            if not (digest.ignored(name) or name.startswith(".") or name.endswith("~")):
+                yield from _walk(path, seen)
+
+
+def _write(code: Path, tree: _Tree) -> None:
+    for name, (data, mode) in tree.files.items():
+        target = code / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        readable = mode & 0o444 | 0o400  # who could not read it before cannot now
+        target.chmod(readable | (readable >> 2 if mode & 0o100 else 0))
+
+
+def _settle(staging: Path, folder: Path) -> None:
+    """Gives the finished snapshot its name; if another process was first, its one stays."""
+    try:
+        staging.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+
+
+def _write_about(staging: Path, root: Path, tree: _Tree, whole: str, config: Config) -> None:
+    commit, changes = _git(root)
+    write_text(staging / CHANGES, redact(changes), mode=0o444)
+    write_json(staging / ABOUT, About(
+        digest=whole, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), commit=commit,
+        dirty=bool(changes) if commit else None, python=platform.python_version(),
+        host=platform.node(), argv=_clean_words(sys.argv), source=str(root),
+        config=_clean(config.model_dump(mode="json")), files=tree.leaves, left_out=tree.left_out,
+    ))
+
+
+def _git(root: Path) -> tuple[str | None, str]:
+    """The commit that the code at `root` is at, and its uncommitted changes as text.
+
+    (None, "") where `root` is no checkout of aevo: another repository around it does not count.
+    """
+    if _git_output(root, "ls-files", "--error-unmatch", "aevo/__init__.py") is None:
+        return None, ""
+    commit = _git_output(root, "rev-parse", "HEAD")
+    if commit is None:
+        return None, ""
+    diff = _git_output(root, "diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD") or ""
+    if len(diff) >= MAX_DIFF:
+        diff = diff[:diff.rfind("\n") + 1] + f"[cut after {MAX_DIFF} bytes]\n"
+    untracked = _git_output(root, "ls-files", "--others", "--exclude-standard", "--", "aevo",
+                            "conf") or ""
+    return commit.strip(), diff + "".join(f"untracked: {name}\n" for name in untracked.split("\n")
+                                          if name)
+
+
+def _git_output(root: Path, *arguments: str) -> str | None:
+    """What git says, its first MAX_DIFF bytes; None where it fails, is slow or does not exist."""
+    ours = {name: value for name, value in os.environ.items()  # as set inside of a git hook
+            if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    with tempfile.TemporaryFile() as output:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), "-c", "core.quotePath=false", *arguments], stdout=output,
+                stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=GIT_TIMEOUT_S,
+                env=ours | {"GIT_OPTIONAL_LOCKS": "0"},
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        output.seek(0)
+        text = output.read(MAX_DIFF).decode(errors="replace")
+    return text if done.returncode == 0 else None
+
+
+def _clean(value: Any, name: str = "") -> Any:
+    """A JSON value, redacted word by word and where a key is named like a secret."""
+    if isinstance(value, dict):
+        return {key: _clean(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item, name) for item in value]
+    if not isinstance(value, str):
+        return value
+    return REDACTED if value and re.fullmatch(_NAME, name, re.IGNORECASE) else redact(value)
+
+
+def _clean_words(words: list[str]) -> list[str]:
+    """An argument vector, redacted; `--token VALUE` in two words too."""
+    flags = ["", *words]
+    return [REDACTED if re.fullmatch(f"--{_NAME}", flag, re.IGNORECASE) else redact(word)
+            for flag, word in zip(flags, words, strict=False)]

@@ -1,0 +1,1 @@
+"""The training stack: frozen and forked, its recipe, its catalogue of axes."""

@@ -1,0 +1,1 @@
+"""What people see: status, failures, traces, the dry run, the report."""

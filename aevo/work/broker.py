@@ -1,0 +1,314 @@
+"""The trusted side of a worker: validates, submits and reads back training and evaluation.
+
+An agent names a run by its number and gets back what the records say. It never passes a path, a
+seed, an item set or a score.
+"""
+
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aevo.config.cluster import ClusterSettings
+from aevo.config.schema import AgentSettings, ModelSettings
+from aevo.config.trainer import EvaluatorSettings, TrainerSettings
+from aevo.errors import AevoError, JobError
+from aevo.evaluate import IntegrityError
+from aevo.evaluate.criterion import Criterion, criterion_of
+from aevo.evaluate.inspection import Inspector
+from aevo.evaluate.proof import check_scores
+from aevo.files import digest, roundlog
+from aevo.files.documents import Part, read
+from aevo.files.paths import CandidateLayout, Layout, RoundLayout, RunLayout
+from aevo.jobs.ending import cancel
+from aevo.jobs.folder import JobFolder, tail
+from aevo.jobs.state import observe
+from aevo.jobs.submit import submit, wait
+from aevo.plan.graph import evaluation_job, training_job
+from aevo.records.campaign import Campaign
+from aevo.records.inspection import Inspection
+from aevo.records.job import JobSpec, Setting
+from aevo.records.manifest import CheckpointScore
+from aevo.records.plan import CandidatePlan, Plan
+from aevo.records.scores import Score, Scores
+from aevo.records.trace import Trace
+from aevo.substrate.frozen import Substrate
+from aevo.substrate.recipe import load_recipe
+
+
+class BrokerError(AevoError):
+    """A request that is refused; the text goes back to the agent."""
+
+
+class RunStarted(Part):
+    """Answer of `train`."""
+
+    run: int
+    trainings_left: int
+
+
+class RunStatus(Part):
+    """Answer of `wait`: `ok`, `diverged` or `failed`; `log` is the end of a failed run's log."""
+
+    run: int
+    status: str
+    final_loss: float | None = None
+    checkpoints: list[str] = []
+    failure: str | None = None
+    log: str = ""
+
+
+class Evaluation(Part):
+    """Answer of `evaluate`: every checkpoint on dev, and the one the recipe's criterion selects."""
+
+    run: int
+    criterion: str
+    selected: str | None
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Bound to one candidate; all its state is in that candidate's files."""
+
+    layout: Layout
+    round: RoundLayout
+    campaign: Campaign
+    plan: Plan
+    candidate: CandidatePlan
+    substrate: Substrate
+    model: ModelSettings
+    trainer: TrainerSettings
+    evaluator: EvaluatorSettings
+    cluster: ClusterSettings
+    sandbox: Setting
+    agent: AgentSettings
+    trace: Trace
+
+    @property
+    def files(self) -> CandidateLayout:
+        """The candidate's folder."""
+        return self.round.candidate(self.candidate.id)
+
+    @property
+    def sealed(self) -> list[str]:
+        """The files that no worker may read: in the campaign's copy of the substrate, and in the
+        operator's, which may lie in a folder that every program needs (an environment's `src`).
+        The user's own data is one too: dev and hidden are in it."""
+        source = self.campaign.source_path
+        twins = self.substrate.sealed_in(Path(source)) if source else []
+        own = [self.model.source] if self.model.source else []
+        return [str(path) for path in (*self.substrate.sealed, *twins, *own)]
+
+    @property
+    def rows(self) -> str | None:
+        """The folder of real training rows, which the worker may read, if there are any."""
+        return self.campaign.rows_path
+
+    @property
+    def trainings(self) -> int:
+        """Training runs this candidate may start; an anchor needs one per seed."""
+        if self.candidate.role == "anchor":
+            return len(self.candidate.seeds)
+        return self.plan.budget.trainings
+
+    def runs(self) -> list[int]:
+        """Numbers of the runs that were started, in order."""
+        numbers = range(1, self.trainings + 1)
+        return [number for number in numbers if self.files.run(number).fork.exists()]
+
+    def seed(self, number: int) -> int:
+        """The seed of run `number`: fixed by the plan, out of the agent's reach."""
+        return self.candidate.seeds[min(number, len(self.candidate.seeds)) - 1]
+
+    def train(self) -> RunStarted:
+        """Launches the next run on a snapshot of the fork as it is now.
+
+        A call that was cut short by a crash is adopted: the run it started is the answer.
+
+        Raises:
+            BrokerError: the budget is spent, the recipe is not YAML, or an anchor was edited.
+        """
+        number = self._answered("train") + 1
+        if number > self.trainings:
+            raise BrokerError(f"the budget of {self.trainings} training runs is spent")
+        if self.candidate.role == "anchor" and not self._unchanged():
+            raise BrokerError("the anchor runs the standing recipe untouched; undo your edits")
+        run = self.files.run(number)
+        if not run.fork.exists():
+            self.substrate.plain_files(self.files.fork)
+            load_recipe(self.files.fork / self.substrate.file.recipe)
+            self.substrate.fork(run.fork, [], source=self.files.fork)
+        self.substrate.verify(self.campaign.pins.substrate)
+        submit(self.train_spec(number), self.cluster)
+        self.trace.note("job", run=number, job=self.train_spec(number).name, seed=self.seed(number))
+        self._log(f"run {number} submitted")
+        return RunStarted(run=number, trainings_left=self.trainings - number)
+
+    def wait(self, number: int) -> RunStatus:
+        """Waits for run `number`; a lost job is submitted again and resumes from its state."""
+        self._known(number)
+        spec = self.train_spec(number)
+        try:
+            wait(spec, self.cluster)
+        except JobError as error:
+            state = observe(JobFolder(Path(spec.folder)))
+            self._log(f"run {number} failed: {state.message}")
+            return RunStatus(run=number, status="failed", failure=error.what,
+                             log=tail(state.log, 30))
+        found = self.inspection(number)
+        if found.result is None or found.failure is not None:
+            self._log(f"run {number} refused: {found.failure}")
+            self.trace.note("note", run=number, refused=found.failure)
+            return RunStatus(run=number, status="refused", failure=found.failure)
+        if found.refused:
+            self.trace.note("note", run=number, refused=found.refused)
+        result = found.result
+        self._log(f"run {number} {result.status}, loss {_figure(result.final_loss)}")
+        return RunStatus(
+            run=number, status=result.status, final_loss=result.final_loss,
+            checkpoints=list(found.adapters), failure=_why(result.status, found.refused),
+        )
+
+    def inspection(self, number: int) -> Inspection:
+        """The trusted look at a run that has ended, made once."""
+        run = self.files.run(number)
+        inspector = Inspector(self.substrate, Path(self.campaign.base_path),
+                              [self.layout.dev_items, self.layout.hidden_items])
+        return inspector.inspect(run, self.train_spec(number), self.seed(number))
+
+    def settle(self, number: int) -> str:
+        """Ends run `number` if it is still going; returns why it has no result."""
+        job = JobFolder(Path(self.train_spec(number).folder))
+        if cancel(job):
+            return "cancelled when its candidate ended"
+        return observe(job).message or "never ran"
+
+    def logs(self, number: int, lines: int) -> str:
+        """The end of a run's log."""
+        self._known(number)
+        state = observe(JobFolder(Path(self.train_spec(number).folder)))
+        return f"{state.phase} {state.message}\n{tail(state.log, lines)}"
+
+    def evaluate(self, number: int) -> Evaluation:
+        """Scores all checkpoints of run `number` on dev in a trusted job.
+
+        Raises:
+            BrokerError: the run has left no checkpoint; JobError: the evaluation itself failed.
+        """
+        run = self._known(number)
+        if not run.result.exists():
+            raise BrokerError(f"run {number} has no result yet", "wait for it first")
+        found = self.inspection(number)
+        if found.failure is not None:
+            raise BrokerError(f"run {number} does not count: {found.failure}")
+        if not found.adapters:
+            raise BrokerError(f"run {number} left no checkpoint that counts",
+                              "; ".join(found.refused.values()))
+        self.substrate.verify(self.campaign.pins.substrate)
+        wait(self.evaluate_spec(number), self.cluster)
+        scores = self.scores(number)
+        criterion = self.criterion(number)
+        chosen = criterion.choose(self.checkpoint_scores(number))
+        shown = {name: score.model_dump() for name, score in scores.scores.items()}
+        self.trace.note("score", run=number, selected=chosen and chosen.name, scores=shown)
+        if chosen is not None:
+            self._log(f"run {number} dev {chosen.dev:.3f} at {chosen.name}")
+        return Evaluation(run=number, criterion=criterion.name, scores=scores.scores,
+                          selected=chosen.name if chosen else None)
+
+    def check_choice(self, number: int | None, checkpoint: str | None) -> None:
+        """Refuses to finish on a run or checkpoint that was not scored."""
+        if number is None:
+            return
+        run = self._known(number)
+        if not run.scores.exists():
+            raise BrokerError(f"run {number} was not evaluated", "evaluate it first")
+        names = [item.name for item in self.checkpoint_scores(number)]
+        if checkpoint is not None and checkpoint not in names:
+            raise BrokerError(f"run {number} has no scored checkpoint {checkpoint}",
+                              f"scored: {', '.join(names)}")
+
+    def scores(self, number: int) -> Scores:
+        """The evaluation record of a run, checked against the campaign's item set.
+
+        Raises:
+            JobError: the scores are of other items or adapters, or older than the run.
+        """
+        path, found = self.files.run(number).scores, self.inspection(number)
+        scores = read(Scores, path)
+        try:
+            check_scores(scores, found.adapters, self.campaign.pins.dev_items,
+                         written=path.stat().st_mtime,
+                         trained=found.proof.ended if found.proof else None)
+        except IntegrityError as error:
+            raise JobError(f"{path}: {error}") from error
+        return scores
+
+    def criterion(self, number: int) -> Criterion:
+        """The checkpoint criterion in the recipe that run `number` used."""
+        return criterion_of(load_recipe(self.files.run(number).fork / self.substrate.file.recipe))
+
+    def checkpoint_scores(self, number: int) -> list[CheckpointScore]:
+        """Scored checkpoints of a run in step order, without those the evaluator refused."""
+        criterion, scores = self.criterion(number), self.scores(number)
+        found = []
+        result = self.inspection(number).result
+        for item in result.checkpoints if result else []:
+            name = Path(item.path).name
+            score = scores.scores.get(name)
+            if score is None or score.dev is None or score.adapter_sha256 is None:
+                continue
+            found.append(CheckpointScore(
+                name=name, step=item.step, dev=score.dev, domains=score.domains,
+                selection_score=criterion.score(score, item.step),
+                adapter_sha256=score.adapter_sha256,
+            ))
+        return sorted(found, key=lambda item: item.step)
+
+    def train_spec(self, number: int) -> JobSpec:
+        """The training job of run `number`: data, then training, in the snapshot."""
+        return training_job(
+            self.round, self.files.run(number), self.substrate, self.model, self.trainer,
+            self.campaign.base_path, self.seed(number), self.campaign.name, self.sandbox,
+            self.sealed, self.rows,
+        )
+
+    def evaluate_spec(self, number: int) -> JobSpec:
+        """The evaluation job of run `number`: the pristine substrate, no code of the fork."""
+        run = self.files.run(number)
+        adapters = {name: run.adapter(name) for name in self.inspection(number).adapters}
+        return evaluation_job(
+            self.layout, self.round, run, self.substrate, self.model, self.evaluator,
+            self.campaign.base_path, adapters, self.campaign.name,
+        )
+
+    def _known(self, number: int) -> RunLayout:
+        if number not in self.runs():
+            raise BrokerError(f"there is no training run {number}", f"started: {self.runs()}")
+        return self.files.run(number)
+
+    def _answered(self, tool: str) -> int:
+        """Calls of `tool` that have been answered with success, from the trace."""
+        turns = self.trace.turns()
+        ids = {call.id for turn in turns for call in turn.tool_calls if call.name == tool}
+        return sum(
+            turn.tool_call_id in ids and not turn.content.startswith("error:") for turn in turns
+        )
+
+    def _unchanged(self) -> bool:
+        names = self.substrate.file.mutable
+        return digest.of_tree(self.files.fork, names) == digest.of_tree(self.round.standing, names)
+
+    def _log(self, text: str) -> None:
+        roundlog.note(self.round.log, self.candidate.id, text)
+
+
+def _why(status: str, refused: dict[str, str]) -> str | None:
+    """What an agent should know of a run beside its status."""
+    said = ["training diverged"] if status != "ok" else []
+    said += [f"checkpoint {name} was refused: {reason}" for name, reason in refused.items()]
+    return "; ".join(said) or None
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"

@@ -1,0 +1,269 @@
+"""The tools of a worker: files of its fork, a shell, training, evaluation, finish.
+
+Arguments are pydantic models, so that a model gets a JSON schema and a mistaken call gets a
+message that says what was wrong. No tool raises for what the model did: it reads the error and
+mends it. Each call may be repeated after a crash and then has the same effect.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aevo.errors import AevoError
+from aevo.files import digest
+from aevo.files.documents import problems, write_text
+from aevo.llm.model import ToolSchema
+from aevo.records.manifest import Claims
+from aevo.records.trace import ToolCall, Turn
+from aevo.substrate.frozen import Substrate
+from aevo.work.broker import Broker
+from aevo.work.shell import run_shell
+
+FINISHED = "finished"  # the answer to an accepted `finish`
+MAX_OUTPUT = 12_000  # characters a tool returns; the middle of longer output is left out
+
+
+class Arguments(BaseModel):
+    """Base of all tool arguments: unknown names are refused, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ListFiles(Arguments):
+    path: str = Field(".", description="folder, relative to the fork")
+
+
+class ReadFile(Arguments):
+    path: str
+    first_line: int = Field(1, ge=1)
+    lines: int = Field(400, ge=1, le=2000)
+
+
+class Search(Arguments):
+    pattern: str = Field(description="Python regular expression")
+    path: str = "."
+
+
+class WriteFile(Arguments):
+    path: str
+    content: str
+
+
+class EditFile(Arguments):
+    path: str
+    find: str = Field(min_length=1, description="exact text, must occur once")
+    replace: str
+
+
+class Shell(Arguments):
+    command: str
+    timeout_s: int = Field(120, ge=1, le=600)
+
+
+class Nothing(Arguments):
+    pass
+
+
+class OfRun(Arguments):
+    run: int = Field(ge=1, description="number of the training run")
+
+
+class Logs(OfRun):
+    lines: int = Field(40, ge=1, le=400)
+
+
+class Finish(Arguments):
+    run: int | None = Field(None, description="training run you stand by; null if none worked")
+    checkpoint: str | None = Field(None, description="null: chosen by the recipe's criterion")
+    move: str | None = Field(None, description="id of the catalogue move you tried, if one")
+    summary: str
+    claimed_dev: float | None = None
+    findings: list[str] = []
+    failure_modes: list[str] = []
+
+
+class ToolFailure(AevoError):
+    """A tool call that cannot be done; its text goes back to the model."""
+
+
+class Toolbox:
+    """The tools of one candidate, bound to its fork and broker. Of the substrate they show what is
+    not sealed."""
+
+    def __init__(self, fork: Path, substrate: Substrate, broker: Broker) -> None:
+        self.fork, self.frozen = fork.resolve(), substrate.root.resolve()
+        self.mutable = substrate.file.mutable
+        self.sealed = {path.resolve() for path in substrate.sealed}
+        self.broker = broker
+        self.finish_call: Finish | None = None
+        self._tools: dict[str, tuple[type[Arguments], Callable[[Any], str], str]] = {
+            "list_files": (ListFiles, self._list, "List files of your fork (or of the frozen "
+                           "substrate, under `frozen/`)."),
+            "read_file": (ReadFile, self._read, "Read a text file."),
+            "search": (Search, self._search, "Search files for a regular expression."),
+            "write_file": (WriteFile, self._write, "Write a whole file of your fork."),
+            "edit_file": (EditFile, self._edit, "Replace one exact piece of a file of your fork."),
+            "run": (Shell, self._run, "Run a shell command in your fork; returns exit code and "
+                    "output. Scratch space is $TMPDIR."),
+            "train": (Nothing, self._train, "Build data and train with your fork as it is now, as "
+                      "a job. Returns the run's number at once."),
+            "wait": (OfRun, self._wait, "Wait until a training run has ended; returns its status."),
+            "logs": (Logs, self._logs, "The end of a training run's log and metrics."),
+            "evaluate": (OfRun, self._evaluate, "Score every checkpoint of a finished run on dev, "
+                         "as a trusted job. Returns scores by domain."),
+            "finish": (Finish, self._finish, "End your work and say what you found."),
+        }
+
+    def recall_finish(self, turns: list[Turn]) -> bool:
+        """True if the conversation holds an accepted `finish`; sets `finish_call` from it."""
+        accepted = {turn.tool_call_id for turn in turns if turn.content == FINISHED}
+        for turn in turns:
+            for call in turn.tool_calls:
+                if call.name == "finish" and call.id in accepted:
+                    self.finish_call = Finish.model_validate(call.arguments)
+        return self.finish_call is not None
+
+    def schemas(self) -> list[ToolSchema]:
+        """All tools as a model sees them."""
+        return [
+            ToolSchema(name=name, description=text, parameters=kind.model_json_schema())
+            for name, (kind, _, text) in self._tools.items()
+        ]
+
+    def call(self, call: ToolCall) -> str:
+        """Runs one call; the result, or what was wrong with the call, as text."""
+        if call.name not in self._tools:
+            return f"error: there is no tool `{call.name}`; tools: {', '.join(self._tools)}"
+        kind, function, _ = self._tools[call.name]
+        try:
+            return shorten(function(kind.model_validate(call.arguments)))
+        except ValidationError as error:
+            return f"error: arguments of {call.name}: {problems(error)}"
+        except (AevoError, OSError, UnicodeError) as error:
+            return f"error: {error}"
+
+    def _list(self, given: ListFiles) -> str:
+        top = self._readable(given.path)
+        if not top.is_dir():
+            raise ToolFailure(f"{given.path} is not a folder")
+        paths = [path for path in self._below(top) if path.is_file()]
+        return "\n".join(f"{path.stat().st_size:>8} {self._shown(path)}" for path in paths)
+
+    def _read(self, given: ReadFile) -> str:
+        lines = self._readable(given.path).read_text().splitlines(keepends=True)
+        start = given.first_line - 1
+        return "".join(lines[start : start + given.lines])
+
+    def _search(self, given: Search) -> str:
+        try:
+            pattern = re.compile(given.pattern)
+        except re.error as error:
+            raise ToolFailure(f"not a regular expression: {error}") from error
+        top = self._readable(given.path)
+        files = [top] if top.is_file() else self._below(top)
+        found = []
+        for path in files:
+            for number, line in enumerate(_text_lines(path), start=1):
+                if pattern.search(line):
+                    found.append(f"{self._shown(path)}:{number}: {line}")
+        return "\n".join(found[:200]) or "no match"
+
+    def _write(self, given: WriteFile) -> str:
+        write_text(self._writable(given.path), given.content)
+        return f"{given.path} written ({len(given.content)} characters)"
+
+    def _edit(self, given: EditFile) -> str:
+        path = self._writable(given.path)
+        text = path.read_text()
+        if text.count(given.find) == 0 and given.replace and text.count(given.replace) == 1:
+            return f"{given.path} has this edit already"
+        if text.count(given.find) != 1:
+            raise ToolFailure(f"`find` occurs {text.count(given.find)} times in {given.path}")
+        write_text(path, text.replace(given.find, given.replace))
+        return f"{given.path} edited"
+
+    def _run(self, given: Shell) -> str:
+        rows = self.broker.rows
+        code, output = run_shell(
+            given.command, self.fork, [str(self.frozen), *([rows] if rows else [])],
+            self.broker.sealed, self.broker.sandbox, given.timeout_s)
+        return f"{code}\n{output}"
+
+    def _train(self, given: Nothing) -> str:
+        return self.broker.train().model_dump_json()
+
+    def _wait(self, given: OfRun) -> str:
+        return self.broker.wait(given.run).model_dump_json()
+
+    def _logs(self, given: Logs) -> str:
+        return self.broker.logs(given.run, given.lines)
+
+    def _evaluate(self, given: OfRun) -> str:
+        return self.broker.evaluate(given.run).model_dump_json()
+
+    def _finish(self, given: Finish) -> str:
+        self.broker.check_choice(given.run, given.checkpoint)
+        return FINISHED
+
+    def _readable(self, name: str) -> Path:
+        """A path of the fork, or below `frozen/` one of the substrate's frozen files."""
+        if name == "frozen" or name.startswith("frozen/"):
+            path = _inside(self.frozen, name.removeprefix("frozen").lstrip("/") or ".")
+            if path in self.sealed:
+                raise ToolFailure(f"{name} is sealed: no worker may read it")
+            return path
+        return _inside(self.fork, name)
+
+    def _below(self, top: Path) -> list[Path]:
+        """The files below a readable folder. Sealed ones are left out, and links: a worker may have
+        made them, and they would be followed with our rights, not with its own."""
+        return [path for path in digest.files_below(top, ["."])
+                if not path.is_symlink() and path not in self.sealed]
+
+    def _writable(self, name: str) -> Path:
+        path = _inside(self.fork, name)
+        relative = path.relative_to(self.fork).as_posix()
+        if not any(relative == item or relative.startswith(item + "/") for item in self.mutable):
+            raise ToolFailure(f"{name} is not mutable; mutable: {', '.join(self.mutable)}")
+        return path
+
+    def _shown(self, path: Path) -> str:
+        if path.is_relative_to(self.fork):
+            return path.relative_to(self.fork).as_posix()
+        return f"frozen/{path.relative_to(self.frozen).as_posix()}"
+
+
+def claims(call: Finish | None, reason: str) -> Claims:
+    """What the agent said at the end; if it never finished, `reason` says why."""
+    if call is None:
+        return Claims(summary="", failure_modes=[f"the agent did not finish: {reason}"])
+    return Claims(summary=call.summary, claimed_dev=call.claimed_dev, findings=call.findings,
+                  failure_modes=call.failure_modes)
+
+
+def shorten(text: str) -> str:
+    """At most MAX_OUTPUT characters; head and tail are kept."""
+    if len(text) <= MAX_OUTPUT:
+        return text
+    half = MAX_OUTPUT // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
+
+
+def _inside(root: Path, name: str) -> Path:
+    """`root/name` with links resolved; refused if that leads out of `root`."""
+    if not name.isprintable():
+        raise ToolFailure(f"{name!r} is no name of a file")
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise ToolFailure(f"{name} is outside of your fork")
+    return path
+
+
+def _text_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except (UnicodeDecodeError, OSError):
+        return []

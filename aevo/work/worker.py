@@ -1,0 +1,213 @@
+"""The worker job: one candidate, from its fork to its manifest.
+
+    aevo.work.worker:main CAMPAIGN_FOLDER ROUND CANDIDATE
+
+Killed at any instant and started again, it goes on from its trace. The manifest is written once,
+last; its scores come from evaluation records, whatever the agent said.
+"""
+
+import os
+import shlex
+import time
+from pathlib import Path
+
+from aevo.config.agent import EndpointSettings
+from aevo.config.schema import Config
+from aevo.errors import AevoError
+from aevo.files import roundlog
+from aevo.files.documents import finished, read, write_json
+from aevo.files.paths import Layout, RoundLayout
+from aevo.jobs.usage import gpu_hours, queue_seconds
+from aevo.llm.client import OpenAIModel
+from aevo.llm.model import Model
+from aevo.plan.graph import data_step
+from aevo.policy import document
+from aevo.records.campaign import Campaign
+from aevo.records.change import Change
+from aevo.records.manifest import CheckpointScore, Cost, Manifest, Selected, TrainingRun
+from aevo.records.plan import CandidatePlan, Plan
+from aevo.records.trace import Trace
+from aevo.substrate.catalogue import Move
+from aevo.substrate.catalogue import load as load_catalogue
+from aevo.substrate.frozen import open_substrate
+from aevo.work.brief import opening
+from aevo.work.broker import Broker
+from aevo.work.budget import Meter
+from aevo.work.loop import run_loop
+from aevo.work.scripted import ScriptedModel
+from aevo.work.tools import Finish, Toolbox, claims
+
+
+def main(arguments: list[str]) -> None:
+    """Runs one candidate to its manifest; does nothing if it has one."""
+    root, number, name = Path(arguments[0]), int(arguments[1]), arguments[2]
+    layout = Layout(root)
+    files = layout.round(number)
+    if finished(Manifest, files.candidate(name).manifest):
+        return
+    broker = open_broker(layout, number, name)
+    standing_policy = document.read(layout, number)
+    trace, budget = broker.trace, broker.plan.budget
+    moves = assigned_moves(broker)
+    check = check_command(broker)
+    model = build_model(broker, moves, check)
+    toolbox = Toolbox(broker.files.fork, broker.substrate, broker)
+    trace.note("start", attempt_pid=os.getpid())
+    roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
+    first = opening(standing_policy, broker.candidate, broker.substrate.file.mutable, moves, check,
+                    broker.trainings, budget.turns)
+    meter = Meter(budget, trace, lambda: waited(files, name, trace),
+                  lambda: gpu_hours(files.jobs.glob(f"{name}-*"), time.time()))
+    outcome = run_loop(model, toolbox, trace, first, meter)
+    score_last_run(broker, toolbox.finish_call)
+    manifest = build_manifest(broker, toolbox.finish_call, outcome.reason, model.name)
+    trace.note("finish", status=manifest.status, reason=outcome.reason)
+    write_json(broker.files.manifest, manifest)
+    what = f"dev {manifest.selected.dev:.3f}" if manifest.selected else manifest.failure or ""
+    roundlog.note(files.log, name, f"manifest written: {manifest.status}, {what}")
+
+
+def waited(files: RoundLayout, candidate: str, trace: Trace) -> float:
+    """Seconds in which the candidate waited for the scheduler, its own requeues included."""
+    return queue_seconds(files.jobs.glob(f"{candidate}-*"), trace.started(), time.time())
+
+
+def open_broker(layout: Layout, number: int, name: str) -> Broker:
+    """The broker of one planned candidate."""
+    files = layout.round(number)
+    campaign = read(Campaign, layout.campaign)
+    config = read(Config, files.config)
+    plan = read(Plan, files.plan)
+    return Broker(
+        layout=layout, round=files, campaign=campaign, plan=plan, candidate=plan.candidate(name),
+        substrate=open_substrate(Path(campaign.substrate_path)), model=config.model,
+        trainer=config.trainer, evaluator=config.evaluator, cluster=config.cluster,
+        sandbox=config.sandbox, agent=config.agent,
+        trace=Trace(files.candidate(name).trace),
+    )
+
+
+def assigned_moves(broker: Broker) -> list[Move]:
+    """The catalogue moves that the candidate's brief asks for."""
+    brief = broker.candidate.axis
+    if brief is None:
+        return []
+    return load_catalogue(broker.substrate.catalogue, real=True).assigned(brief)
+
+
+def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
+    """The agent the campaign is configured with."""
+    agent = broker.agent
+    if isinstance(agent, EndpointSettings):
+        return OpenAIModel(agent, seed=broker.candidate.agent_seed,
+                           on_retry=lambda kind, trial, wait_s, text: broker.trace.note(
+                               "note", retry=str(kind), trial=trial, wait_s=round(wait_s, 1),
+                               text=text))
+    return ScriptedModel(
+        moves, replicates=len(broker.candidate.seeds), recipe=broker.substrate.file.recipe,
+        check=check, seed=broker.candidate.agent_seed,
+    )
+
+
+def check_command(broker: Broker) -> str:
+    """Shell command that builds the fork's data set into scratch space."""
+    step = data_step(broker.substrate, broker.files.fork, broker.model, broker.seed(1), "SCRATCH",
+                     broker.rows)
+    return shlex.join(step.argv).replace("SCRATCH", '"$TMPDIR/check"')
+
+
+def score_last_run(broker: Broker, finish: Finish | None) -> None:
+    """Evaluates the last finished run if the agent ended without a scored one: what was trained
+    and paid for counts."""
+    runs = [number for number in broker.runs() if broker.files.run(number).result.exists()]
+    if finish is not None or not runs or broker.files.run(runs[-1]).scores.exists():
+        return
+    try:
+        broker.evaluate(runs[-1])
+    except AevoError as error:
+        broker.trace.note("note", unscored=str(error))
+
+
+def axis_name(candidate: CandidatePlan) -> str:
+    """The candidate's axis for people."""
+    return candidate.axis.axis if candidate.axis else "anchor"
+
+
+def build_manifest(
+    broker: Broker, finish: Finish | None, reason: str, agent: str
+) -> Manifest:
+    """The manifest from the records of the candidate's runs and the agent's own words."""
+    runs = [training_run(broker, number) for number in broker.runs()]
+    selected = select(broker, runs, finish)
+    chosen = next((run for run in runs if selected and run.number == selected.run), None)
+    substrate, files = broker.substrate, broker.files
+    usage = broker.trace.usage()
+    turns = sum(turn.role == "assistant" for turn in broker.trace.turns())
+    failure = None
+    if selected is None:
+        said = finish.summary if finish else f"the agent ran out of {reason}"
+        causes = [run.failure for run in runs if run.failure]
+        failure = "; ".join([said, *causes])
+    return Manifest(
+        campaign=broker.campaign.name, round=broker.plan.round, candidate=broker.candidate.id,
+        role=broker.candidate.role, axis=broker.candidate.axis,
+        status="ok" if selected else "failed", failure=failure,
+        move=finish.move if finish else None,
+        change=chosen.change if chosen else Change(),
+        recipe_sha256=chosen.recipe_sha256 if chosen else substrate.recipe_sha256(files.fork),
+        substrate_sha256=broker.campaign.pins.substrate,
+        runs=runs, selected=selected, claims=claims(finish, reason), agent=agent,
+        cost=Cost(turns=turns, tokens_in=usage.tokens_in, tokens_out=usage.tokens_out,
+                  dollars=usage.dollars, training_s=round(sum(run.seconds for run in runs), 2),
+                  wall_s=round(time.time() - broker.trace.started(), 2)),
+    )
+
+
+def training_run(broker: Broker, number: int) -> TrainingRun:
+    """One run as its records tell it; a run without a result says why."""
+    run = broker.files.run(number)
+    substrate = broker.substrate
+    found = broker.inspection(number) if run.result.exists() else None
+    result = found.result if found else None
+    refused = found.failure if found else None
+    counts = result is not None and refused is None
+    scored = broker.checkpoint_scores(number) if counts and run.scores.exists() else []
+    failure = None
+    if refused is not None:
+        failure = f"run {number} does not count: {refused}"
+    elif result is None:
+        failure = f"run {number}: {broker.settle(number)}"
+    elif result.status != "ok":
+        failure = f"run {number}: {result.status}"
+    return TrainingRun(
+        number=number, seed=broker.seed(number),
+        job=found.proof.job if found and found.proof else None,
+        attempt=found.proof.attempt if found and found.proof else None,
+        status=result.status if result and counts else "failed",
+        steps=result.steps if result else 0, final_loss=result.final_loss if result else None,
+        tokens=result.tokens if result else 0, seconds=result.seconds if result else 0.0,
+        recipe_sha256=substrate.recipe_sha256(run.fork),
+        data_sha256=found.proof.data_sha256 if found and found.proof else None,
+        change=substrate.diff(run.fork, broker.round.standing), checkpoints=scored,
+        failure=failure,
+    )
+
+
+def select(broker: Broker, runs: list[TrainingRun], finish: Finish | None) -> Selected | None:
+    """The checkpoint the candidate stands by: the agent's choice, else the recipe's criterion
+    over its last scored run."""
+    scored = [run for run in runs if run.checkpoints]
+    if not scored:
+        return None
+    run = scored[0] if broker.candidate.role == "anchor" else scored[-1]
+    if finish is not None and finish.run is not None:
+        run = next(item for item in scored if item.number == finish.run)
+    criterion = broker.criterion(run.number)
+    best: CheckpointScore | None = criterion.choose(run.checkpoints)
+    name = criterion.name
+    if finish is not None and finish.checkpoint is not None:
+        best = next(item for item in run.checkpoints if item.name == finish.checkpoint)
+    if best is None:
+        return None
+    return Selected(run=run.number, checkpoint=best.name, criterion=name, dev=best.dev,
+                    domains=best.domains, adapter_sha256=best.adapter_sha256)
