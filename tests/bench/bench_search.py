@@ -3,16 +3,16 @@
     python tests/bench/bench_search.py --searches greedy random --seeds 1 2 3 --work DIR \
         --campaigns runs/shift-1 runs/shift-2 runs/shift-3
 
-Each searcher of `aevo.studies.simulation` asks for recipes (moves of the catalogue, code patches included)
-and is told the dev score of each run and, where it submits, what a leaderboard with the default's
-rounding and quota would say. A run forks the substrate, applies the moves, builds the data there,
-trains, scores every checkpoint on dev and selects by the recipe's criterion, as a real round does;
-the selected one is scored on hidden. The search's seed draws the items. What a search ends with is
-trained on seeds that it never saw; its hidden score is compared with the default recipe's on the
-same seeds and items; so are the standing recipe and the one to ship of finished campaigns of aevo,
-whose `model.items_seed` must be the seed (and its leaderboard the shifted one). Prints a Markdown
-table. With --work finished runs are kept: a killed bench
-goes on, and searches with the same seed share runs of the same recipe. About 10 CPU seconds a run.
+Each searcher of `aevo.studies.simulation` asks for recipes (moves of the catalogue, code patches
+included) and is told the dev score of each run and, where it submits, what a leaderboard with the
+default's rounding and quota would say. A run forks the substrate, applies the moves, builds the
+data there, trains, scores every checkpoint on dev and selects by the recipe's criterion, as a real
+round does; the selected one is scored on hidden. The search's seed draws the items. What a search
+ends with is trained on seeds that it never saw; its hidden score is compared with the default
+recipe's on the same seeds and items; so are the standing recipe and the one to ship of finished
+campaigns of aevo, whose `model.items_seed` must be the seed (and its leaderboard the shifted one).
+Prints a Markdown table. With --work finished runs are kept: a killed bench goes on, and searches
+with the same seed share runs of the same recipe. About 10 CPU seconds a run.
 """
 
 from __future__ import annotations
