@@ -34,7 +34,8 @@ from eval import items as item_sets  # noqa: E402
 from eval.adapter import load_adapter  # noqa: E402
 from eval.evaluate import Evaluator, load_evaluator, score  # noqa: E402
 from puzzles import DOMAINS, load_preset  # noqa: E402
-from train.loop import Run, execute  # noqa: E402
+from train.peft_backend import execute  # noqa: E402
+from train.run import Run  # noqa: E402
 
 PRESET = "tiny"
 SETS = {"dev": 720, "hidden": 1200}

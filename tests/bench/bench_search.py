@@ -45,8 +45,8 @@ from eval import items as item_sets  # noqa: E402
 from eval.adapter import load_adapter  # noqa: E402
 from eval.evaluate import Evaluator, load_evaluator, score  # noqa: E402
 from puzzles import load_preset  # noqa: E402
-from train.loop import Run as Training  # noqa: E402
-from train.loop import execute  # noqa: E402
+from train.peft_backend import execute  # noqa: E402
+from train.run import Run as Training  # noqa: E402
 
 from aevo import release  # noqa: E402
 from aevo.errors import AevoError, ConfigError  # noqa: E402

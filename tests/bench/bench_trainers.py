@@ -50,9 +50,10 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, list[float]]:
     from base.nemotron import make
     from data.build import build
     from puzzles import load_preset
-    from train import loop as peft
+    from train import peft_backend as peft
+    from train.mcore import backend as mcore
     from train.mcore import layout
-    from train.mcore import loop as mcore
+    from train.run import Run
 
     recipe = recipe_of(args.steps, args.batch)
     rows, _ = build(recipe, load_preset("tiny"), 7)
@@ -66,7 +67,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, list[float]]:
         for name in found:
             out = folder / f"{name}-{turn}"
             chosen = packed if "packed" in name else recipe
-            run = peft.Run(chosen, data, base, out, seed=7, threads=1)
+            run = Run(chosen, data, base, out, seed=7, threads=1)
             if name == "peft":
                 peft.execute(run)
             else:

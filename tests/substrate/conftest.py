@@ -77,7 +77,8 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Output folder of an undisturbed run of the small recipe, seed 7. Not to be written to."""
-    from train.loop import Run, execute
+    from train.peft_backend import execute
+    from train.run import Run
 
     out = tmp_path_factory.mktemp("trained")
     execute(Run(small_recipe, train_path, tiny_base, out, seed=7, threads=1))

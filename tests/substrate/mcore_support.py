@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from train.loop import Run
-from train.mcore import export, layout, loop, lora, model, weights
+from train.mcore import backend, export, layout, lora, model, weights
 from train.mcore.lora import Adapted
 from train.peft_format import peft_config
+from train.run import Run
 
 REPO = Path(__file__).parents[2]
 SUBSTRATE = REPO / "substrate" / "default"
@@ -31,7 +31,7 @@ def run_here(
 ) -> dict[str, Any]:
     """A whole run in this process, or this rank's part of it; seed 7."""
     run = Run(recipe, data, base, out, seed=7, threads=1)
-    return loop.execute(run, sizes or layout.Layout(), torch.device("cpu"))
+    return backend.execute(run, sizes or layout.Layout(), torch.device("cpu"))
 
 
 def losses(out: Path) -> list[float]:

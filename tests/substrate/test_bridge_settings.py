@@ -17,11 +17,11 @@ from eval.adapter import base_digest, base_shapes
 from eval.chat import load_chat
 from train.batching import IGNORE, DataError, Example, plan, read_rows, tokenize
 from train.checkpoint import StateError
-from train.loop import Run
 from train.mcore.names import join, mamba_rows, targets
 from train.nemo_bridge import adapter, family, imported, progress, rows
 from train.nemo_bridge.family import BridgeError, Layout
 from train.nemo_bridge.overrides import CLIP_OFF, apply, overrides, patterns
+from train.run import Run
 
 from tests.substrate.bridge_support import STANDIN
 

@@ -13,12 +13,13 @@ pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 import torch
 import yaml
 from eval.adapter import base_shapes, load_adapter
-from train import loop as peft_loop
+from train import loop
+from train import peft_backend as peft_loop
 from train.checkpoint import StateError
-from train.loop import Run
-from train.mcore import loop, model
+from train.mcore import model
 from train.mcore.layout import Layout
 from train.mcore.state import SynchronousSave
+from train.run import Run
 
 from tests.substrate.mcore_support import Recipe, losses, one_rank
 from tests.substrate.mcore_support import run_here as train

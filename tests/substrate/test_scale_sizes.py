@@ -115,7 +115,8 @@ def two_steps(small_recipe: dict[str, Any]) -> dict[str, Any]:
 def test_files_of_a_peft_training(
     two_steps: dict[str, Any], train_path: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    from train.loop import Run, execute
+    from train.peft_backend import execute
+    from train.run import Run
 
     execute(Run(two_steps, train_path, tiny_base, tmp_path, seed=7, threads=1))
     model = known("tiny")

@@ -19,13 +19,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from train import loop, sft
 from train.checkpoint import StateError
+from train.peft_backend import execute
+from train.run import Run, checkpoint_steps
 from transformers import AutoModelForCausalLM
 
 Recipe = dict[str, Any]
 
 
-def run_of(recipe: Recipe, data: Path, base: Path, out: Path, seed: int = 7) -> loop.Run:
-    return loop.Run(recipe=recipe, data=data, base=base, out=out, seed=seed, threads=1)
+def run_of(recipe: Recipe, data: Path, base: Path, out: Path, seed: int = 7) -> Run:
+    return Run(recipe=recipe, data=data, base=base, out=out, seed=seed, threads=1)
 
 
 def bytes_of(out: Path) -> dict[str, bytes]:
@@ -61,8 +63,8 @@ def test_interrupted_after_any_step_it_gives_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loop, "STATE_STEPS", 3)
-    whole = loop.execute(run_of(short, train_path, tiny_base, tmp_path / "whole"))
-    step = loop._Trainer._step
+    whole = execute(run_of(short, train_path, tiny_base, tmp_path / "whole"))
+    step = loop.Trainer._step
     left = [after]
 
     def stopping(self: Any) -> dict[str, Any]:
@@ -72,16 +74,16 @@ def test_interrupted_after_any_step_it_gives_the_same_bytes(
         return step(self)
 
     run = run_of(short, train_path, tiny_base, tmp_path / "cut")
-    monkeypatch.setattr(loop._Trainer, "_step", stopping)
+    monkeypatch.setattr(loop.Trainer, "_step", stopping)
     with pytest.raises(Killed):
-        loop.execute(run)
+        execute(run)
     # What a kill leaves half written must not matter.
     (run.out / "checkpoints").mkdir(exist_ok=True)
     (run.out / "checkpoints" / ".step-000012.999").mkdir()
     with (run.out / "metrics.jsonl").open("a") as handle:
         handle.write('{"step": 99, "lo')
-    monkeypatch.setattr(loop._Trainer, "_step", step)
-    cut = loop.execute(run)
+    monkeypatch.setattr(loop.Trainer, "_step", step)
+    cut = execute(run)
     states = [s for s in (3, 4, 6, 8, 9, 12) if s <= after]
     assert cut["resumed_from"] == (states[-1:] if states else [])
     assert bytes_of(run.out) == bytes_of(tmp_path / "whole")
@@ -128,25 +130,25 @@ def test_a_finished_run_is_not_run_again(
     tiny_base: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr(loop._Trainer, "train")
-    result = loop.execute(run_of(small_recipe, train_path, tiny_base, trained))
+    monkeypatch.delattr(loop.Trainer, "train")
+    result = execute(run_of(small_recipe, train_path, tiny_base, trained))
     assert result["status"] == "ok"
     assert [c["step"] for c in result["checkpoints"]] == [30, 60]
     with pytest.raises(StateError, match="another seed"):
-        loop.execute(run_of(small_recipe, train_path, tiny_base, trained, seed=8))
+        execute(run_of(small_recipe, train_path, tiny_base, trained, seed=8))
 
 
 def test_another_runs_state_is_not_taken_up(
     short: Recipe, train_path: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
     run = run_of(short, train_path, tiny_base, tmp_path)
-    loop.execute(run)
+    execute(run)
     (tmp_path / "result.json").unlink()
     other = run_of(
         short | {"train": short["train"] | {"steps": 13}}, train_path, tiny_base, tmp_path
     )
     with pytest.raises(StateError, match="another recipe"):
-        loop.execute(other)
+        execute(other)
 
 
 def test_adapters_load_in_peft_with_the_values_saved(trained: Path, tiny_base: Path) -> None:
@@ -164,7 +166,7 @@ def test_seeds_differ_and_loss_falls(
 ) -> None:
     outs = [tmp_path / str(seed) for seed in (1, 2)]
     for seed, out in enumerate(outs, 1):
-        loop.execute(run_of(short, train_path, tiny_base, out, seed))
+        execute(run_of(short, train_path, tiny_base, out, seed))
     assert bytes_of(outs[0]) != bytes_of(outs[1])
     losses = [row["loss"] for row in metrics_of(trained)]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
@@ -219,6 +221,6 @@ def test_mistakes_are_one_line(
 
 
 def test_checkpoints_are_even_and_end_at_the_end() -> None:
-    assert loop.checkpoint_steps(200, 4) == [50, 100, 150, 200]
-    assert loop.checkpoint_steps(10, 4) == [2, 5, 8, 10]
-    assert loop.checkpoint_steps(2, 4) == [1, 2]
+    assert checkpoint_steps(200, 4) == [50, 100, 150, 200]
+    assert checkpoint_steps(10, 4) == [2, 5, 8, 10]
+    assert checkpoint_steps(2, 4) == [1, 2]

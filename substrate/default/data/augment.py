@@ -14,6 +14,7 @@ from typing import Any
 
 from puzzles import Preset, Puzzle, bits, cipher, cryptarithm, text
 from puzzles.equation import OPERATORS
+from puzzles.measured import GRAVITY, UNIT
 from puzzles.numeral import roman, words
 
 Pair = tuple[str, str]
@@ -80,24 +81,6 @@ def _bits(meta: dict[str, Any], knobs: dict[str, Any], rng: random.Random) -> Ca
     return x, bits.apply((name, argument), x), {}
 
 
-def _gravity(meta: dict[str, Any], knobs: dict[str, Any], rng: random.Random) -> Case:
-    half = meta["half_g"]
-    if meta["decimals"] == 0:
-        t = rng.randint(*knobs["t"])
-        return str(t), f"{half * t * t:.0f}", {"t": float(t)}
-    seconds = round(rng.uniform(*knobs["t"]), 2)
-    return str(seconds), str(round(half * seconds**2, 2)), {"t": seconds}
-
-
-def _unit(meta: dict[str, Any], knobs: dict[str, Any], rng: random.Random) -> Case:
-    factor = meta["factor"]
-    if meta["decimals"] == 0:
-        x = rng.randint(*knobs["x"])
-        return str(x), f"{x * factor:.0f}", {"x": float(x)}
-    value = round(rng.uniform(*knobs["x"]), 2)
-    return str(value), f"{value * factor:.2f}", {"x": value}
-
-
 def _numeral(meta: dict[str, Any], knobs: dict[str, Any], rng: random.Random) -> Case:
     n = rng.randint(*knobs["n"])
     return words(n) if knobs["source"] == "words" else str(n), roman(n), {"n": n}
@@ -132,8 +115,8 @@ def rebuild(
 
 
 MAKERS: dict[str, Callable[[dict[str, Any], dict[str, Any], random.Random], Case | None]] = {
-    "bits": _bits, "gravity": _gravity, "unit": _unit, "numeral": _numeral, "cipher": _cipher,
-    "equation": _equation,
+    "bits": _bits, "gravity": GRAVITY.another, "unit": UNIT.another, "numeral": _numeral,
+    "cipher": _cipher, "equation": _equation,
 }
 AUGMENTERS: dict[str, Callable[[Puzzle, dict[str, Any], random.Random], Puzzle]] = {
     "reorder_examples": reorder_examples,

@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import random
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from eval.files import write
 from puzzles import Preset, PresetError, Puzzle, load_preset, text
 
 from data import real
@@ -72,16 +72,6 @@ def row(puzzle: Puzzle, style: str, weights: dict[str, float]) -> dict[str, Any]
         "weight": float(weights.get(puzzle.domain, 1.0)), "difficulty": puzzle.difficulty,
         "source": f"{source}:{style}",
     }
-
-
-def write(path: Path, text: str) -> None:
-    """Replaces a file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ The generator fills what the real rows leave of a domain's share of `data.exampl
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.files import read_rows
 from eval.metric import extract, verify
 from puzzles import DOMAINS, Preset, Puzzle
 
@@ -59,13 +59,7 @@ def load(path: Path) -> list[Puzzle]:
     Raises:
         RealRowsError: missing, empty, or a row lacks a field.
     """
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise RealRowsError(f"{path}: {error}") from error
-    if not rows or any(not isinstance(row, dict) or FIELDS - set(row) for row in rows):
-        raise RealRowsError(f"{path} has no rows, or some that lack one of {sorted(FIELDS)}")
-    return [_puzzle(row) for row in rows]
+    return [_puzzle(row) for row in read_rows(path, FIELDS, RealRowsError)]
 
 
 def _puzzle(row: dict[str, Any]) -> Puzzle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,26 @@ def read_items(path: Path) -> Rows:
     Raises:
         EvaluationError: missing, empty, or a row lacks a field.
     """
+    return read_rows(path, {"id", "domain", "prompt", "answer"}, EvaluationError, "items")
+
+
+def read_rows(path: Path, fields: Set[str], mistake: type[ValueError], what: str = "rows") -> Rows:
+    """JSON objects, one a line, each with at least these fields.
+
+    Raises:
+        mistake: missing, empty, or a row lacks a field; one line.
+    """
     try:
-        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: {error}") from error
-    if not items:
-        raise EvaluationError(f"{path}: no items")
-    for number, item in enumerate(items, 1):
-        missing = {"id", "domain", "prompt", "answer"} - set(item)
+        raise mistake(f"{path}: {error}") from error
+    if not rows:
+        raise mistake(f"{path}: no {what}")
+    for number, row in enumerate(rows, 1):
+        missing = fields - set(row if isinstance(row, dict) else ())
         if missing:
-            raise EvaluationError(f"{path}:{number}: lacks {', '.join(sorted(missing))}")
-    return items
+            raise mistake(f"{path}:{number}: lacks {', '.join(sorted(missing))}")
+    return rows
 
 
 def finished(out: Path, name: str, key: Mapping[str, Any], items: Rows) -> Rows | None:
@@ -54,9 +63,14 @@ def lines_of(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, and on disk when this returns."""
+def write(path: Path, text: str, mode: int = 0o666) -> None:
+    """Writes a file whole or not at all, and on disk when this returns.
+
+    Args:
+        mode: permissions, less the umask; the file never has others.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.touch(mode)
     with temporary.open("w", encoding="utf-8") as handle:
         handle.write(text)
         handle.flush()

@@ -21,6 +21,8 @@ from typing import Any
 import yaml
 from puzzles import DOMAINS, Preset, PresetError, draw, load_preset
 
+from eval.files import write
+
 SPLITS = ("dev", "hidden", "hidden_unshifted")
 SEED = "ITEMS_SEED"
 
@@ -63,6 +65,15 @@ def items(preset: Preset, split: str, n: int, seed: int) -> list[dict[str, Any]]
     return rows
 
 
+def given_seed() -> int:
+    """The seed in the environment; ends the command where there is none."""
+    seed = os.environ.get(SEED, "")
+    if not seed.isdecimal():
+        print(f"error: the variable {SEED} holds no seed; set it to an integer", file=sys.stderr)
+        sys.exit(2)
+    return int(seed)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -71,20 +82,14 @@ def main() -> None:
     parser.add_argument("--n", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    seed = os.environ.get(SEED, "")
-    if not seed.isdecimal():
-        print(f"error: the variable {SEED} holds no seed; set it to an integer", file=sys.stderr)
-        sys.exit(2)
+    seed = given_seed()
     try:
-        rows = items(load_preset(given.preset), given.split, given.n, int(seed))
+        rows = items(load_preset(given.preset), given.split, given.n, seed)
     except PresetError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = given.out.with_name(f".{given.out.name}.{os.getpid()}")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    temporary.chmod(0o600)
-    temporary.replace(given.out)
+    write(given.out, "".join(json.dumps(row) + "\n" for row in rows), 0o600)
     print(f"{len(rows)} items of {given.split}")
 
 

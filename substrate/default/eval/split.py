@@ -21,7 +21,6 @@ import argparse
 import hashlib
 import hmac
 import json
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -31,8 +30,9 @@ from typing import Any
 from puzzles import PresetError, Puzzle, load_preset
 from puzzles.challenge import Knowledge, explain, learn
 
+from eval.files import write
 from eval.groups import groups
-from eval.items import SEED
+from eval.items import given_seed
 from eval.metric import verify
 from eval.source import SourceError, read_source
 
@@ -120,16 +120,9 @@ def summary(sides: Split, rows: list[dict[str, Any]]) -> dict[str, Any]:
             "solved": {name: solved[name] for name in count("train")}}
 
 
-def write(path: Path, text: str, mode: int) -> None:
-    """Replaces a file atomically."""
+def _write(path: Path, text: str, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.touch(mode)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write(path, text, mode)
 
 
 def _lines(rows: list[dict[str, Any]]) -> str:
@@ -151,13 +144,13 @@ def run(given: argparse.Namespace, seed: int) -> str:
     rows = sorted((training_row(puzzle, known) for puzzle in sides["train"]),
                   key=lambda row: row["id"])
     for side in ("dev", "hidden"):
-        write(given.vault / f"{side}.jsonl", _lines([item(p) for p in sides[side]]), 0o600)
-    write(given.rows / "train.jsonl", _lines(rows), 0o644)
+        _write(given.vault / f"{side}.jsonl", _lines([item(p) for p in sides[side]]), 0o600)
+    _write(given.rows / "train.jsonl", _lines(rows), 0o644)
     found = summary(sides, rows)
     report = {"schema_version": 1, "source": str(given.source),
               "sha256": hashlib.sha256(given.source.read_bytes()).hexdigest(),
               **source.report(), **found}
-    write(given.report, json.dumps(report, indent=1) + "\n", 0o600)
+    _write(given.report, json.dumps(report, indent=1) + "\n", 0o600)
     return (f"{source.rows} rows, {len(source.puzzles)} usable: "
             + ", ".join(f"{count} {side}" for side, count in found["split"].items()))
 
@@ -173,12 +166,9 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="folder of the training rows")
     parser.add_argument("--report", type=Path, required=True, help="file, written last")
     given = parser.parse_args()
-    seed = os.environ.get(SEED, "")
-    if not seed.isdecimal():
-        print(f"error: the variable {SEED} holds no seed; set it to an integer", file=sys.stderr)
-        sys.exit(2)
+    seed = given_seed()
     try:
-        print(run(given, int(seed)))
+        print(run(given, seed))
     except (SourceError, PresetError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

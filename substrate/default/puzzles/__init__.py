@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from puzzles import bits, cipher, equation, gravity, numeral, unit
+from puzzles import bits, cipher, equation, numeral
+from puzzles.measured import GRAVITY, UNIT
 from puzzles.puzzle import DOMAINS, Preset, PresetError, Puzzle, load_preset, split_of
 
 __all__ = ["DOMAINS", "Preset", "PresetError", "Puzzle", "draw", "generate", "load_preset", "solve",
            "split_of"]
 
-_MODULES: dict[str, Any] = {
-    "bits": bits, "gravity": gravity, "unit": unit, "numeral": numeral, "cipher": cipher,
+_BY_DOMAIN: dict[str, Any] = {
+    "bits": bits, "gravity": GRAVITY, "unit": UNIT, "numeral": numeral, "cipher": cipher,
     "equation": equation,
 }
 
@@ -21,13 +22,13 @@ def generate(
     preset: Preset, domain: str, rng: random.Random, **overrides: Any
 ) -> Puzzle:
     """One puzzle of a domain, of any split."""
-    puzzle: Puzzle = _MODULES[domain].generate(rng, preset.of(domain, **overrides))
+    puzzle: Puzzle = _BY_DOMAIN[domain].generate(rng, preset.of(domain, **overrides))
     return puzzle
 
 
 def solve(prompt: str, domain: str, preset: Preset) -> str | None:
     """Solves a prompt blind; None if it cannot."""
-    answer: str | None = _MODULES[domain].solve(prompt, preset.of(domain))
+    answer: str | None = _BY_DOMAIN[domain].solve(prompt, preset.of(domain))
     return answer
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from puzzles import bits, cipher, cryptarithm, decipher, gravity, numeral, text, unit
+from puzzles import bits, cipher, cryptarithm, decipher, numeral, text
+from puzzles.measured import GRAVITY, UNIT
 from puzzles.puzzle import DOMAINS, Puzzle
 
 NUMBER = r"\d+(\.\d+)?"
@@ -87,8 +88,11 @@ def explain(puzzle: Puzzle, known: Knowledge) -> tuple[str, dict[str, Any]] | No
         return _guess(query, known)
     if puzzle.domain == "equation":  # of several readings the most frequent: a gold answer follows
         return decipher.explain(examples, query, lead=0.0)
-    return {"bits": bits, "gravity": gravity, "unit": unit, "numeral": numeral}[
-        puzzle.domain].explain(examples, query)
+    explained: dict[str, Callable[[text.Pairs, str], tuple[str, dict[str, Any]] | None]] = {
+        "bits": bits.explain, "gravity": GRAVITY.explain, "unit": UNIT.explain,
+        "numeral": numeral.explain,
+    }
+    return explained[puzzle.domain](examples, query)
 
 
 def _guess(query: str, known: Knowledge) -> tuple[str, dict[str, Any]] | None:

@@ -6,7 +6,6 @@ run needs only its step number.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from eval import files
 from eval.chat import Chat
 from torch import Tensor
 
+PACK_LENGTH = 256  # tokens a row holds when packing
 IGNORE = -100  # label of a position that is not learned
 BOX = "\\boxed{"
 THINK, THOUGHT = "<think>", "</think>"  # around reasoning, in chat templates that have it
+
+Row = dict[str, Any]  # a line of train.jsonl
 
 
 class DataError(ValueError):
@@ -54,26 +57,45 @@ class Batch:
     segments: Tensor | None = None
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Course:
+    """What a run learns from: its examples, and which of them make which step."""
+
+    examples: list[Example]
+    plan: list[list[int]]
+    pad_id: int
+    packed: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], chat: Chat, options: dict[str, Any], seed: int,
+           shuffle: bool) -> Course:
+        """The course of a run with these `options`, the recipe's `train` section."""
+        steps = plan(len(rows), options["batch_size"], options["steps"], seed, shuffle)
+        examples = tokenize(rows, chat, options["loss"]["mask"])
+        return cls(examples, steps, chat.pad_id, options["packing"])
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a 0-based step."""
+        examples = [self.examples[index] for index in self.plan[step]]
+        if self.packed:
+            return pack(examples, self.pad_id, PACK_LENGTH)
+        return collate(examples, self.pad_id)
+
+    def tokens(self, step: int) -> int:
+        """Tokens of a 0-based step, without padding."""
+        return sum(len(self.examples[index].ids) for index in self.plan[step])
+
+
+def read_rows(path: Path) -> list[Row]:
     """Rows of train.jsonl.
 
     Raises:
         DataError: it is missing, empty, or a row lacks a field.
     """
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}") from error
-    if not rows:
-        raise DataError(f"{path}: no rows")
-    for number, row in enumerate(rows, 1):
-        missing = {"domain", "prompt", "completion"} - set(row)
-        if missing:
-            raise DataError(f"{path}:{number}: lacks {', '.join(sorted(missing))}")
-    return rows
+    return files.read_rows(path, {"domain", "prompt", "completion"}, DataError)
 
 
-def tokenize(rows: Sequence[dict[str, Any]], chat: Chat, mask: str) -> list[Example]:
+def tokenize(rows: Sequence[Row], chat: Chat, mask: str) -> list[Example]:
     """All rows in one call of the tokenizer.
 
     Args:

@@ -16,64 +16,28 @@ import argparse
 import importlib.util
 import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from data.recipe import RecipeError, load_recipe
+from train.command import Command, Errors
 
-from train.sft import environment
+if TYPE_CHECKING:
+    from train.run import Run
+
+COMMAND = Command("train.bridge", distributed=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = _parser().parse_args(argv)
     if not _installed():
-        return _fail("Megatron-Bridge is not here: run it in NVIDIA's container (nemo:26.06), set "
-                     "by cluster.container")
-    try:
-        recipe = load_recipe(args.recipe)
-    except RecipeError as error:
-        return _fail(error)
-    environment(args.threads)
+        return COMMAND.fail("Megatron-Bridge is not here: run it in NVIDIA's container "
+                            "(nemo:26.06), set by cluster.container")
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # as in NVIDIA's examples
-    # A minute of imports: only for a good recipe, and after the environment is set.
-    from eval.chat import ChatError
-
-    from train.batching import DataError
-    from train.checkpoint import StateError
-    from train.loop import Run
-    from train.model import ModelError
-    from train.nemo_bridge.driver import execute
-    from train.nemo_bridge.family import BridgeError
-    from train.nemo_bridge.imported import location
-    from train.targets import TargetError
-
-    run = Run(recipe, args.data, args.base, args.out, args.seed, args.threads)
-    try:
-        result = execute(
-            run, (args.tensor, args.pipeline, args.expert), args.sequence, args.micro_batch,
-            args.family, location(args.base, args.imported),
-        )
-    except (BridgeError, ChatError, DataError, ModelError, StateError, TargetError,
-            OSError) as error:
-        return _fail(error)
-    if result["status"] == "diverged":
-        _say(f"train.bridge: diverged at step {result['steps']}: loss or gradient is not finite",
-             sys.stderr)
-        return 3
-    _say(f"done: {result['steps']} steps, final loss {result['final_loss']:.4f}", sys.stdout)
-    return 0
+    return COMMAND.follow(args, lambda run: _train(run, args), _own_errors)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.bridge", description="Train a LoRA adapter as the recipe says."
-    )
-    parser.add_argument("--recipe", type=Path, required=True, help="recipe.yaml")
-    parser.add_argument("--data", type=Path, required=True, help="train.jsonl of data.build")
-    parser.add_argument("--base", type=Path, required=True, help="folder of the base checkpoint")
-    parser.add_argument("--seed", type=int, required=True, help="adapter's start, order of rows")
-    parser.add_argument("--out", type=Path, required=True, help="output folder")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads a process")
+    parser = COMMAND.parser()
     parser.add_argument("--family", choices=("auto", "nano", "super", "ultra"), default="auto",
                         help="which recipe; auto: by the base's shape")
     parser.add_argument("--imported", default="auto",
@@ -93,15 +57,20 @@ def _installed() -> bool:
         return False
 
 
-def _say(text: str, stream: object) -> None:
-    """Once, whatever the number of ranks."""
-    if os.environ.get("RANK", "0") == "0":
-        print(text, file=stream)  # type: ignore[call-overload]
+def _train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
+    from train.nemo_bridge.driver import execute
+    from train.nemo_bridge.imported import location
+
+    return execute(
+        run, (args.tensor, args.pipeline, args.expert), args.sequence, args.micro_batch,
+        args.family, location(args.base, args.imported),
+    )
 
 
-def _fail(error: object) -> int:
-    _say(f"train.bridge: {error}", sys.stderr)
-    return 2
+def _own_errors() -> Errors:
+    from train.nemo_bridge.family import BridgeError
+
+    return (BridgeError,)
 
 
 if __name__ == "__main__":

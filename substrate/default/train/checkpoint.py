@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from eval import files
 from eval.hf import disk_name
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -28,13 +29,7 @@ class StateError(ValueError):
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically and durably."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as handle:
-        json.dump(value, handle, indent=1, allow_nan=False)
-        handle.write("\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    files.write(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

@@ -1,4 +1,10 @@
-"""The training loop: steps, metrics, checkpoints, and a state to go on from after a kill."""
+"""The training loop: steps, metrics, checkpoints, and going on after a kill; one for all trainers.
+
+What differs between trainers is behind two protocols: `Backend` is a model with its adapter, its
+optimiser and the state of both; `Ranks` are the processes that share a run. Every rank knows the
+whole plan and the whole batch, so a resumed run needs only its step number; the first rank writes.
+(trainer=bridge has Megatron-Bridge's own loop.)
+"""
 
 from __future__ import annotations
 
@@ -6,251 +12,235 @@ import json
 import math
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol, TypeVar
 
 import torch
-from eval.adapter import base_digest, file_sha256
-from eval.chat import load_chat
-from peft import PeftModel
+from eval.adapter import base_digest
+from eval.chat import Chat, load_chat
+from torch import Tensor, nn
 
-from train import checkpoint, model, schedule
-from train.batching import Batch, Example, collate, pack, plan, read_rows, tokenize
+from train import checkpoint, schedule
+from train.batching import Batch, Row, read_rows
+from train.run import (
+    Progress,
+    Run,
+    Ticker,
+    checkpoint_folder,
+    checkpoint_steps,
+    result_record,
+)
 
 STATE_STEPS = 25  # the state is written at least this often ...
 STATE_SECONDS = 20.0  # ... and on slow models at least this often
-PROGRESS_SECONDS = 5.0
-PACK_LENGTH = 256  # tokens a row holds when packing
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Run:
-    """Arguments of one training run."""
+class Ranks(Protocol):
+    """The processes of a run. Every method is collective: all ranks call it, or none does."""
 
-    recipe: dict[str, Any]  # the checked recipe.yaml
-    data: Path
-    base: Path
-    out: Path
-    seed: int
-    threads: int
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes."""
 
+    def shared(self, make: Callable[[], T]) -> T:
+        """What the first rank makes of it, or raises (OSError, ValueError), on every rank."""
 
-@dataclass
-class Progress:
-    """What changes as the run goes; all of it is in the state."""
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any rank: clocks differ, decisions must not."""
 
-    step: int = 0
-    tokens: int = 0
-    loss: float = math.nan
-    seconds: float = 0.0
+    def barrier(self) -> None:
+        """Wait for all."""
 
 
-def execute(run: Run) -> dict[str, Any]:
-    """Train, or go on, or find it done; returns the content of result.json.
+class Alone:
+    """The only process of its run."""
+
+    first = True
+
+    def shared(self, make: Callable[[], T]) -> T:
+        """What it makes."""
+        return make()
+
+    def any(self, here: bool) -> bool:
+        """Itself."""
+        return here
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+
+class Backend(Protocol):
+    """This rank's part of a model with a fresh adapter, ready to train.
+
+    Every method is collective. A *record* is what the loop wants kept in a state: plain values
+    under `identity`, `progress` and `resumed_from`.
+    """
+
+    optimizer: torch.optim.Optimizer
+
+    def forward_backward(self, batch: Batch, step: int) -> Tensor:
+        """The loss of a batch at 0-based `step`, the same on every rank; its gradients are added
+        and are those of the whole batch."""
+
+    def clip(self, limit: float) -> float:
+        """Scale gradients so that their norm over the whole model is at most `limit`; returns it
+        as it was."""
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter in peft's format: whole or not at all."""
+
+    def save_state(self, record: dict[str, Any]) -> None:
+        """Replace the state: all that the next step depends on, and the record."""
+
+    def load_state(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """Take up the state that was saved; its record, None where there is no state.
+
+        Raises:
+            StateError: it is another run's.
+        """
+
+    def amend_state(self, record: dict[str, Any]) -> None:
+        """Give the state that was just loaded another record."""
+
+    def size(self) -> int:
+        """Trained parameters of the whole model."""
+
+    def describe(self) -> dict[str, Any]:
+        """What result.json says of the trainer."""
+
+
+Start = Callable[[Sequence[Row], Chat], Backend]
+
+
+def execute(run: Run, ranks: Ranks, start: Start) -> dict[str, Any]:
+    """Train, or go on, or find it done; returns the content of result.json on every rank.
+
+    Args:
+        start: gives the backend; may refuse the rows first.
 
     Raises:
-        StateError, DataError, ModelError, ChatError: one line each.
+        StateError, DataError, ChatError, OSError: one line each; and what `start` raises.
     """
-    data_sha, base_sha = file_sha256(run.data), base_digest(run.base)
-    identity = {
-        "seed": run.seed,
-        "base_sha256": base_sha,
-        "data_sha256": data_sha,
-        "recipe": run.recipe["train"] | {"order": run.recipe["data"]["order"]},
-    }
+    identity = ranks.shared(lambda: run.identity(base_digest(run.base)))
     run.out.mkdir(parents=True, exist_ok=True)
-    done = checkpoint.load_result(run.out / "result.json", identity)
+    done = ranks.shared(lambda: checkpoint.load_result(run.out / "result.json", identity))
     if done is not None:
         return done
-    checkpoint.remove_temporaries(run.out)
+    if ranks.first:
+        checkpoint.remove_temporaries(run.out)
+    ranks.barrier()
     prepare_torch(run.threads)
-    result = _Trainer(run, identity).train()
-    checkpoint.write_json(run.out / "result.json", result)
+    result = Trainer(run, identity, ranks, start).train()
+    if ranks.first:
+        checkpoint.write_json(run.out / "result.json", result)
+    ranks.barrier()
     return result
 
 
-def checkpoint_steps(steps: int, count: int) -> list[int]:
-    """Steps after which a checkpoint is written: evenly spaced, the last at the end."""
-    return sorted({max(1, round(steps * (i + 1) / count)) for i in range(count)})
-
-
 def prepare_torch(threads: int) -> None:
+    """Threads, and the same bits from the same run."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Only matters for code that reads uninitialised memory, and costs time at every allocation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def checkpoint_folder(out: Path, step: int) -> Path:
-    """Where the adapter after `step` lies."""
-    return out / "checkpoints" / f"step-{step:06d}"
+def adamw(parameters: Iterable[nn.Parameter], options: dict[str, Any]) -> torch.optim.AdamW:
+    """The optimiser of the recipe's `train` section; the loop sets its rate before every step."""
+    chosen = options["optimizer"]
+    return torch.optim.AdamW(
+        list(parameters), lr=options["learning_rate"], betas=(chosen["beta1"], chosen["beta2"]),
+        weight_decay=chosen["weight_decay"],
+    )
 
 
-def result_record(run: Run, status: str, progress: Progress, resumed_from: list[int], size: int,
-                  identity: dict[str, Any]) -> dict[str, Any]:
-    """The content of result.json.
+class Trainer:
+    """One rank's part of a run: data and backend in memory, and the loop over them."""
 
-    Args:
-        status: `ok` or `diverged`.
-        resumed_from: steps after which the run went on after a kill.
-        size: trained parameters.
-        identity: seed and digests of what went into the run.
-    """
-    options = run.recipe["train"]
-    steps = [
-        step for step in checkpoint_steps(options["steps"], options["checkpoints"])
-        if step <= progress.step and checkpoint_folder(run.out, step).is_dir()
-    ]
-    return {
-        "schema_version": checkpoint.SCHEMA,
-        "status": status,
-        "steps": progress.step,
-        "checkpoints": [{"step": s, "path": f"checkpoints/step-{s:06d}"} for s in steps],
-        "final_loss": progress.loss if status == "ok" else None,
-        "trainable_parameters": size,
-        "tokens": progress.tokens,
-        "seconds": round(progress.seconds, 2),
-        "resumed_from": resumed_from,
-    } | identity
-
-
-class _Trainer:
-    """One run: data and model in memory, and the loop over them."""
-
-    def __init__(self, run: Run, identity: dict[str, Any]) -> None:
-        self.run, self.identity = run, identity
+    def __init__(self, run: Run, identity: dict[str, Any], ranks: Ranks, start: Start) -> None:
+        self.run, self.identity, self.ranks = run, identity, ranks
         self.options: dict[str, Any] = run.recipe["train"]
-        self.state_path = run.out / "state" / "state.pt"
-        self.started = time.perf_counter()
-        chat = load_chat(run.base)
-        self.pad_id = chat.pad_id
-        rows = read_rows(run.data)
-        self.examples: list[Example] = tokenize(rows, chat, self.options["loss"]["mask"])
         self.steps: int = self.options["steps"]
-        shuffle = run.recipe["data"]["order"] == "shuffled"
-        self.plan = plan(len(rows), self.options["batch_size"], self.steps, run.seed, shuffle)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.check_packing(run.base, self.options["packing"])
-        self.model: PeftModel = model.load(run.base, self.options["lora"], run.seed, device)
-        self.parameters = model.trainable(self.model)
-        optimizer = self.options["optimizer"]
-        self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()),
-            lr=self.options["learning_rate"],
-            betas=(optimizer["beta1"], optimizer["beta2"]),
-            weight_decay=optimizer["weight_decay"],
-        )
+        self.marks = set(checkpoint_steps(self.steps, self.options["checkpoints"]))
+        self.metrics = run.out / "metrics.jsonl"
+        self.ticker = Ticker(self.steps)
+        chat = load_chat(run.base)
+        rows = read_rows(run.data)
+        self.course = run.course(rows, chat)
+        self.backend = start(rows, chat)
         self.progress = Progress()
         self.resumed_from: list[int] = []
+        self.saved = math.nan
 
     def train(self) -> dict[str, Any]:
         """Run what is left of the steps; returns the result record."""
         self._resume()
-        marks = set(checkpoint_steps(self.steps, self.options["checkpoints"]))
-        self.model.train()
+        self.saved = time.perf_counter()
         status = "ok"
-        last_state = last_line = time.perf_counter()
-        with (self.run.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+        lines = self.metrics if self.ranks.first else Path(os.devnull)
+        with lines.open("a", encoding="utf-8") as metrics:
             while self.progress.step < self.steps:
                 record = self._step()
                 metrics.write(json.dumps(record) + "\n")
                 metrics.flush()
-                step = self.progress.step
                 if record["loss"] is None or record["grad_norm"] is None:
                     status = "diverged"
                     break
-                if step in marks:
-                    checkpoint.save_adapter(self.model, checkpoint_folder(self.run.out, step))
-                now = time.perf_counter()
-                if step in marks or step % STATE_STEPS == 0 or now - last_state > STATE_SECONDS:
-                    os.fsync(metrics.fileno())  # the metrics reach at least as far as the state
-                    self._save_state()
-                    last_state = now
-                if now - last_line > PROGRESS_SECONDS or step == self.steps:
-                    self._print(record)
-                    last_line = now
-        return self._result(status)
+                self._keep(metrics)
+                if self.ranks.first:
+                    self.ticker.tell(record)
+        return result_record(self.run, status, self.progress, self.resumed_from,
+                             self.backend.size(), self.backend.describe() | self.identity)
 
     def _step(self) -> dict[str, Any]:
-        """One optimiser step; returns its line of metrics.jsonl (None for a value not finite)."""
+        """One optimiser step; returns its line of metrics.jsonl."""
         begin = time.perf_counter()
-        progress, options = self.progress, self.options
-        batch = self._batch(self.plan[progress.step])
-        shape = options["schedule"]
-        rate = options["learning_rate"] * schedule.factor(
-            progress.step, self.steps, shape["shape"], shape["warmup"], shape["final"]
-        )
-        for group in self.optimizer.param_groups:
+        step, backend = self.progress.step, self.backend
+        batch = self.course.batch(step)
+        rate = schedule.rate(self.options, step)
+        for group in backend.optimizer.param_groups:
             group["lr"] = rate
-        value = model.loss(self.model, batch)
-        value.backward()
-        clip = options["optimizer"]["clip"]
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), clip or math.inf)
-        loss, grad_norm = value.item(), norm.item()
-        if math.isfinite(loss) and math.isfinite(grad_norm):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        progress.step += 1
-        progress.tokens += batch.tokens
-        progress.loss = loss
-        elapsed = time.perf_counter() - begin
-        progress.seconds += elapsed
-        return {
-            "step": progress.step,
-            "loss": loss if math.isfinite(loss) else None,
-            "lr": rate,
-            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
-            "tokens": batch.tokens,
-            "seconds": round(elapsed, 4),
-        }
+        value = backend.forward_backward(batch, step)
+        norm = backend.clip(self.options["optimizer"]["clip"] or math.inf)
+        loss = value.item()  # not before: a GPU would be waited for between the two
+        if math.isfinite(loss) and math.isfinite(norm):
+            backend.optimizer.step()
+        backend.optimizer.zero_grad(set_to_none=True)
+        return self.progress.advance(loss, rate, norm, batch.tokens, time.perf_counter() - begin)
 
-    def _batch(self, indices: list[int]) -> Batch:
-        examples = [self.examples[i] for i in indices]
-        if self.options["packing"]:
-            return pack(examples, self.pad_id, PACK_LENGTH)
-        return collate(examples, self.pad_id)
+    def _keep(self, metrics: IO[str]) -> None:
+        """Write adapter and state, where the step just done asks for them."""
+        step = self.progress.step
+        if step in self.marks:
+            self.backend.export(checkpoint_folder(self.run.out, step))
+        late = time.perf_counter() - self.saved > STATE_SECONDS
+        if step in self.marks or step % STATE_STEPS == 0 or self.ranks.any(late):
+            if self.ranks.first:
+                os.fsync(metrics.fileno())  # the metrics reach at least as far as the state
+            self.backend.save_state(self._record())
+            self.saved = time.perf_counter()
 
     def _resume(self) -> None:
-        state = checkpoint.load_state(self.state_path, self.identity)
-        if state is None:
-            (self.run.out / "metrics.jsonl").unlink(missing_ok=True)
+        """Go on from the state, or make sure that nothing of an earlier start remains."""
+        found = self.backend.load_state(self.identity)
+        if found is None:
+            if self.ranks.first:
+                self.metrics.unlink(missing_ok=True)
             return
-        self.progress = Progress(**state["progress"])
-        self.resumed_from = [*state["resumed_from"], self.progress.step]
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(state["adapter"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"])
-        checkpoint.trim_metrics(self.run.out / "metrics.jsonl", self.progress.step)
-        self._save_state()  # now: a kill before the next state must not lose this resumption
-        print(f"resumed after step {self.progress.step}", flush=True)
+        self.progress = Progress(**found["progress"])
+        self.resumed_from = [*found["resumed_from"], self.progress.step]
+        if self.ranks.first:
+            checkpoint.trim_metrics(self.metrics, self.progress.step)
+        # Now: a kill before the next state must not lose this resumption.
+        self.backend.amend_state(self._record())
+        if self.ranks.first:
+            print(f"resumed after step {self.progress.step}", flush=True)
+        self.ranks.barrier()
 
-    def _save_state(self) -> None:
-        checkpoint.save_state(
-            self.state_path,
-            {
-                "identity": self.identity,
-                "progress": vars(self.progress).copy(),
-                "resumed_from": self.resumed_from,
-                "adapter": {name: p.detach() for name, p in self.parameters.items()},
-                "optimizer": self.optimizer.state_dict(),
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-            },
-        )
-
-    def _result(self, status: str) -> dict[str, Any]:
-        size = sum(p.numel() for p in self.parameters.values())
-        return result_record(self.run, status, self.progress, self.resumed_from, size,
-                             self.identity)
-
-    def _print(self, record: dict[str, Any]) -> None:
-        print(
-            f"step {record['step']}/{self.steps} loss {record['loss']:.4f} lr {record['lr']:.2e} "
-            f"{time.perf_counter() - self.started:.0f} s",
-            flush=True,
-        )
+    def _record(self) -> dict[str, Any]:
+        """What a state holds besides the backend's own."""
+        return {"identity": self.identity, "progress": vars(self.progress).copy(),
+                "resumed_from": self.resumed_from}

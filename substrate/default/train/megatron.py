@@ -14,68 +14,31 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import sys
 import warnings
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from data.recipe import RecipeError, load_recipe
+from train.command import Command, Errors, mistakes
 
-from train.sft import environment
+if TYPE_CHECKING:
+    from train.run import Run
+
+COMMAND = Command("train.megatron", distributed=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = _parser().parse_args(argv)
     if importlib.util.find_spec("megatron") is None:
-        return _fail("megatron-core is not installed: pip install megatron-core==0.16.1")
-    try:
-        recipe = load_recipe(args.recipe)
-    except RecipeError as error:
-        return _fail(error)
-    environment(args.threads)
+        return COMMAND.fail(
+            "megatron-core is not installed: pip install megatron-core==0.16.1")
     # megatron-core says of every optional package that it is not there.
     warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
-    # Seconds of imports: only for a good recipe, and after the environment is set.
-    from eval.chat import ChatError
-
-    from train.batching import DataError
-    from train.checkpoint import StateError
-    from train.loop import Run
-    from train.mcore import layout as layouts
-    from train.mcore.loop import execute
-    from train.model import ModelError
-    from train.targets import TargetError
-
-    run = Run(recipe, args.data, args.base, args.out, args.seed, args.threads)
-    layout = layouts.Layout(
-        args.tensor, args.pipeline, args.expert, args.precision, args.micro_batch
-    )
-    try:
-        result = execute(run, layout, layouts.start(layout))
-    except (ChatError, DataError, ModelError, StateError, TargetError, layouts.LayoutError,
-            OSError) as error:
-        layouts.stop()
-        return _fail(error)
-    layouts.stop()
-    if result["status"] == "diverged":
-        _say(f"train.megatron: diverged at step {result['steps']}: loss or gradient is not finite",
-             sys.stderr)
-        return 3
-    _say(f"done: {result['steps']} steps, final loss {result['final_loss']:.4f}", sys.stdout)
-    return 0
+    return COMMAND.follow(args, lambda run: _train(run, args), _own_errors)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.megatron", description="Train a LoRA adapter as the recipe says."
-    )
-    parser.add_argument("--recipe", type=Path, required=True, help="recipe.yaml")
-    parser.add_argument("--data", type=Path, required=True, help="train.jsonl of data.build")
-    parser.add_argument("--base", type=Path, required=True, help="folder of the base checkpoint")
-    parser.add_argument("--seed", type=int, required=True, help="adapter's start, order of rows")
-    parser.add_argument("--out", type=Path, required=True, help="output folder")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads a process")
+    parser = COMMAND.parser()
     parser.add_argument("--tensor", type=int, default=1, help="ranks that share each matrix")
     parser.add_argument("--pipeline", type=int, default=1, help="stages of layers")
     parser.add_argument("--expert", type=int, default=1, help="ranks that share the experts")
@@ -86,15 +49,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _say(text: str, stream: object) -> None:
-    """Once, whatever the number of ranks."""
-    if os.environ.get("RANK", "0") == "0":
-        print(text, file=stream)  # type: ignore[call-overload]
+def _train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
+    from train.mcore import layout as layouts
+    from train.mcore.backend import execute
+
+    layout = layouts.Layout(
+        args.tensor, args.pipeline, args.expert, args.precision, args.micro_batch
+    )
+    try:
+        result = execute(run, layout, layouts.start(layout))
+    except (*mistakes(), *_own_errors()):  # raised on all ranks; after any other failure the ranks
+        layouts.stop()  # that did not fail would be waited for
+        raise
+    layouts.stop()
+    return result
 
 
-def _fail(error: object) -> int:
-    _say(f"train.megatron: {error}", sys.stderr)
-    return 2
+def _own_errors() -> Errors:
+    from train.mcore.layout import LayoutError
+
+    return (LayoutError,)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 WSD_DECAY = 0.2  # share of the run in which warmup-stable-decay comes down
+
+
+def rate(options: dict[str, Any], step: int) -> float:
+    """The learning rate of 0-based `step` under `options`, the recipe's `train` section."""
+    shape = options["schedule"]
+    peak: float = options["learning_rate"]
+    return peak * factor(step, options["steps"], shape["shape"], shape["warmup"], shape["final"])
 
 
 def factor(step: int, total: int, shape: str, warmup: float, final: float) -> float:

@@ -85,6 +85,12 @@ def latest(folder: Path) -> dict[str, Any] | None:
     return found[0]
 
 
+def amend(folder: Path, record: dict[str, Any]) -> None:
+    """Replace the record of the newest state; rank 0 alone calls it."""
+    found = json.loads((folder / LATEST).read_text(encoding="utf-8"))
+    checkpoint.write_json(folder / LATEST, found | record)
+
+
 def load(folder: Path, adapted: list[Adapted], optimizer: torch.optim.Optimizer,
          step: int) -> None:
     """Fill adapter and optimiser from a state, whatever layout wrote it; collective."""

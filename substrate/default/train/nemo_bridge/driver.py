@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from eval.adapter import AdapterError, base_shapes, file_sha256, load_adapter
+from eval.adapter import AdapterError, base_shapes, load_adapter
 from eval.chat import load_chat
 from megatron.bridge import AutoBridge
 from megatron.bridge.training.callbacks import Callback, CallbackContext
@@ -27,8 +27,7 @@ from megatron.bridge.training.finetune import finetune
 from megatron.bridge.training.gpt_step import forward_step
 
 from train import checkpoint, schedule
-from train.batching import plan, read_rows, tokenize
-from train.loop import Run, checkpoint_folder, checkpoint_steps
+from train.batching import read_rows
 from train.mcore import names, prompts
 from train.nemo_bridge import adapter, family, gather, imported
 from train.nemo_bridge.family import BridgeError, Family, Layout
@@ -36,6 +35,7 @@ from train.nemo_bridge.overrides import apply, overrides, patterns
 from train.nemo_bridge.progress import Log
 from train.nemo_bridge.rows import Rows, row_length
 from train.peft_format import check_loadable, peft_config
+from train.run import Run, checkpoint_folder, checkpoint_steps
 
 LOSS = "lm loss"  # Megatron-Bridge's name for it
 
@@ -134,19 +134,12 @@ def prepare(run: Run, wanted: str, sizes: tuple[tuple[int, int, int], int, int, 
     chat = load_chat(run.base)
     given = read_rows(run.data)
     prompts.check(given, chat, run.base)
-    examples = tokenize(given, chat, train["loss"]["mask"])
-    shuffle = run.recipe["data"]["order"] == "shuffled"
-    order = plan(len(given), train["batch_size"], train["steps"], run.seed, shuffle)
-    length = row_length(examples, layout.sequence)
+    course = run.course(given, chat)
+    length = row_length(course.examples, layout.sequence)
     return Prepared(
-        config, found, layout, Rows(examples, order, length, chat.pad_id),
-        [sum(len(examples[index].ids) for index in step) for step in order], leaves, expected,
-        weights, {
-            "seed": run.seed,
-            "base_sha256": imported.digest(run.base, imported_at),
-            "data_sha256": file_sha256(run.data),
-            "recipe": train | {"order": run.recipe["data"]["order"]},
-        },
+        config, found, layout, Rows(course.examples, course.plan, length, course.pad_id),
+        [course.tokens(step) for step in range(len(course.plan))], leaves, expected, weights,
+        run.identity(imported.digest(run.base, imported_at)),
     )
 
 
@@ -226,10 +219,7 @@ class Recorder(Callback):
 
     def on_train_step_start(self, context: CallbackContext) -> None:
         """The rate of the step that comes; megatron's scheduler sets its own after each step."""
-        shape = self.train["schedule"]
-        self.rate = self.train["learning_rate"] * schedule.factor(
-            self.step, self.train["steps"], shape["shape"], shape["warmup"], shape["final"]
-        )
+        self.rate = schedule.rate(self.train, self.step)
         for group in context.optimizer.param_groups:
             group["lr"] = self.rate
         self.since = time.perf_counter()

@@ -11,7 +11,6 @@ import math
 import os
 import pickle
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from train import checkpoint
-from train.loop import PROGRESS_SECONDS, Progress, Run, result_record
+from train.run import Progress, Run, Ticker, result_record
 
 TRACKER = "latest_train_state.pt"  # Megatron-Bridge's, as are the names of its folders
 TEXT_TRACKER = "latest_checkpointed_iteration.txt"
@@ -71,7 +70,7 @@ class Log:
         self.metrics = run.out / "metrics.jsonl"
         self.progress = Progress()
         self.resumed_from: list[int] = []
-        self.started = self.printed = time.perf_counter()
+        self.ticker = Ticker(run.recipe["train"]["steps"])
 
     def open(self) -> None:
         """Before Megatron-Bridge starts: refuse another run's state, put what is there in order.
@@ -121,23 +120,13 @@ class Log:
     def add(self, loss: float, rate: float, norm: float, seconds: float) -> bool:
         """The line of the step that was just done, on disk when this returns; whether all of it
         is finite."""
-        progress = self.progress
-        progress.step += 1
-        progress.tokens += self.tokens[progress.step - 1]
-        progress.loss, progress.seconds = loss, progress.seconds + seconds
-        record = {
-            "step": progress.step,
-            "loss": loss if math.isfinite(loss) else None,
-            "lr": rate,
-            "grad_norm": norm if math.isfinite(norm) else None,
-            "tokens": self.tokens[progress.step - 1],
-            "seconds": round(seconds, 4),
-        }
+        tokens = self.tokens[self.progress.step]
+        record = self.progress.advance(loss, rate, norm, tokens, seconds)
         with self.metrics.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(record) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
-        self._print(record)
+        self.ticker.tell(record)
         return record["loss"] is not None and record["grad_norm"] is not None
 
     def finish(self, status: str, size: int, more: dict[str, Any]) -> dict[str, Any]:
@@ -157,14 +146,6 @@ class Log:
         except FileNotFoundError:
             return None
         return record
-
-    def _print(self, record: dict[str, Any]) -> None:
-        now, steps = time.perf_counter(), self.run.recipe["train"]["steps"]
-        if now - self.printed > PROGRESS_SECONDS or record["step"] == steps:
-            self.printed = now
-            loss = "not finite" if record["loss"] is None else f"{record['loss']:.4f}"
-            print(f"step {record['step']}/{steps} loss {loss} lr {record['lr']:.2e} "
-                  f"{now - self.started:.0f} s", flush=True)
 
 
 def _step(path: Path) -> int | None:
