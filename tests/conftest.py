@@ -16,6 +16,14 @@ from aevo.cancel import cancel_all
 from aevo.layout import Layout
 from aevo.sandbox import probe
 from aevo.substrate import open_substrate
+from tests.parallel import (
+    pytest_collection_modifyitems,
+    pytest_terminal_summary,
+    pytest_xdist_make_scheduler,
+)
+
+__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary",
+           "pytest_xdist_make_scheduler"]  # hooks
 
 REPO = Path(__file__).parents[1]
 REGRESSION = REPO / "tests" / "substrates" / "regression"

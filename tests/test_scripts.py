@@ -163,9 +163,16 @@ def test_test_extras_serve_quickstart_too(machine: Machine) -> None:
     machine.tool("ruff", "#!/usr/bin/env bash\n")
     machine.call("scripts/test", "-k", "a b")
     calls = machine.calls()
-    assert pip("-e .[train,megatron,slurm,dev]") in calls and calls[-1] == "run -m pytest -k a b"
+    assert pip("-e .[train,megatron,slurm,dev]") in calls
+    assert calls[-1] == "run -m pytest -n 2 --dist loadgroup -k a b"
     machine.call("scripts/quickstart")
     assert machine.calls() == ["run -u -m aevo.campaign rounds=2"]
+
+
+def test_quick_leaves_out_what_is_long(machine: Machine) -> None:
+    machine.tool("ruff", "#!/usr/bin/env bash\n")
+    machine.call("scripts/test", "--quick", "tests/x.py", AEVO_TEST_WORKERS="0")
+    assert machine.calls()[-1] == "run -m pytest -n 0 --dist loadgroup -m not long tests/x.py"
 
 
 def test_a_failed_step_fails_the_test_command(machine: Machine) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from aevo.cancel import job_folders
 from aevo.jobs.state import observe
 from aevo.records.io import read
@@ -15,6 +17,8 @@ from aevo.round import is_finished
 from tests.conftest import REGRESSION, REPO, Cli, until
 from tests.outcome import outcome
 from tests.slurm.conftest import QUICK, Slurm
+
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(60)]
 
 
 def test_campaign_on_slurm_ends_with_the_records_of_a_local_one(

@@ -23,6 +23,8 @@ from aevo.records.job import JobSpec, Resources, Step
 from tests.conftest import until
 from tests.slurm.conftest import Slurm
 
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(60)]
+
 PROGRAM = '''
 import json, os, pathlib, sys, time
 out, mode = pathlib.Path(sys.argv[1]), sys.argv[2]
