@@ -15,7 +15,6 @@ from pathlib import Path
 import yaml
 
 from aevo import digest, items, policy, sandbox, snapshot
-from aevo.agent.preflight import check
 from aevo.agent.settings import EndpointSettings
 from aevo.axes import load as load_catalogue
 from aevo.change import flatten
@@ -78,7 +77,9 @@ def can_run(config: Config) -> None:
         print("WARNING: sandbox=none: worker-written code runs unconfined, as you, with your "
               "files and your network", file=sys.stderr, flush=True)
     if isinstance(config.agent, EndpointSettings):
-        check(config.agent)
+        from aevo.agent import preflight  # `openai` is half of a start's imports
+
+        preflight.check(config.agent)
     opening.check(config)
 
 

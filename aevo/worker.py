@@ -15,7 +15,6 @@ from aevo import policy, roundlog
 from aevo.agent.loop import run_loop
 from aevo.agent.meter import Meter
 from aevo.agent.model import Model
-from aevo.agent.openai_model import OpenAIModel
 from aevo.agent.prompts import opening
 from aevo.agent.scripted import ScriptedModel
 from aevo.agent.settings import EndpointSettings
@@ -98,6 +97,8 @@ def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
     """The agent the campaign is configured with."""
     agent = broker.agent
     if isinstance(agent, EndpointSettings):
+        from aevo.agent.openai_model import OpenAIModel  # `openai` is half of a start's imports
+
         return OpenAIModel(agent, seed=broker.candidate.agent_seed,
                            on_retry=lambda kind, trial, wait_s, text: broker.trace.note(
                                "note", retry=str(kind), trial=trial, wait_s=round(wait_s, 1),

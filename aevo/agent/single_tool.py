@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from aevo.agent.model import Model, ToolSchema
-from aevo.agent.openai_model import OpenAIModel
 from aevo.agent.repair import complaint
 from aevo.agent.retry import EndpointError, Kind, OnRetry
 from aevo.agent.settings import EndpointSettings
@@ -75,7 +74,12 @@ def endpoint_of(folder: RoundLayout) -> EndpointSettings | None:
 
 def at_endpoint(settings: EndpointSettings, seed: int) -> BuildModel:
     """Builds the client; `seed` decides the jitter of its waits."""
-    return lambda on_retry: OpenAIModel(settings, on_retry=on_retry, seed=seed)
+    def build(on_retry: OnRetry) -> Model:
+        from aevo.agent.openai_model import OpenAIModel  # `openai` is half of a start's imports
+
+        return OpenAIModel(settings, on_retry=on_retry, seed=seed)
+
+    return build
 
 
 def converse(
