@@ -9,15 +9,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
-from aevo import multirun
 from aevo.agent.settings import EndpointSettings
 from aevo.change import get_key
 from aevo.choice import EvaluatorSettings, TrainerSettings
@@ -29,6 +24,10 @@ from aevo.policy import PolicySettings
 from aevo.records.io import Part, problems
 from aevo.records.job import Resources
 from aevo.sandbox.model import Setting
+
+# Hydra and OmegaConf are imported by what composes: jobs read a configuration that is composed.
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # Options of Hydra's that are followed by a value.
 VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p",
@@ -114,12 +113,15 @@ class Config(Part):
         return {key: get_key(data, key) for key in PINNED}
 
 
-def load(composed: DictConfig) -> Config:
+def load(composed: "DictConfig") -> Config:
     """Validates a composed configuration.
 
     Raises:
         ConfigError: every unknown key and wrong value, in one line.
     """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
     try:
         data = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -154,10 +156,16 @@ def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
 
     A failed member of a multirun fails the command, after the others have run.
     """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from aevo import multirun
+
     failures: list[AevoError] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    def composed_task(composed: DictConfig) -> None:
+    def composed_task(composed: "DictConfig") -> None:
         try:
             with multirun.member():
                 task(load(composed))
