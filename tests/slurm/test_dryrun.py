@@ -69,7 +69,7 @@ def dry_run(
     folder: Path, *words: str, env: dict[str, str] | None = None, module: str = "aevo.campaign"
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", module, *words], text=True, cwd=folder,
-                          capture_output=True, timeout=60, env=env)
+                          capture_output=True, timeout=200, env=env)
 
 
 def scripts(printed: str) -> dict[str, str]:
@@ -188,7 +188,7 @@ def test_what_is_printed_is_what_is_submitted(
     words += [quoted(slurm_cli.runs), "cluster.common.comment=\"it's 'ours'\"",
               "+cluster.train.environment.NOTE=\"a 'b' c\"", "cluster.train.setup=['export X=1']"]
     dry = subprocess.run([*words, "dry_run=true"], capture_output=True, text=True,
-                         cwd=slurm_cli.folder, timeout=60)
+                         cwd=slurm_cli.folder, timeout=200)
     assert dry.returncode == 0, dry.stderr
     assert not slurm_cli.runs.exists()
     real = subprocess.run(words, capture_output=True, text=True, cwd=slurm_cli.folder, timeout=200)
