@@ -164,7 +164,7 @@ def test_test_extras_serve_quickstart_too(machine: Machine) -> None:
     machine.call("scripts/test", "-k", "a b")
     calls = machine.calls()
     assert pip("-e .[train,megatron,slurm,dev]") in calls
-    assert calls[-1] == "run -m pytest -n 2 --dist loadgroup -k a b"
+    assert calls[-1] == "run -m pytest -n 3 --dist loadgroup -k a b"
     machine.call("scripts/quickstart")
     assert machine.calls() == ["run -u -m aevo.campaign rounds=2"]
 

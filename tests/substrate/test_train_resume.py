@@ -21,6 +21,8 @@ from train import loop, sft
 from train.checkpoint import StateError
 from transformers import AutoModelForCausalLM
 
+pytestmark = pytest.mark.long(25)
+
 Recipe = dict[str, Any]
 
 
