@@ -16,6 +16,15 @@ from aevo.files.paths import Layout
 from aevo.plan.cancel import cancel_all
 from aevo.sandbox import probe
 from aevo.substrate.frozen import open_substrate
+from tests.parallel import (
+    made_once,
+    pytest_collection_modifyitems,
+    pytest_terminal_summary,
+    pytest_xdist_make_scheduler,
+)
+
+__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary",
+           "pytest_xdist_make_scheduler"]  # hooks
 
 REPO = Path(__file__).parents[1]
 REGRESSION = REPO / "tests" / "substrates" / "regression"
@@ -100,8 +109,23 @@ def cli(tmp_path: Path) -> Iterator[Cli]:
         cancel_all(Layout(campaign))
 
 
-def until(condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
-    """Waits for an event that another process brings about; fails at the deadline."""
+SLOW = "+model.recipe.train.step_seconds=0.03"  # 60 steps, 1.8 s: time to be killed in
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A campaign of two slow rounds of three candidates. Not to be written to."""
+
+    def make(folder: Path) -> None:
+        done = Cli(folder).run("campaign", "rounds=2", SLOW, n=3)
+        assert done.returncode == 0, done.stderr
+
+    return Cli(made_once(tmp_path_factory, "undisturbed", make)).layout()
+
+
+def until(condition: Callable[[], bool], deadline_s: float = 180.0) -> None:
+    """Waits for an event that another process brings about; fails at the deadline, which is far
+    off: a busy machine is no fault."""
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, "the awaited event did not happen"

@@ -20,10 +20,14 @@ from tests.conftest import REPO, until
 PROGRAMS = ("slurmctld", "slurmd", "munged", "slurmdbd", "mariadbd")
 OTHER = "nobody"  # a Unix user that is not root and is everywhere
 
-pytestmark = pytest.mark.skipif(
-    os.getuid() != 0 or any(shutil.which(name) is None for name in PROGRAMS),
-    reason="a dev cluster needs root and the Slurm packages (see .ci/run)",
-)
+pytestmark = [
+    pytest.mark.xdist_group("slurm"),  # both clusters write to /etc/hosts
+    pytest.mark.long(15),
+    pytest.mark.skipif(
+        os.getuid() != 0 or any(shutil.which(name) is None for name in PROGRAMS),
+        reason="a dev cluster needs root and the Slurm packages (see .ci/run)",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Cluster:
 
     def slurm(self, *argv: str) -> str:
         """What a Slurm command prints."""
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=self.root,
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=200, cwd=self.root,
                               env=os.environ | {"SLURM_CONF": str(self.conf)})
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -151,7 +155,7 @@ def test_another_user_may_submit(cluster: Cluster) -> None:
     done = subprocess.run(
         ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups",
          "srun", "--quiet", "id", "-un"],
-        capture_output=True, text=True, timeout=60, cwd="/tmp",
+        capture_output=True, text=True, timeout=200, cwd="/tmp",
         env=os.environ | {"SLURM_CONF": str(cluster.conf)})
     assert done.stdout.split() == [OTHER], done.stderr
 

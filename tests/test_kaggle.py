@@ -341,7 +341,7 @@ def test_killed_at_an_upload_nothing_is_lost_or_repeated(
         process.wait()
 
     site.add(method, Fault(carried_out=carried_out, hook=kill))
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == -signal.SIGKILL
     assert [line.event for line in bench.ledger()] == ["intent"]
     record = bench.collect()

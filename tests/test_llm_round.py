@@ -25,6 +25,8 @@ from tests.fake_openai import FakeOpenAI
 from tests.openai_support import KEY
 from tests.role_brains import by_role
 
+pytestmark = pytest.mark.long(130)
+
 # The tiny model, trained just enough to leave an adapter.
 FEW_STEPS = ("worker.anchor_seeds=1", "model.dev_items=60", "model.hidden_items=60",
              "+model.recipe.train.steps=6", "+model.recipe.data.examples=400")

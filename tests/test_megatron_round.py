@@ -19,6 +19,8 @@ from aevo.records.manifest import Manifest
 from aevo.records.scores import TrainingResult
 from tests.conftest import REPO, SANDBOX
 
+pytestmark = pytest.mark.long(50)
+
 NAME = "tiny_nemotron_h-seed1"
 
 

@@ -441,7 +441,7 @@ def test_kill_9_in_the_middle_of_the_second_call(
             until(lambda: len(server.chats()) == 2)
             process.send_signal(signal.SIGKILL)
         assert not layout.policy(2).exists()
-        subprocess.run(command, cwd=REPO, env=environment, check=True, timeout=60)
+        subprocess.run(command, cwd=REPO, env=environment, check=True, timeout=200)
         lengths = [len(request["messages"]) for request in server.chats()]
     assert lengths == [2, 4, 4]
     assert session(layout).author == "fake-model" and session(layout).refusals == 1

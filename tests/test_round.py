@@ -27,8 +27,10 @@ from aevo.records.policy import Policy
 from aevo.records.scores import TrainingResult
 from aevo.records.trace import Event
 from aevo.substrate.catalogue import touches
-from tests.conftest import REGRESSION, REPO, Cli, until
+from tests.conftest import REGRESSION, REPO, SLOW, Cli, until
 from tests.outcome import outcome
+
+pytestmark = pytest.mark.long(180)
 
 
 def digest(*roots: Path) -> str:
@@ -181,12 +183,10 @@ def test_damage_is_refused_in_one_clear_line(
     assert expected in done.stderr and done.stderr.count("\n") == 1
 
 
-SLOW = "+model.recipe.train.step_seconds=0.03"  # 60 steps, 1.8 s: time to be killed in
-
-
-def test_campaign_killed_again_and_again_ends_as_the_undisturbed_one(cli: Cli) -> None:
+def test_campaign_killed_again_and_again_ends_as_the_undisturbed_one(
+    cli: Cli, undisturbed: Layout
+) -> None:
     """kill -9 of the driver alone, or with every process of the campaign, at several moments."""
-    assert cli.run("campaign", "rounds=2", SLOW, "campaign=calm").returncode == 0
     layout = cli.layout("stormy")
     moments = [("step-0020", True), ("scores.json", False), ("step-0020", True),
                ("evidence.json", True), ("trace.jsonl", True)]
@@ -199,7 +199,7 @@ def test_campaign_killed_again_and_again_ends_as_the_undisturbed_one(cli: Cli) -
             kill_jobs(layout)
     done = cli.run("campaign", "rounds=2", SLOW, "campaign=stormy")
     assert done.returncode == 0, done.stderr
-    assert outcome(layout, 2) == outcome(cli.layout("calm"), 2)
+    assert outcome(layout, 2) == outcome(undisturbed, 2)
     resumed = 0
     for metrics in layout.root.glob("round-*/c*/train/*/out/metrics.jsonl"):
         steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
@@ -237,30 +237,31 @@ def kill_jobs(layout: Layout) -> None:
 
 
 def test_interrupt_ends_all_jobs_and_the_same_command_goes_on(cli: Cli) -> None:
-    driver = cli.start("campaign", "rounds=1", SLOW)
+    driver = cli.start("campaign", "rounds=1", SLOW, n=2)
     layout = cli.layout()
     until(lambda: any(layout.root.glob("round-01/c*/train/1/out/metrics.jsonl")))
     os.kill(driver.pid, signal.SIGINT)
-    _, errors = driver.communicate(timeout=60)
+    _, errors = driver.communicate(timeout=200)
     assert driver.returncode == 130
     assert "run the same command to go on" in errors
     assert [job.root.name for job in job_folders(layout) if observe(job).alive] == []
-    done = cli.run("campaign", "rounds=1", SLOW)
+    done = cli.run("campaign", "rounds=1", SLOW, n=2)
     assert done.returncode == 0, done.stderr
     assert (layout.report / "index.html").exists()
 
 
 def test_round_goes_on_without_its_driver(cli: Cli) -> None:
-    done = cli.run("round", "follow=false")
+    done = cli.run("round", "follow=false", n=2)
     assert done.returncode == 0 and "tail -f" in done.stdout
-    until(lambda: cli.layout().policy(2).exists(), 120)
+    until(lambda: cli.layout().policy(2).exists())
     shown = cli.plain("status", str(cli.layout().root), "--json")
     phases = {row["name"]: row["phase"] for row in json.loads(shown.stdout)["rows"]}
     assert phases["c00"] == "done" and phases["collector"] == "done"
 
 
 def test_cancel_ends_a_round_under_way(cli: Cli) -> None:
-    assert cli.run("round", "follow=false", "+model.recipe.train.step_seconds=5").returncode == 0
+    slower = "+model.recipe.train.step_seconds=5"
+    assert cli.run("round", "follow=false", slower, n=2).returncode == 0
     layout = cli.layout()
     until(lambda: any(layout.root.glob("round-01/c*/train/1/out/metrics.jsonl")))
     done = cli.plain("cancel", str(layout.root))

@@ -74,7 +74,7 @@ class Machine:
         """Runs one of the scripts."""
         return subprocess.run(
             ["bash", str(self.repo / argv[0]), *argv[1:]], env={**self.env, **env}, check=False,
-            capture_output=True, text=True, timeout=60, cwd=self.repo.parent,
+            capture_output=True, text=True, timeout=200, cwd=self.repo.parent,
         )
 
     def calls(self) -> list[str]:
@@ -163,9 +163,16 @@ def test_test_extras_serve_quickstart_too(machine: Machine) -> None:
     machine.tool("ruff", "#!/usr/bin/env bash\n")
     machine.call("scripts/test", "-k", "a b")
     calls = machine.calls()
-    assert pip("-e .[train,megatron,slurm,dev]") in calls and calls[-1] == "run -m pytest -k a b"
+    assert pip("-e .[train,megatron,slurm,dev]") in calls
+    assert calls[-1] == "run -m pytest -n 3 --dist loadgroup -k a b"
     machine.call("scripts/quickstart")
     assert machine.calls() == ["run -u -m aevo.campaign rounds=2"]
+
+
+def test_quick_leaves_out_what_is_long(machine: Machine) -> None:
+    machine.tool("ruff", "#!/usr/bin/env bash\n")
+    machine.call("scripts/test", "--quick", "tests/x.py", AEVO_TEST_WORKERS="0")
+    assert machine.calls()[-1] == "run -m pytest -n 0 --dist loadgroup -m not long tests/x.py"
 
 
 def test_a_failed_step_fails_the_test_command(machine: Machine) -> None:
@@ -218,7 +225,7 @@ def test_bootstrap_accepts_this_python(machine: Machine) -> None:
 def tail(campaign: Path, *options: str) -> list[str]:
     """What scripts/tail prints of what is there."""
     done = subprocess.run(["bash", str(ROOT / "scripts/tail"), str(campaign), "--no-follow",
-                           *options], capture_output=True, text=True, timeout=60, check=True)
+                           *options], capture_output=True, text=True, timeout=200, check=True)
     return done.stdout.splitlines()
 
 
@@ -265,7 +272,7 @@ def serve(tmp_path: Path, server: str, **env: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_served_agent_that_ends_at_once_is_an_error(tmp_path: Path, code: int) -> None:
-    _, said = serve(tmp_path, f"raise SystemExit({code})").communicate(timeout=30)
+    _, said = serve(tmp_path, f"raise SystemExit({code})").communicate(timeout=200)
     assert said.splitlines() == [
         f"error: the server ended with exit code {code} before it answered"]
     assert not (tmp_path / "record.json").exists()
@@ -283,10 +290,10 @@ http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
     nobody = "http://127.0.0.1:9"
     process = serve(tmp_path, server, http_proxy=nobody, no_proxy="", NO_PROXY="")
     try:
-        until((tmp_path / "record.json").exists, 30)
+        until((tmp_path / "record.json").exists)
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=200)
 
 
 DOCUMENTS = sorted(str(path.relative_to(ROOT))

@@ -30,6 +30,8 @@ from tests.challenge_support import rows, small, write_csv
 from tests.conftest import REGRESSION, REPO, SANDBOX
 from tests.test_items import MODEL, configuration
 
+pytestmark = pytest.mark.long(35)
+
 SETTINGS = ("model.preset=challenge", "model.dev_items=18", "model.hidden_items=9")
 
 

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,9 @@ from aevo.view.problems import Problem, Problems
 from aevo.view.table import Row, Status, status, table
 from tests.conftest import Cli, until
 from tests.job_records import FakeSlurm, Jobs, fake, jobs
+from tests.slurm.conftest import Slurm, slurm
 
-__all__ = ["fake", "jobs"]  # fixtures
+__all__ = ["fake", "jobs", "slurm"]  # fixtures
 CANCELLED = 143
 
 
@@ -325,41 +325,33 @@ def test_narrow_terminal_gets_fewer_columns(jobs: Jobs, fake: FakeSlurm) -> None
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A real Slurm if one answers; the ids put into the list are cancelled afterwards."""
-    if conf := os.environ.get("AEVO_TEST_SLURM_CONF"):
-        monkeypatch.setenv("SLURM_CONF", conf)
-    if shutil.which("sinfo") is None:
-        pytest.skip("Slurm's commands are not installed here")
-    try:
-        answer = subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=5)
-    except subprocess.TimeoutExpired:
-        pytest.skip("sinfo does not answer")
-    if answer.returncode != 0:
-        pytest.skip("sinfo does not answer")
+def cluster(slurm: Slurm) -> Iterator[list[str]]:
+    """A real Slurm; the ids put into the list are cancelled afterwards."""
     ids: list[str] = []
     yield ids
     if ids:
-        slurm("scancel", *ids)
+        said("scancel", *ids)
 
 
-def slurm(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+def said(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=True)
     return done.stdout.strip()
 
 
+@pytest.mark.xdist_group("slurm")
+@pytest.mark.long(2)
 def test_held_job_and_dependent_of_a_failed_one_on_a_real_cluster(
     tmp_path: Path, cluster: list[str]
 ) -> None:
     def sbatch(*options: str) -> str:
-        cluster.append(slurm("sbatch", "--parsable", "--output=/dev/null", *options))
+        cluster.append(said("sbatch", "--parsable", "--output=/dev/null", *options))
         return cluster[-1]
 
     held = sbatch("--begin=now+1hour", "--wrap=true")
-    slurm("scontrol", "hold", held)
+    said("scontrol", "hold", held)
     failed = sbatch("--wrap=exit 1")
     dependent = sbatch(f"--dependency=afterok:{failed}", "--wrap=true")
-    until(lambda: "Never" in slurm("squeue", "--noheader", "--format=%r", f"--jobs={dependent}"))
+    until(lambda: "Never" in said("squeue", "--noheader", "--format=%r", f"--jobs={dependent}"))
     jobs = Jobs(tmp_path)
     jobs.submitted("c00-worker", held)
     jobs.submitted("meta", dependent)
@@ -369,6 +361,6 @@ def test_held_job_and_dependent_of_a_failed_one_on_a_real_cluster(
     assert f"scontrol release {held}" in mends["c00-worker"].mend
     assert "DependencyNeverSatisfied" in mends["meta"].problem
     assert row(now, "meta").state == "PENDING"
-    slurm("scontrol", "release", held)
+    said("scontrol", "release", held)
     (jobs.files.root / ".queue.json").unlink()
     assert "c00-worker" not in {item.job for item in look(jobs).problems}

@@ -19,6 +19,8 @@ from aevo.records.scores import Scores, TrainingResult
 from aevo.substrate.frozen import DEFAULT, open_substrate
 from tests.conftest import REPO
 
+pytestmark = pytest.mark.long(70)
+
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:

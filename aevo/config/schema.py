@@ -5,10 +5,8 @@ and wrong types end in one line that names the key and what it may be.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from aevo.config.agent import EndpointSettings
@@ -22,6 +20,10 @@ from aevo.files.documents import Part, problems
 from aevo.files.keys import get_key
 from aevo.files.paths import RoundLayout
 from aevo.records.job import Resources, Setting
+
+# OmegaConf is imported by what composes: jobs read a configuration that is composed.
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # What later commands may not change; `aevo.start.opening` compares these with campaign.yaml.
 PINNED = ("seed", "model", "trainer.name", "evaluator.name", "agent.kind", "leaderboard", "policy",
@@ -103,12 +105,15 @@ class Config(Part):
         return {key: get_key(data, key) for key in PINNED}
 
 
-def load(composed: DictConfig) -> Config:
+def load(composed: "DictConfig") -> Config:
     """Validates a composed configuration.
 
     Raises:
         ConfigError: every unknown key and wrong value, in one line.
     """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
     try:
         data = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:

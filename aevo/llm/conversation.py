@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 
 from aevo.config.agent import EndpointSettings
 from aevo.errors import ConfigError
-from aevo.llm.client import OpenAIModel
 from aevo.llm.model import Model, ToolSchema
 from aevo.llm.repair import complaint
 from aevo.llm.retry import EndpointError, Kind, OnRetry
@@ -58,7 +57,12 @@ class Ended(Generic[T]):
 
 def at_endpoint(settings: EndpointSettings, seed: int) -> BuildModel:
     """Builds the client; `seed` decides the jitter of its waits."""
-    return lambda on_retry: OpenAIModel(settings, on_retry=on_retry, seed=seed)
+    def build(on_retry: OnRetry) -> Model:
+        from aevo.llm.client import OpenAIModel  # `openai` is half of a start's imports
+
+        return OpenAIModel(settings, on_retry=on_retry, seed=seed)
+
+    return build
 
 
 def converse(

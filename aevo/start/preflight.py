@@ -9,7 +9,6 @@ from aevo.config.schema import Config
 from aevo.errors import ConfigError
 from aevo.files.paths import Layout
 from aevo.leaderboard import configured
-from aevo.llm.preflight import check
 
 
 def can_run(config: Config) -> None:
@@ -26,7 +25,9 @@ def can_run(config: Config) -> None:
         print("WARNING: sandbox=none: worker-written code runs unconfined, as you, with your "
               "files and your network", file=sys.stderr, flush=True)
     if isinstance(config.agent, EndpointSettings):
-        check(config.agent)
+        from aevo.llm import preflight  # `openai` is half of a start's imports
+
+        preflight.check(config.agent)
     configured.check(config)
 
 

@@ -179,7 +179,8 @@ class Broker:
     def settle(self, number: int) -> str:
         """Ends run `number` if it is still going; returns why it has no result."""
         job = JobFolder(Path(self.train_spec(number).folder))
-        if cancel(job):
+        # one that has said how it failed may be in its last breath: it was not cancelled
+        if observe(job).phase != "failed" and cancel(job):
             return "cancelled when its candidate ended"
         return observe(job).message or "never ran"
 

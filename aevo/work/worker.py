@@ -18,7 +18,6 @@ from aevo.files import roundlog
 from aevo.files.documents import finished, read, write_json
 from aevo.files.paths import Layout, RoundLayout
 from aevo.jobs.usage import gpu_hours, queue_seconds
-from aevo.llm.client import OpenAIModel
 from aevo.llm.model import Model
 from aevo.plan.graph import data_step
 from aevo.policy import document
@@ -99,6 +98,8 @@ def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
     """The agent the campaign is configured with."""
     agent = broker.agent
     if isinstance(agent, EndpointSettings):
+        from aevo.llm.client import OpenAIModel  # `openai` is half of a start's imports
+
         return OpenAIModel(agent, seed=broker.candidate.agent_seed,
                            on_retry=lambda kind, trial, wait_s, text: broker.trace.note(
                                "note", retry=str(kind), trial=trial, wait_s=round(wait_s, 1),

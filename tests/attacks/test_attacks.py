@@ -38,6 +38,8 @@ from tests.fake_openai import FakeOpenAI
 from tests.role_brains import by_role
 from tests.test_llm_round import agent
 
+pytestmark = pytest.mark.long(50)
+
 Said = dict[str, Any]
 KINDS = offered()
 

@@ -9,6 +9,8 @@ from aevo import sandbox
 from aevo.substrate.frozen import DEFAULT, open_substrate
 from aevo.work.shell import run_shell
 
+pytestmark = pytest.mark.long(15)
+
 STACK = open_substrate(DEFAULT)
 # What only the sealed files say of the hidden distribution and of transfer.
 TOLD = ("cipher: 2, equation: 1}", "operators: broad", "external score", "THE SHIFT",

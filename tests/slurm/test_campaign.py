@@ -7,30 +7,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from aevo.files.documents import read
+from aevo.files.paths import Layout
 from aevo.jobs.state import observe
 from aevo.plan.cancel import job_folders
 from aevo.records.job import JobSpec
 from aevo.round import is_finished
-from tests.conftest import REGRESSION, REPO, Cli, until
+from tests.conftest import REGRESSION, REPO, SLOW, Cli, until
 from tests.outcome import outcome
 from tests.slurm.conftest import QUICK, Slurm
 
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(60)]
+
 
 def test_campaign_on_slurm_ends_with_the_records_of_a_local_one(
-    slurm: Slurm, slurm_cli: Cli, tmp_path: Path
+    slurm: Slurm, slurm_cli: Cli, undisturbed: Layout
 ) -> None:
     """Submitted by a command that returns at once; every round goes on without any driver."""
-    started = slurm_cli.run("campaign", "rounds=2", "follow=false", n=3)
+    started = slurm_cli.run("campaign", "rounds=2", "follow=false", SLOW, n=3)
     assert started.returncode == 0, started.stderr
     layout = slurm_cli.layout()
     assert "aevo.status" in started.stdout and "scripts/tail" in started.stdout
-    until(lambda: is_finished(layout, 2), 150)
-    local = Cli(tmp_path / "local")
-    local.folder.mkdir()
-    done = local.run("campaign", "rounds=2", n=3)
-    assert done.returncode == 0, done.stderr
-    assert outcome(layout, 2) == outcome(local.layout(), 2)
+    until(lambda: is_finished(layout, 2), 300)
+    assert outcome(layout, 2) == outcome(undisturbed, 2)
 
     rows = slurm.run(["squeue", "--noheader", "--states=all", "--format=%i|%P|%T"]).stdout
     shown = {line.split("|")[0]: line.split("|")[1:] for line in rows.splitlines()}
@@ -51,9 +52,9 @@ def test_command_that_follows_adopts_what_runs(slurm: Slurm, slurm_cli: Cli) -> 
     """Ctrl-C only stops following; the same command follows again and submits nothing twice."""
     driver = slurm_cli.start("round", "+round=1", "+model.recipe.train.step_seconds=0.1", n=2)
     layout = slurm_cli.layout()
-    until(lambda: any(layout.root.glob("round-01/c*/train/1/out/metrics.jsonl")), 60)
+    until(lambda: any(layout.root.glob("round-01/c*/train/1/out/metrics.jsonl")))
     os.kill(driver.pid, signal.SIGINT)
-    _, error = driver.communicate(timeout=30)
+    _, error = driver.communicate(timeout=200)
     assert driver.returncode == 130 and "the jobs go on" in error
     again = slurm_cli.run("round", "+round=1", "+model.recipe.train.step_seconds=0.1", n=2)
     assert again.returncode == 0, again.stderr
@@ -81,7 +82,7 @@ def test_queued_jobs_run_what_was_submitted(slurm: Slurm, tmp_path: Path) -> Non
         (checkout / file).write_text("raise SystemExit('this is not what was submitted')\n")
     (checkout / "constitution.txt").write_text("anything goes\n")
     shutil.rmtree(checkout / "conf")
-    until(lambda: (root / "policy" / "round-02.yaml").exists(), 90)
+    until(lambda: (root / "policy" / "round-02.yaml").exists())
     logs = [path.read_text() for path in root.glob("round-01/jobs/*/attempt_*/log.txt")]
     assert logs and "not what was submitted" not in "".join(logs)
 
@@ -95,4 +96,4 @@ def test_round_can_be_submitted_with_plain_sbatch(slurm: Slurm, tmp_path: Path) 
         f"runs={tmp_path}/runs", "worker.n=2", *QUICK])
     log = (tmp_path / "driver.out").read_text()
     assert sent.returncode == 0, sent.stderr + log
-    until(lambda: (tmp_path / "runs/regression-seed1/policy/round-02.yaml").exists(), 90)
+    until(lambda: (tmp_path / "runs/regression-seed1/policy/round-02.yaml").exists())

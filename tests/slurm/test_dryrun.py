@@ -24,6 +24,8 @@ from aevo.start.command import CONF
 from tests.conftest import REPO, Cli
 from tests.slurm.conftest import Slurm
 
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(40)]
+
 GOLDEN = Path(__file__).parent / "golden"
 SITE = (  # what a demanding site asks for
     "cluster.common.account=lab", "cluster.common.qos=high", "cluster.common.reservation=maint",
@@ -68,7 +70,7 @@ def dry_run(
     folder: Path, *words: str, env: dict[str, str] | None = None, module: str = "aevo.campaign"
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", module, *words], text=True, cwd=folder,
-                          capture_output=True, timeout=60, env=env)
+                          capture_output=True, timeout=200, env=env)
 
 
 def scripts(printed: str) -> dict[str, str]:
@@ -187,7 +189,7 @@ def test_what_is_printed_is_what_is_submitted(
     words += [quoted(slurm_cli.runs), "cluster.common.comment=\"it's 'ours'\"",
               "+cluster.train.environment.NOTE=\"a 'b' c\"", "cluster.train.setup=['export X=1']"]
     dry = subprocess.run([*words, "dry_run=true"], capture_output=True, text=True,
-                         cwd=slurm_cli.folder, timeout=60)
+                         cwd=slurm_cli.folder, timeout=200)
     assert dry.returncode == 0, dry.stderr
     assert not slurm_cli.runs.exists()
     real = subprocess.run(words, capture_output=True, text=True, cwd=slurm_cli.folder, timeout=200)

@@ -27,6 +27,8 @@ from tests.conftest import Cli, until
 from tests.outcome import outcome
 from tests.slurm.conftest import Slurm
 
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(140)]
+
 SLOW = "+model.recipe.train.step_seconds=0.15"  # 60 steps, 9 s: time for things to happen
 ROUND = ("+round=1", "worker.anchor_seeds=1")
 
@@ -69,11 +71,11 @@ def await_training(layout: Layout, *names: str) -> None:
     for name in names:
         candidate, _, number = name.split("-")
         out = layout.round(1).candidate(candidate).run(int(number)).output
-        until(lambda out=out: any(out.glob("checkpoints/step-*")), 90)  # type: ignore[misc]
+        until(lambda out=out: any(out.glob("checkpoints/step-*")))  # type: ignore[misc]
 
 
 def await_attempt(layout: Layout, name: str, attempt: int) -> None:
-    until(lambda: observe(job(layout, name)).attempt >= attempt, 90)
+    until(lambda: observe(job(layout, name)).attempt >= attempt)
 
 
 def resumed(layout: Layout, candidate: str) -> list[int]:
@@ -173,11 +175,11 @@ def test_lost_controller_and_driver_lose_nothing(slurm: Slurm, slurm_cli: Cli,
     # makes it save
     asked = time.time()
     slurm.run(["scontrol", "update", f"job={slurm_id(layout, 'c00-train-1')}", "comment=save"])
-    until(lambda: (slurm.root / "state/job_state").stat().st_mtime > asked, 30)
+    until(lambda: (slurm.root / "state/job_state").stat().st_mtime > asked)
     os.kill(slurm.pid("slurmctld"), signal.SIGKILL)
     os.killpg(driver.pid, signal.SIGKILL)
     again = slurm_cli.start("round", *ROUND, slower, n=2)
-    until(lambda: "done" in trainings(layout) or again.poll() is not None, 60)
+    until(lambda: "done" in trainings(layout) or again.poll() is not None)
     slurm.heal()
     finish(again)
     assert decided(layout) == calm
@@ -216,7 +218,7 @@ def test_cancelled_candidates_leave_no_gpu_job_and_the_round_goes_on(
     assert slurm.run(["scancel", slurm_id(layout, "c01-worker")]).returncode == 0
     done = slurm_cli.plain("cancel", str(layout.root), "--candidate", "c02")
     assert done.returncode == 0, done.stderr
-    until(lambda: not [row for row in gpu_jobs(slurm, layout) if not row.startswith("c00")], 30)
+    until(lambda: not [row for row in gpu_jobs(slurm, layout) if not row.startswith("c00")])
     assert layout.round(1).candidate("c00").manifest.exists() is False, "too late to show anything"
     finish(driver)
     evidence = read(Evidence, layout.round(1).evidence)
@@ -236,9 +238,9 @@ def test_worker_that_is_cancelled_while_it_waits_takes_its_training_with_it(
     await_training(layout, "c00-train-1")
     worker = slurm_id(layout, "c01-worker")
     slurm.run(["scontrol", "requeue", worker])
-    until(lambda: observe(job(layout, "c01-worker")).state == "PENDING", 30)
+    until(lambda: observe(job(layout, "c01-worker")).state == "PENDING")
     slurm.run(["scancel", worker])
-    until(lambda: observe(job(layout, "c01-train-1")).phase == "failed", 30)
+    until(lambda: observe(job(layout, "c01-train-1")).phase == "failed")
     assert "has ended" in observe(job(layout, "c01-train-1")).message
     os.killpg(driver.pid, signal.SIGKILL)
 
@@ -256,7 +258,7 @@ def test_failed_candidate_is_data(slurm: Slurm, slurm_cli: Cli) -> None:
     assert gpu_jobs(slurm, layout) == []
     # Slurm says COMPLETING until the node is clean, which may be after the round's end.
     training = slurm_id(layout, "c01-train-1")
-    until(lambda: state_of(slurm, training) not in ("RUNNING", "COMPLETING"), 30)
+    until(lambda: state_of(slurm, training) not in ("RUNNING", "COMPLETING"))
     assert state_of(slurm, training) == "FAILED", \
         "a job that did not do its work looks done to Slurm"
     told = slurm_cli.plain("failures", str(layout.root))
@@ -325,7 +327,7 @@ def test_job_whose_parent_slurm_has_forgotten_judges_by_records(
     sent = slurm.run(["sbatch", "--parsable", "--dependency=afterok:999999",
                       "--kill-on-invalid-dep=yes", str(script)])
     assert sent.returncode == 0, sent.stderr
-    until(lambda: state_of(slurm, sent.stdout.strip()) in ("FAILED", "PENDING BeginTime"), 60)
+    until(lambda: state_of(slurm, sent.stdout.strip()) in ("FAILED", "PENDING BeginTime"))
     assert not Path(spec.product).exists()
     assert "evidence.json is missing" in "".join(
         path.read_text() for path in meta.root.glob("attempt_*/log.txt"))
@@ -345,7 +347,7 @@ def test_job_that_submits_copies_of_itself_is_stopped(
     started = time.time()
     names = start(tmp_path, slurm)
     until(lambda: not slurm.run(["squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING",
-                                 "--format=%j"]).stdout.count(names), 120)
+                                 "--format=%j"]).stdout.count(names))
     everything = slurm.run(["squeue", "--noheader", "--states=all", "--format=%j"]).stdout
     assert everything.count(names) <= 6, "the cap on jobs of a round did not hold"
     logs = "".join(path.read_text() for path in tmp_path.glob("round-01/jobs/*/attempt_*/log.txt"))

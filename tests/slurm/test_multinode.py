@@ -23,6 +23,8 @@ from aevo.records.job import JobSpec, Resources, Step
 from tests.conftest import until
 from tests.slurm.conftest import Slurm
 
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(60)]
+
 PROGRAM = '''
 import json, os, pathlib, sys, time
 out, mode = pathlib.Path(sys.argv[1]), sys.argv[2]
@@ -123,7 +125,7 @@ def lower_half_taken(slurm: Slurm) -> Iterator[None]:
     job_id = sent.stdout.strip()
     try:
         until(lambda: slurm.run(["squeue", "-h", f"--jobs={job_id}", "--format=%T"]
-                                ).stdout.strip() == "RUNNING", 60)
+                                ).stdout.strip() == "RUNNING")
         yield
     finally:
         slurm.run(["scancel", job_id])
@@ -159,15 +161,15 @@ def test_rank_that_dies_fails_the_step_at_once(
         wait(spec, cluster)
     pids = [item["pid"] for item in ranks(tmp_path)]
     assert len(pids) == 4
-    until(lambda: alive(pids) == [], 15)
+    until(lambda: alive(pids) == [])
     job = JobFolder(Path(spec.folder))
     end = job.ended(1)
-    assert end is not None and end.exit_code != 0 and end.seconds < 30
+    assert end is not None and end.exit_code != 0 and end.seconds < 150
     # srun's own exit code is the highest, that of the ranks it ended; its words name the first
     assert "task 3: Exited with exit code 7" in job.log(1).read_text()
     job_id = observe(job).job_id
     assert job_id is not None
-    until(lambda: "JobState=FAILED" in slurm.run(["scontrol", "show", "job", job_id]).stdout, 15)
+    until(lambda: "JobState=FAILED" in slurm.run(["scontrol", "show", "job", job_id]).stdout)
 
 
 def test_cancelled_job_leaves_no_rank(
@@ -176,12 +178,12 @@ def test_cancelled_job_leaves_no_rank(
     spec = distributed(tmp_path, "stay", nodes=2)
     job_id = submit(spec, cluster).job_id
     assert job_id is not None
-    until(lambda: len(ranks(tmp_path)) == 4, 60)
+    until(lambda: len(ranks(tmp_path)) == 4)
     pids = [item["pid"] for item in ranks(tmp_path)]
     assert alive(pids) == pids
     assert slurm.run(["scancel", job_id]).returncode == 0
-    until(lambda: alive(pids) == [], 20)
-    until(lambda: observe(JobFolder(Path(spec.folder))).cancelled, 20)
+    until(lambda: alive(pids) == [])
+    until(lambda: observe(JobFolder(Path(spec.folder))).cancelled)
 
 
 def test_ranks_die_with_the_step_daemon(
@@ -190,12 +192,12 @@ def test_ranks_die_with_the_step_daemon(
     """Slurm starts the job anew when a node loses its daemons; the old ranks must not go on."""
     spec = distributed(tmp_path, "stay", nodes=2)
     submit(spec, cluster)
-    until(lambda: len(ranks(tmp_path)) == 4, 60)
+    until(lambda: len(ranks(tmp_path)) == 4)
     last = ranks(tmp_path)[3]["pid"]
     stepd = int(re.findall(r"PPid:\s*(\d+)", Path(f"/proc/{last}/status").read_text())[0])
     assert "slurmstepd" in Path(f"/proc/{stepd}/cmdline").read_text()
     os.kill(stepd, signal.SIGKILL)
-    until(lambda: alive([last]) == [], 5)
+    until(lambda: alive([last]) == [])
 
 
 def test_two_ranks_on_this_machine_agree(
@@ -214,10 +216,10 @@ def test_cancelled_job_on_this_machine_leaves_no_rank(
 ) -> None:
     spec = distributed(tmp_path, "stay", nodes=1, gpus=0)
     submit(spec, local)
-    until(lambda: len(ranks(tmp_path)) == 2, 60)
+    until(lambda: len(ranks(tmp_path)) == 2)
     pids = [item["pid"] for item in ranks(tmp_path)]
     assert cancel(JobFolder(Path(spec.folder)))
-    until(lambda: alive(pids) == [], 10)
+    until(lambda: alive(pids) == [])
 
 
 def test_several_nodes_need_slurm(local: LocalCluster, ended: None, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from tests.conftest import Cli, until
 from tests.slurm.conftest import Slurm
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra `slurm`")
+
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(60)]
 SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.partition=cpu",
          "hydra.launcher.timeout_min=10", "hydra.launcher.mem_gb=1",
          "hydra.launcher.cpus_per_task=1")
@@ -51,7 +53,7 @@ def test_failed_member_fails_its_job_and_the_command(slurm: Slurm, slurm_cli: Cl
     assert "campaign.yaml" in log.read_text()
     ids = members(slurm_cli.runs)
     # a result is read as soon as it is there, a moment before its job has ended
-    until(lambda: not {state(slurm, job_id) for job_id in ids} & {"RUNNING", "COMPLETING"}, 30)
+    until(lambda: not {state(slurm, job_id) for job_id in ids} & {"RUNNING", "COMPLETING"})
     assert [state(slurm, job_id) for job_id in ids] == ["COMPLETED", "FAILED"]
     layout = slurm_cli.layout()
     assert layout.policy(2).exists() and (layout.root / "report" / "index.html").exists()
@@ -61,7 +63,7 @@ def test_member_that_is_killed_is_named(slurm: Slurm, slurm_cli: Cli) -> None:
     process = slurm_cli.start("campaign", "-m", *SLURM, "seed=1", "rounds=1",
                               "+hydra.launcher.additional_parameters.hold=true", n=2)
     folder = slurm_cli.runs / ".multirun" / ".submitit"
-    until(lambda: folder.exists() and len(members(slurm_cli.runs)) == 1, 60)
+    until(lambda: folder.exists() and len(members(slurm_cli.runs)) == 1)
     assert slurm.run(["scancel", members(slurm_cli.runs)[0]]).returncode == 0
     _, error = process.communicate(timeout=100)
     assert process.returncode == 5, error

@@ -18,6 +18,8 @@ from aevo.start.forecast import ask_slurm
 from tests.conftest import REPO, Cli
 from tests.slurm.conftest import Slurm
 
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(60)]
+
 SHORT = f"aevo-test-{os.getpid()}"  # a partition whose jobs may take a minute
 # overrides, Slurm's words, key
 WRONG = {
@@ -144,7 +146,7 @@ def test_all_refusals_at_once(slurm: Slurm) -> None:
 
 def test_machine_without_slurm(slurm_cli: Cli, tmp_path: Path) -> None:
     done = subprocess.run(slurm_cli.argv("round", "+round=1", n=2), capture_output=True, text=True,
-                          cwd=tmp_path, env=os.environ | {"PATH": "/nowhere"}, timeout=60)
+                          cwd=tmp_path, env=os.environ | {"PATH": "/nowhere"}, timeout=200)
     line = one_line(done)
     assert "sbatch is not installed here" in line and "cluster=local" in line, line
 

@@ -29,6 +29,8 @@ from tests.conftest import until
 from tests.substrate.bridge_support import ONE, STANDIN, stand_in, words
 from tests.substrate.mcore_support import Recipe, environment, losses, torchrun
 
+pytestmark = pytest.mark.long(70)
+
 stand_in()
 
 SAME = 1e-4  # of losses over twelve steps: sums are taken in another order

@@ -33,6 +33,8 @@ from tests.substrate.mcore_support import (
     torchrun,
 )
 
+pytestmark = pytest.mark.long(40)
+
 __all__ = ["one_rank"]
 
 CLOSE = 1e-5  # of logits

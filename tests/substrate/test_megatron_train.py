@@ -24,6 +24,8 @@ from train.run import Run
 from tests.substrate.mcore_support import Recipe, losses, one_rank
 from tests.substrate.mcore_support import run_here as train
 
+pytestmark = pytest.mark.long(40)
+
 __all__ = ["one_rank"]
 
 

@@ -23,6 +23,8 @@ from train.peft_backend import execute
 from train.run import Run, checkpoint_steps
 from transformers import AutoModelForCausalLM
 
+pytestmark = pytest.mark.long(25)
+
 Recipe = dict[str, Any]
 
 

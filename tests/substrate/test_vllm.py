@@ -27,6 +27,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import until
 
+pytestmark = pytest.mark.long(25)
+
 STAND_IN = Path(__file__).parents[1] / "vllm_stand_in"
 COMMAND = shlex.join(["env", f"PYTHONPATH={STAND_IN}", sys.executable])
 # float32 as transformers here; batches of 8, so that there are several.
