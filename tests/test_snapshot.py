@@ -208,7 +208,7 @@ def test_job_imports_the_snapshot_wherever_it_starts(
     for where in (REPO, checkout, layout.root):
         assert python(code, where, "import aevo; print(aevo.__file__)") == str(
             code / "aevo" / "__init__.py")
-    again = ("from pathlib import Path; import sys; from aevo.start.opening import snapshot;"
+    again = ("from pathlib import Path; import sys; from aevo.start import snapshot;"
              "from aevo.files.paths import Layout; sys.dont_write_bytecode = True;"
              f"print(snapshot.take(Layout(Path({str(layout.root)!r})), None))")
     assert python(code, REPO, again) == str(code), "a job submits what it runs"
