@@ -62,7 +62,7 @@ def test_snapshot_is_the_code_under_the_digest_of_its_content(
 ) -> None:
     code = snapshot.take_from(checkout, layout, config)
     assert tree(code) == tree(checkout)
-    assert (code / "aevo" / "templates" / "report.md.j2").is_file()
+    assert (code / "aevo" / "view" / "templates" / "report.md.j2").is_file()
     about = read(About, code.parent / "snapshot.json")
     assert code.parent == layout.snapshots / about.digest[:12]
     assert snapshot.take_from(checkout, layout, config) == code
