@@ -32,11 +32,11 @@ from aevo.sandbox import offered
 from aevo.start.items import VARIABLE
 from aevo.substrate.frozen import open_substrate
 from tests.attacks.attacks import CODE, SECRET, SHELL, TOOLS, Code, Shell, Tool
-from tests.brains import call, researcher
 from tests.conftest import REGRESSION, Cli
-from tests.fake_openai import FakeOpenAI
-from tests.role_brains import by_role
-from tests.test_llm_round import agent
+from tests.rounds.test_llm_round import agent
+from tests.support.brains import call, researcher
+from tests.support.fake_openai import FakeOpenAI
+from tests.support.role_brains import by_role
 
 pytestmark = pytest.mark.long(50)
 

@@ -16,8 +16,8 @@ from aevo.plan.cancel import job_folders
 from aevo.records.job import JobSpec
 from aevo.round import is_finished
 from tests.conftest import REGRESSION, REPO, SLOW, Cli, until
-from tests.outcome import outcome
 from tests.slurm.conftest import QUICK, Slurm
+from tests.support.outcome import outcome
 
 pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(60)]
 

@@ -24,8 +24,8 @@ from aevo.records.job import JobSpec
 from aevo.records.manifest import Manifest
 from aevo.records.scores import TrainingResult
 from tests.conftest import Cli, until
-from tests.outcome import outcome
 from tests.slurm.conftest import Slurm
+from tests.support.outcome import outcome
 
 pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(140)]
 

@@ -10,12 +10,12 @@ from aevo.files.documents import read
 from aevo.files.paths import Layout
 from aevo.plan.cancel import cancel_all
 from aevo.records.manifest import Manifest
-from tests.brains import researcher
-from tests.fake_openai import FakeOpenAI
-from tests.openai_support import KEY
-from tests.role_brains import by_role
+from tests.rounds.test_llm_round import FEW_STEPS, agent, check_roles
 from tests.slurm.conftest import QUICK, Slurm
-from tests.test_llm_round import FEW_STEPS, agent, check_roles
+from tests.support.brains import researcher
+from tests.support.fake_openai import FakeOpenAI
+from tests.support.openai_support import KEY
+from tests.support.role_brains import by_role
 
 pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(30)]
 

@@ -15,8 +15,8 @@ from aevo.files.paths import Layout
 from aevo.jobs.state import observe
 from aevo.plan.cancel import job_folders
 from tests.conftest import REGRESSION, REPO, Cli
-from tests.outcome import outcome
 from tests.slurm.conftest import QUICK, Slurm
+from tests.support.outcome import outcome
 
 pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(30)]
 

@@ -1,0 +1,180 @@
+"""Language models in every role, over real HTTP: whole rounds, faults, and kills at any point."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aevo.files.documents import read, read_lines
+from aevo.files.paths import Layout
+from aevo.records.evidence import Evidence
+from aevo.records.job import LedgerLine
+from aevo.records.manifest import Manifest
+from aevo.records.policy import Policy
+from aevo.records.trace import Event
+from tests.conftest import Cli, until
+from tests.support.brains import researcher
+from tests.support.fake_faults import Fault, error, hang, rate_limited
+from tests.support.fake_openai import FakeOpenAI
+from tests.support.openai_support import KEY
+from tests.support.role_brains import by_role
+
+pytestmark = pytest.mark.long(130)
+
+# The tiny model, trained just enough to leave an adapter.
+FEW_STEPS = ("worker.anchor_seeds=1", "model.dev_items=60", "model.hidden_items=60",
+             "+model.recipe.train.steps=6", "+model.recipe.data.examples=400")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FakeOpenAI(by_role(researcher), key=KEY) as running:
+        yield running
+
+
+def agent(server: FakeOpenAI, *more: str) -> tuple[str, ...]:
+    """The two settings that a newcomer gives."""
+    return "agent=openai", f"agent.base_url={server.url}", f"agent.model={server.model}", *more
+
+
+def test_round_of_eight_language_models(cli: Cli, server: FakeOpenAI) -> None:
+    done = cli.run("round", "+round=1", *agent(server), "agent.price_in=1", "agent.price_out=4",
+                   n=8)
+    assert done.returncode == 0, done.stderr
+    files = cli.layout().round(1)
+    manifests = [read(Manifest, files.candidate(f"c{n:02d}").manifest) for n in range(8)]
+    assert all(item.agent == server.model for item in manifests)
+    assert all(item.status == "ok" and item.cost.tokens_in > 0 for item in manifests)
+    assert all(item.cost.dollars > 0 for item in manifests)
+    explorers = manifests[1:]
+    assert all(item.selected and item.selected.dev != item.claims.claimed_dev
+               for item in explorers)
+    assert sum(not item.change.empty for item in explorers) >= 5
+    check_roles(cli.layout(), server.model)
+    secrets = [path for path in cli.layout().root.rglob("*")
+               if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert secrets == [], "the key was written to a file"
+
+
+def check_roles(layout: Layout, model: str) -> None:
+    """Collector and meta were the model too, and the records say so."""
+    files = layout.round(1)
+    prose = read(Evidence, files.evidence).prose
+    assert prose is not None and prose.author == model
+    session = json.loads((files.meta / "session.json").read_text())
+    assert session["author"] == model
+    assert read(Policy, layout.policy(2)).round == 2
+
+
+def test_round_of_eight_language_models_on_the_tiny_model(
+    tmp_path: Path, server: FakeOpenAI
+) -> None:
+    """The embedded default itself, with few training steps."""
+    overrides = [*agent(server), *FEW_STEPS, f"runs={tmp_path}/runs", "+round=1"]
+    done = subprocess.run([sys.executable, "-m", "aevo.round", *overrides], capture_output=True,
+                          text=True, cwd=tmp_path, timeout=500)
+    assert done.returncode == 0, done.stderr
+    layout = Layout(tmp_path / "runs" / "tiny-seed1")
+    manifests = [read(Manifest, layout.round(1).candidate(f"c{n:02d}").manifest)
+                 for n in range(8)]
+    assert [item.status for item in manifests] == ["ok"] * 8
+    check_roles(layout, server.model)
+
+
+def test_wrong_endpoint_is_one_line_before_anything_is_submitted(
+    cli: Cli, server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-0000000000")
+    cases = {
+        "key": agent(server),
+        "gpt-0": (*agent(server)[:2], "agent.model=gpt-0"),
+        "127.0.0.1:9": ("agent=openai", "agent.base_url=http://127.0.0.1:9/v1", "agent.model=x",
+                        "agent.retries=0"),
+        "agent.base_url": ("agent=openai", "agent.model=x"),
+    }
+    for word, overrides in cases.items():
+        if word == "gpt-0":
+            monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        done = cli.run("round", "+round=1", *overrides, n=2)
+        assert done.returncode != 0, word
+        lines = done.stderr.strip().splitlines()
+        assert len(lines) == 1 and word in lines[0], done.stderr
+        assert "wrong-0000" not in done.stderr
+    assert not cli.layout().campaign.exists()
+
+
+class Bench:
+    """One explorer of a planned round, whose worker is run by hand, again and again."""
+
+    def __init__(self, cli: Cli, server: FakeOpenAI) -> None:
+        done = cli.run("round", "+round=1", *agent(server), "worker.trainings=1",
+                       "agent.timeout_s=4", n=2)
+        assert done.returncode == 0, done.stderr
+        self.cli, self.layout = cli, cli.layout()
+        self.files = self.layout.round(1)
+        self.here = self.files.candidate("c01")
+        self.calm = self.manifest()
+
+    def manifest(self) -> dict[str, Any]:
+        """What was decided: all but times and costs."""
+        data = read(Manifest, self.here.manifest).model_dump()
+        data["cost"] = None
+        for run in data["runs"]:
+            run["seconds"] = run["attempt"] = None
+        return data
+
+    def start(self) -> "subprocess.Popen[str]":
+        code = ("import sys; from aevo.work.worker import main; "
+                f"main([{str(self.layout.root)!r}, '1', 'c01'])")
+        return subprocess.Popen([sys.executable, "-c", code], start_new_session=True, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def trainings(self) -> int:
+        """Training jobs that were ever submitted."""
+        return sum(line.event == "intent" for ledger in self.files.jobs.glob("c01-train-*/ledger*")
+                   for line in read_lines(LedgerLine, ledger))
+
+    def lines(self) -> int:
+        return len(read_lines(Event, self.here.trace)) if self.here.trace.exists() else 0
+
+
+def test_every_fault_and_a_kill_at_every_turn_end_in_the_same_manifest(
+    cli: Cli, server: FakeOpenAI
+) -> None:
+    bench = Bench(cli, server)
+
+    bench.cli.reset(1, "c01")
+    faults = [
+        rate_limited(0.05), error(500, "oops"), error(503, "overloaded"), Fault(drop="before"),
+        Fault(drop="middle"), Fault(status=200, body="<html>gateway</html>"),
+        Fault(status=200, body="{not json"), rate_limited(),
+        Fault(reply={"tool_calls": [{"id": "m", "name": "train", "arguments": "{broken"}]}),
+        Fault(reply={"content": ""}), hang(60),
+    ]
+    server.faults.add(*faults)
+    worker = bench.start()
+    said, _ = worker.communicate(timeout=120)
+    assert worker.returncode == 0, said
+    assert server.faults.left() == 0, "not every fault happened"
+    assert bench.manifest() == bench.calm and bench.trainings() == 1
+
+    bench.cli.reset(1, "c01")
+    kills, seen = 0, 0
+    while not bench.here.manifest.exists():
+        worker = bench.start()
+        until(lambda process=worker, seen=seen:  # type: ignore[misc]
+              bench.lines() > seen or process.poll() is not None, 60)
+        if worker.poll() is None and kills < 14:
+            os.killpg(worker.pid, signal.SIGKILL)
+            kills += 1
+        worker.communicate(timeout=120)
+        seen = bench.lines()
+    assert kills >= 10
+    assert bench.manifest() == bench.calm and bench.trainings() == 1

@@ -1,0 +1,93 @@
+"""The catalogue of axes: every move fits the stack as it is, and changes what a run gets."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data.recipe import load_recipe
+
+from aevo.files.keys import set_key
+from aevo.substrate import recipe as change
+from aevo.substrate.catalogue import Axis, Move, load, overlap, touches
+from tests.stack.conftest import SUBSTRATE
+
+CATALOGUE = load(SUBSTRATE / "axes.yaml")
+MOVES = [(axis, move) for axis in CATALOGUE.axes for move in axis.moves]
+CATEGORIES = {"data_mixture", "data_construction", "schedule", "optimiser", "capacity", "loss",
+              "checkpoint_selection"}
+
+
+def fork(folder: Path) -> Path:
+    """The mutable files that data.build reads, with a small recipe."""
+    shutil.copytree(SUBSTRATE / "data", folder / "data", ignore=shutil.ignore_patterns("*.pyc"))
+    recipe = change.load_recipe(SUBSTRATE / "recipe.yaml")
+    set_key(recipe, "data.examples", 600)
+    (folder / "recipe.yaml").write_text(change.dump_recipe(recipe))
+    return folder
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """What the fork's own code builds, as a candidate's job does it."""
+    out = folder / "out"
+    subprocess.run(
+        [sys.executable, "-m", "data.build", "--recipe", "recipe.yaml", "--preset", "tiny",
+         "--seed", "3", "--out", str(out)],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(SUBSTRATE)}, check=True,
+        capture_output=True,
+    )
+    return [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
+    """Recipe and rows without any move."""
+    folder = fork(tmp_path_factory.mktemp("standing"))
+    return load_recipe(folder / "recipe.yaml"), rows(folder)
+
+
+@pytest.mark.parametrize(("axis", "move"), MOVES, ids=[f"{a.id}-{m.id}" for a, m in MOVES])
+def test_move_fits_and_changes_the_run(
+    tmp_path: Path, axis: Axis, move: Move, standing: tuple[dict[str, Any], list[Any]]
+) -> None:
+    folder = fork(tmp_path)
+    change.apply(move.change, folder, "recipe.yaml")
+    recipe, built = load_recipe(folder / "recipe.yaml"), None
+    if move.patch or recipe["data"] != standing[0]["data"]:
+        built = rows(folder)
+        assert built and built != standing[1], f"{move.id} changes no row"
+        dropped = {row["domain"] for row in standing[1]} - {row["domain"] for row in built}
+        assert not dropped, f"{move.id} leaves no row of {dropped}"
+    else:
+        assert recipe != standing[0], f"{move.id} changes nothing"
+    assert all(any(overlap(key, knob) for knob in axis.knobs) for key in touches(move.change)), (
+        f"{move.id} touches more than the knobs of its axis"
+    )
+
+
+def test_hard_first_is_the_curriculum_backwards(tmp_path: Path) -> None:
+    axis = CATALOGUE.axis("ordering")
+    assert axis is not None
+    levels = {}
+    for name in ("easy_first", "hard_first"):
+        folder = fork(tmp_path / name)
+        move = axis.move(name)
+        assert move is not None
+        change.apply(move.change, folder, "recipe.yaml")
+        levels[name] = [r["difficulty"] for r in rows(folder) if r["domain"] == "gravity"]
+    assert levels["easy_first"] == sorted(levels["easy_first"])
+    assert levels["hard_first"] == sorted(levels["hard_first"], reverse=True)
+
+
+def test_catalogue_is_wide_enough_for_every_round() -> None:
+    assert len(CATALOGUE.axes) >= 16
+    assert set(CATALOGUE.categories) == CATEGORIES
+    assert sum(axis.transfer for axis in CATALOGUE.axes) >= 3
+    assert sum(any(move.patch for move in axis.moves) for axis in CATALOGUE.axes) >= 3
+    for axis in CATALOGUE.axes:
+        assert axis.brief.count(".") + axis.brief.count("?") >= 2, f"{axis.id}: say what to look at"
+        assert all(move.why for move in axis.moves)
