@@ -21,8 +21,9 @@ _FATAL = (Kind.CONNECTION, Kind.TIMEOUT, Kind.SERVER, Kind.QUOTA)
 def check(settings: EndpointSettings) -> None:
     """Returns if the endpoint can be used.
 
-    `GET /models` is asked first. Where it is not offered, does not name the model, or would have
-    answered without a key too, a completion of one token decides. Nothing is retried.
+    `GET /models` is asked first. Where it is not offered, does not name the model, or answers
+    without a key too, it proves nothing of the key: a completion of one token decides. Nothing is
+    retried.
 
     Raises:
         ConfigError: base_url or model is not set.
@@ -36,13 +37,15 @@ def check(settings: EndpointSettings) -> None:
     if isinstance(listed, Failure):
         if listed.kind in _FATAL or listed.status == 401:
             raise final_error(listed, endpoint, keys)
-    elif endpoint.model in listed and (
-        key is None or isinstance(_models(settings, endpoint, NO_KEY, keys), Failure)
+    elif endpoint.model in listed and key is not None and isinstance(
+        _models(settings, endpoint, NO_KEY, keys), Failure
     ):
         return
     failure = _one_token(settings, endpoint, key or NO_KEY, keys)
     if failure is None or failure.kind is Kind.RATE_LIMIT:
         return
+    if failure.kind is Kind.TIMEOUT and isinstance(listed, list) and not keys.named:
+        return  # a server of one's own that is busy: nothing that a key could mend
     unknown = _about_the_model(failure, endpoint.model)
     if isinstance(listed, list) and endpoint.model not in listed and (
         unknown or failure.kind in (Kind.NOT_FOUND, Kind.BAD_REQUEST)
