@@ -219,7 +219,8 @@ def test_answers_that_are_none(body: Any) -> None:
 def test_usage_is_told_or_estimated() -> None:
     free = EndpointSettings()
     assert usage_of(None, free, 400, 80).model_dump() == {
-        "tokens_in": 100, "tokens_out": 20, "dollars": 0.0}
+        "tokens_in": 100, "tokens_out": 20, "dollars": None}  # unknown, not free
+    assert usage_of(None, EndpointSettings(price_in=0), 400, 80).dollars == 0
     assert usage_of({"prompt_tokens": 7, "completion_tokens": 3, "cost": 0.25}, free, 0, 0
                     ).dollars == 0.25
     priced = EndpointSettings(price_in=1.0, price_out=2.0)

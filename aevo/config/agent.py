@@ -22,7 +22,7 @@ class EndpointSettings(Part):
     """conf/agent/openai and conf/agent/vllm: an OpenAI-compatible endpoint.
 
     Prices are dollars per million tokens; None means unknown, and then what the endpoint itself
-    says a call cost (`usage.cost`) is counted, if it says so.
+    says a call cost (`usage.cost`) is counted; if it does not say so, the cost stays unknown.
     """
 
     kind: Literal["openai"] = "openai"

@@ -17,7 +17,7 @@ from aevo.llm.model import Model, ToolSchema
 from aevo.llm.repair import complaint
 from aevo.llm.retry import EndpointError, Kind, OnRetry
 from aevo.records.manifest import Cost
-from aevo.records.trace import Event, ToolCall, Trace, Turn, Usage
+from aevo.records.trace import Event, ToolCall, Trace, Turn, Usage, total
 
 TRIES = 3  # replies that may be refused before the rules stand in
 LONGEST_S = 1800.0  # since the conversation began; past it an endpoint's next failure is its last
@@ -178,6 +178,6 @@ def _cost(trace: Trace, closed: Event) -> Cost:
         turns=sum(turn.role == "assistant" for turn in trace.turns()),
         tokens_in=used.tokens_in + int(closed.data["tokens_in"]),
         tokens_out=used.tokens_out + int(closed.data["tokens_out"]),
-        dollars=used.dollars + float(closed.data["dollars"]),
+        dollars=total([used.dollars, closed.data["dollars"]]),
         wall_s=round(closed.time - trace.started(), 2),
     )

@@ -124,6 +124,7 @@ def usage_of(told: Any, settings: EndpointSettings, sent: int, received: int) ->
         sent: characters sent, received: characters that came back (reasoning included). They
             stand in, at four a token, for numbers the endpoint does not tell.
 
+    Dollars are None where neither the settings have a price nor the endpoint tells the cost.
     Reasoning tokens are part of tokens_out. Tries that failed are not counted: the endpoint does
     not say what they cost.
     """
@@ -140,11 +141,11 @@ def usage_of(told: Any, settings: EndpointSettings, sent: int, received: int) ->
 
 
 def _dollars(told: dict[str, Any], settings: EndpointSettings, tokens_in: int, tokens_out: int,
-             cached: int) -> float:
+             cached: int) -> float | None:
     if settings.price_in is None and settings.price_out is None:
         cost = told.get("cost")
         known = isinstance(cost, int | float) and not isinstance(cost, bool) and cost >= 0
-        return float(cost) if known else 0.0  # type: ignore[arg-type]
+        return float(cost) if known else None  # type: ignore[arg-type]
     price_in = settings.price_in or 0.0
     price_cached = price_in if settings.price_cached is None else settings.price_cached
     return ((tokens_in - cached) * price_in + cached * price_cached
