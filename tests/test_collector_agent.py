@@ -170,6 +170,7 @@ def test_an_endpoint_that_is_down_costs_the_prose_only(layout: Layout) -> None:
     evidence = collect(layout, url)
     assert evidence.prose is not None
     assert evidence.prose.author.startswith("rules, because the endpoint failed (connection)")
+    assert "collector  the endpoint is given up" in layout.round(1).log.read_text()
     assert evidence.model_copy(update={"prose": None}) == without_prose(layout)
     assert verify(layout) == []
     layout.round(1).evidence.unlink()  # killed before the record: what was decided stays decided

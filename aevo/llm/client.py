@@ -19,7 +19,7 @@ from aevo.llm.connection import NO_KEY, final_error, guarded, json_of, open_clie
 from aevo.llm.endpoint import Endpoint, KeyHolder, locate
 from aevo.llm.model import Reply, ToolSchema
 from aevo.llm.repair import CUT, EMPTY, MAX_REPAIRS, broken_in_a_row, is_broken, sound, sound_calls
-from aevo.llm.retry import EndpointError, Failure, Kind, OnRetry, Patience
+from aevo.llm.retry import EndpointError, Failure, Kind, OnRetry, Patience, is_outage
 from aevo.llm.tokens import Window, characters, usage_of
 from aevo.llm.wire import decode, describe, native_messages, native_tools, text_messages
 from aevo.records.trace import Turn
@@ -40,6 +40,8 @@ class OpenAIModel:
         on_retry: told of each retry and change of manner: kind, number of the failed try, seconds
             until the next, and what happened, in a line without keys.
         on_reasoning: told what a model thought before its reply; that is never sent back to it.
+        on_outage: told, in a line without keys, that the endpoint keeps failing, once a call, and
+            that it answers again or was given up.
         seed: decides the jitter of waits.
         sleep, clock: for tests; the clock gives Unix seconds.
 
@@ -49,10 +51,12 @@ class OpenAIModel:
 
     def __init__(
         self, settings: EndpointSettings, on_retry: OnRetry = lambda *_: None,
-        on_reasoning: Callable[[str], None] = lambda _: None, seed: int = 0,
+        on_reasoning: Callable[[str], None] = lambda _: None,
+        on_outage: Callable[[str], None] = lambda _: None, seed: int = 0,
         sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings, self.on_retry, self.on_reasoning = settings, on_retry, on_reasoning
+        self.on_outage = on_outage
         self.sleep, self.clock = sleep, clock
         self.keys = KeyHolder(settings.api_key_env, settings.api_key_file)
         self._rng = random.Random(seed)
@@ -119,12 +123,14 @@ class OpenAIModel:
     def _ask(self, turns: list[Turn], tools: list[ToolSchema]) -> _Answer:
         """Tries until an answer comes or patience ends."""
         patience = Patience(self.settings.retries, self.settings.max_wait_s, self._rng)
-        tightened = False
+        tightened = out = False
         while True:
             overhead = len(describe(tools)) if self._text else len(json.dumps(native_tools(tools)))
             sent = self._window.fit(turns, overhead)
             outcome = self._try(self._body(sent, tools))
             if isinstance(outcome, Completion):
+                if out:
+                    self.on_outage(f"the endpoint answers again, after {patience.tries} failures")
                 self._tools_proven = self._tools_proven or bool(outcome.calls)
                 return _Answer(outcome, characters(sent) + overhead)
             if self._adapt(outcome, bool(tools)):
@@ -139,8 +145,12 @@ class OpenAIModel:
             wait = patience.next_wait(outcome, at_once=self._moved(outcome))
             if wait is None:
                 tries = f" after {patience.tries} tries" if patience.tries > 1 else ""
+                self.on_outage(f"the endpoint is given up{tries}: {outcome.kind}: {outcome.text}")
                 raise final_error(outcome, self._endpoint, self.keys, tries)
             self.on_retry(outcome.kind, patience.tries, wait, outcome.text)
+            if not out and is_outage(outcome, patience.tries, wait):
+                out = True
+                self.on_outage(f"waiting for the endpoint: {outcome.kind}: {outcome.text}")
             self.sleep(wait)
 
     def _body(self, turns: list[Turn], tools: list[ToolSchema]) -> dict[str, Any]:

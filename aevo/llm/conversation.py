@@ -8,10 +8,14 @@ model calls are not repeated, and a conversation that was given up stays given u
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from aevo.config.agent import EndpointSettings
 from aevo.errors import ConfigError
+from aevo.files import roundlog
+from aevo.files.paths import RoundLayout
 from aevo.llm.client import OpenAIModel
 from aevo.llm.model import Model, ToolSchema
 from aevo.llm.repair import complaint
@@ -56,9 +60,11 @@ class Ended(Generic[T]):
         return self.model if self.product is not None else f"rules, because {self.reason}"
 
 
-def at_endpoint(settings: EndpointSettings, seed: int) -> BuildModel:
-    """Builds the client; `seed` decides the jitter of its waits."""
-    return lambda on_retry: OpenAIModel(settings, on_retry=on_retry, seed=seed)
+def at_endpoint(settings: EndpointSettings, number: int, folder: Path) -> BuildModel:
+    """Builds the client of what works in `folder` for round `number`; the round's log is told of
+    outages."""
+    tell = partial(roundlog.tell, RoundLayout(folder.parent, number).log, folder.name)
+    return lambda on_retry: OpenAIModel(settings, on_retry=on_retry, on_outage=tell, seed=number)
 
 
 def converse(

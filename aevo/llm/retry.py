@@ -14,6 +14,7 @@ from aevo.errors import AevoError
 from aevo.records.trace import Usage
 
 FIRST_WAIT_S = 1.0  # bound of the first backoff; doubles with each try
+OUTAGE_S = 10.0  # a wait as long as this is one
 LONGEST_WAIT_S = 60.0  # bound of one backoff; a server's Retry-After may be longer
 
 
@@ -101,6 +102,11 @@ class Patience:
         wait = min(wait, left)
         self.waited_s += wait
         return wait
+
+
+def is_outage(failure: Failure, tries: int, wait_s: float) -> bool:
+    """True where a failure is worth telling people of: not one that passes within seconds."""
+    return tries > 1 or wait_s >= OUTAGE_S or failure.kind is Kind.TIMEOUT
 
 
 _CONTEXT = re.compile(
