@@ -123,7 +123,7 @@ def test_key_comes_from_variable_or_file_and_is_read_at_use(
 def test_key_file_open_to_others_or_without_a_key_is_refused(key_file: Path) -> None:
     holder = KeyHolder(None, str(key_file))
     assert holder.read() == KEY and KEY not in repr(holder) + str(holder) + f"{holder!r}"
-    assert holder.clean(f"a {KEY} b") == "a [hidden] b"
+    assert holder.clean(f"a {KEY} b") == "a [redacted] b"
     with pytest.raises(TypeError):
         import pickle
         pickle.dumps(holder)

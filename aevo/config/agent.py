@@ -1,6 +1,5 @@
 """conf/agent: where a language model is served and how it is asked. Never a key."""
 
-import re
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -13,9 +12,8 @@ from pydantic import (
     field_validator,
 )
 
+from aevo.files import secrets
 from aevo.files.documents import Part
-
-_SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|credential", re.IGNORECASE)
 
 
 class EndpointSettings(Part):
@@ -57,7 +55,7 @@ class EndpointSettings(Part):
     def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
         # Settings are written to campaign.yaml; a key must not come along.
         for name, text in value.items():
-            if _SECRET_HEADER.search(name):
+            if secrets.header(name):
                 raise ValueError(f"{name} looks like a secret: use api_key_env or api_key_file")
             if not (name + text).isascii() or not (name + text).isprintable():
                 raise ValueError(f"{name} holds characters that a header cannot")

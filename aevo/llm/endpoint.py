@@ -5,7 +5,6 @@ settings, a record, a message or a `repr`.
 """
 
 import os
-import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,11 +14,9 @@ from pydantic import (
 
 from aevo.config.agent import EndpointSettings, _checked_url
 from aevo.errors import ConfigError, RecordError
+from aevo.files import secrets
 from aevo.files.documents import Foreign, read
 from aevo.llm.retry import EndpointError, Kind
-
-_KEY_LIKE = re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',;}]+|\bsk-[A-Za-z0-9_-]{6,}")
-_HIDDEN = "[hidden]"
 
 
 class EndpointRecord(Foreign):
@@ -133,14 +130,12 @@ class KeyHolder:
 
     def clean(self, text: str) -> str:
         """The text without any key read so far."""
-        for key in sorted(self._seen, key=len, reverse=True):
-            text = text.replace(key, _HIDDEN)
-        return text
+        return secrets.without(text, self._seen)
 
     def scrub(self, text: str) -> str:
         """For what a server says in an error: also without anything that looks like a key, on one
         line, without control characters, at most 300 characters."""
-        text = _KEY_LIKE.sub(_HIDDEN, self.clean(text))
+        text = secrets.hide(text, self._seen)
         line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return line if len(line) <= 300 else line[:297] + "…"
 
