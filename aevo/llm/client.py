@@ -9,9 +9,11 @@ import json
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import openai
+from tenacity import RetryCallState
 
 from aevo.config.agent import EndpointSettings
 from aevo.llm.answers import BadAnswer, Completion, from_body, from_chunks
@@ -19,7 +21,15 @@ from aevo.llm.connection import NO_KEY, final_error, guarded, json_of, open_clie
 from aevo.llm.endpoint import Endpoint, KeyHolder, locate
 from aevo.llm.model import Reply, ToolSchema
 from aevo.llm.repair import CUT, EMPTY, MAX_REPAIRS, broken_in_a_row, is_broken, sound, sound_calls
-from aevo.llm.retry import EndpointError, Failure, Kind, OnRetry, Patience, is_outage
+from aevo.llm.retry import (
+    EndpointError,
+    Failure,
+    Kind,
+    OnRetry,
+    failure_of,
+    is_outage,
+    patient,
+)
 from aevo.llm.tokens import Window, characters, usage_of
 from aevo.llm.wire import decode, describe, native_messages, native_tools, text_messages
 from aevo.records.trace import Turn
@@ -40,8 +50,8 @@ class OpenAIModel:
         on_retry: told of each retry and change of manner: kind, number of the failed try, seconds
             until the next, and what happened, in a line without keys.
         on_reasoning: told what a model thought before its reply; that is never sent back to it.
-        on_outage: told, in a line without keys, that the endpoint keeps failing, once a call, and
-            that it answers again or was given up.
+        on_outage: told, in a line without keys, that the endpoint keeps failing, once an outage,
+            and that it answers again or was given up.
         seed: decides the jitter of waits.
         sleep, clock: for tests; the clock gives Unix seconds.
 
@@ -66,6 +76,7 @@ class OpenAIModel:
         self._stream_usage, self._limit_name = True, "max_tokens"
         self._endpoint = None if settings.record else locate(settings)
         self._stale = False  # the record is to be read again
+        self._out = False  # people were told of an outage
         self._client: openai.OpenAI | None = None
 
     @property
@@ -122,36 +133,47 @@ class OpenAIModel:
 
     def _ask(self, turns: list[Turn], tools: list[ToolSchema]) -> _Answer:
         """Tries until an answer comes or patience ends."""
-        patience = Patience(self.settings.retries, self.settings.max_wait_s, self._rng)
-        tightened = out = False
+        retrying = patient(self.settings.retries, self.settings.max_wait_s, self._rng, self.sleep,
+                           self._waiting)
+        outcome = retrying(lambda: self._attempt(
+            turns, tools, retrying.statistics["attempt_number"]))
+        if isinstance(outcome, Failure):
+            number = retrying.statistics["attempt_number"]
+            tries = f" after {number} tries" if number > 1 else ""
+            self.on_outage(f"the endpoint is given up{tries}: {outcome.kind}: {outcome.text}")
+            raise final_error(outcome, self._endpoint, self.keys, tries)
+        if self._out:
+            self.on_outage("the endpoint answers again")
+        self._out = False
+        return outcome
+
+    def _waiting(self, state: RetryCallState) -> None:
+        """Tells of a failed try before the wait for the next."""
+        failure = failure_of(state)
+        self.on_retry(failure.kind, state.attempt_number, state.upcoming_sleep, failure.text)
+        if not self._out and is_outage(state):
+            self._out = True
+            self.on_outage(f"waiting for the endpoint: {failure.kind}: {failure.text}")
+
+    def _attempt(self, turns: list[Turn], tools: list[ToolSchema], number: int
+                 ) -> _Answer | Failure:
+        """One try; what the endpoint refuses for its form is asked at once in another."""
+        tightened = False
         while True:
             overhead = len(describe(tools)) if self._text else len(json.dumps(native_tools(tools)))
             sent = self._window.fit(turns, overhead)
             outcome = self._try(self._body(sent, tools))
             if isinstance(outcome, Completion):
-                if out:
-                    self.on_outage(f"the endpoint answers again, after {patience.tries} failures")
                 self._tools_proven = self._tools_proven or bool(outcome.calls)
                 return _Answer(outcome, characters(sent) + overhead)
-            if self._adapt(outcome, bool(tools)):
-                self.on_retry(outcome.kind, patience.tries + 1, 0.0, outcome.text)
-                continue
-            if outcome.context_exceeded and not tightened:
+            if not self._adapt(outcome, bool(tools)):
+                if tightened or not outcome.context_exceeded:
+                    return replace(outcome, moved=self._moved(outcome))
                 tightened = True
                 self._window.tighten(sent, overhead, outcome.context_limit)
-                if self._window.fit(turns, overhead) != sent:
-                    self.on_retry(outcome.kind, patience.tries + 1, 0.0, outcome.text)
-                    continue
-            wait = patience.next_wait(outcome, at_once=self._moved(outcome))
-            if wait is None:
-                tries = f" after {patience.tries} tries" if patience.tries > 1 else ""
-                self.on_outage(f"the endpoint is given up{tries}: {outcome.kind}: {outcome.text}")
-                raise final_error(outcome, self._endpoint, self.keys, tries)
-            self.on_retry(outcome.kind, patience.tries, wait, outcome.text)
-            if not out and is_outage(outcome, patience.tries, wait):
-                out = True
-                self.on_outage(f"waiting for the endpoint: {outcome.kind}: {outcome.text}")
-            self.sleep(wait)
+                if self._window.fit(turns, overhead) == sent:
+                    return outcome
+            self.on_retry(outcome.kind, number, 0.0, outcome.text)
 
     def _body(self, turns: list[Turn], tools: list[ToolSchema]) -> dict[str, Any]:
         given = self.settings

@@ -56,7 +56,7 @@ def guarded(request: Callable[[], T], clock: Callable[[], float], keys: KeyHolde
     try:
         return request()
     except (openai.OpenAIError, HTTP.HTTPError, HTTP.InvalidURL, ErrorAnswer) as error:
-        return failure_of(error, clock(), keys)
+        return failure_from(error, clock(), keys)
     except Unfinished as error:
         return Failure(Kind.CONNECTION, str(error))
     except TimeoutError as error:
@@ -67,7 +67,7 @@ def guarded(request: Callable[[], T], clock: Callable[[], float], keys: KeyHolde
         return Failure(error.kind, error.what, mend=error.mend)
 
 
-def failure_of(error: Exception, now: float, keys: KeyHolder) -> Failure:
+def failure_from(error: Exception, now: float, keys: KeyHolder) -> Failure:
     """The class of an exception of `openai`, its HTTP library, or an error within an answer."""
     if isinstance(error, openai.APIStatusError):
         return classify(error.status_code, error.response.headers, error.response.text, now,
