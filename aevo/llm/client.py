@@ -16,11 +16,22 @@ import openai
 from tenacity import RetryCallState
 
 from aevo.config.agent import EndpointSettings
-from aevo.llm.answers import BadAnswer, Completion, from_body, from_chunks
+from aevo.llm.answers import (
+    CUT,
+    EMPTY,
+    MAX_REPAIRS,
+    BadAnswer,
+    Completion,
+    broken_in_a_row,
+    from_body,
+    from_chunks,
+    is_broken,
+    sound,
+    sound_calls,
+)
 from aevo.llm.connection import NO_KEY, final_error, guarded, json_of, open_client
 from aevo.llm.endpoint import Endpoint, KeyHolder, locate
 from aevo.llm.model import Reply, ToolSchema
-from aevo.llm.repair import CUT, EMPTY, MAX_REPAIRS, broken_in_a_row, is_broken, sound, sound_calls
 from aevo.llm.retry import (
     EndpointError,
     Failure,
@@ -90,7 +101,7 @@ class OpenAIModel:
         return self._endpoint.model if self._endpoint else self.settings.model or "unnamed"
 
     def complete(self, turns: list[Turn], tools: list[ToolSchema]) -> Reply:
-        """Returns the next assistant turn; it may hold malformed calls (see `aevo.llm.repair`).
+        """Returns the next assistant turn; it may hold malformed calls (see `aevo.llm.answers`).
 
         Raises:
             EndpointError: the endpoint failed for good, or the model broke more than `MAX_REPAIRS`

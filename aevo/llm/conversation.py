@@ -16,9 +16,9 @@ from aevo.config.agent import EndpointSettings
 from aevo.errors import ConfigError
 from aevo.files import roundlog
 from aevo.files.paths import RoundLayout
+from aevo.llm.answers import complaint
 from aevo.llm.client import OpenAIModel
 from aevo.llm.model import Model, ToolSchema
-from aevo.llm.repair import complaint
 from aevo.llm.retry import EndpointError, Kind, OnRetry
 from aevo.records.manifest import Cost
 from aevo.records.trace import Event, ToolCall, Trace, Turn, Usage, total
