@@ -48,7 +48,7 @@ class EndpointSettings(Part):
     @field_validator("base_url")
     @classmethod
     def _an_address(cls, value: str | None) -> str | None:
-        return None if value is None else _checked_url(value)
+        return None if value is None else checked_url(value)
 
     @field_validator("extra_headers")
     @classmethod
@@ -62,7 +62,8 @@ class EndpointSettings(Part):
         return value
 
 
-def _checked_url(url: str) -> str:
+def checked_url(url: str) -> str:
+    """The address, if an endpoint can be asked at it; else a ValueError says what is wrong."""
     problem = ""
     try:
         parts = urlsplit(url)

@@ -10,7 +10,7 @@ broken turns in a row, counted in the conversation itself, so also across a rest
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -202,13 +202,16 @@ def parse(text: Any) -> tuple[dict[str, Any] | None, str]:
 
 def sound(value: Any) -> Any:
     """The value with half surrogate pairs replaced, which no record could be written with."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
+    return each_text(value, lambda text: text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with every text in it changed, keys too."""
     if isinstance(value, dict):
-        return {sound(key): sound(item) for key, item in value.items()}
+        return {each_text(key, change): each_text(item, change) for key, item in value.items()}
     if isinstance(value, list):
-        return [sound(item) for item in value]
-    return value
+        return [each_text(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _loads(text: str) -> Any:

@@ -23,14 +23,23 @@ from aevo.llm.answers import (
     BadAnswer,
     Completion,
     broken_in_a_row,
+    each_text,
     from_body,
     from_chunks,
     is_broken,
     sound,
     sound_calls,
 )
-from aevo.llm.connection import NO_KEY, final_error, guarded, json_of, open_client
-from aevo.llm.endpoint import Endpoint, KeyHolder, locate
+from aevo.llm.endpoint import (
+    NO_KEY,
+    Endpoint,
+    KeyHolder,
+    final_error,
+    guarded,
+    json_of,
+    locate,
+    open_client,
+)
 from aevo.llm.model import Reply, ToolSchema
 from aevo.llm.retry import (
     EndpointError,
@@ -134,8 +143,8 @@ class OpenAIModel:
                                             for call in found)):
                 content, raw = prose, found
         calls = sound_calls(
-            [call._replace(arguments=_cleaned(call.arguments, self.keys)) for call in raw], turns
-        )
+            [call._replace(arguments=each_text(call.arguments, self.keys.clean)) for call in raw],
+            turns)
         content = sound(self.keys.clean(content))
         if not calls and completion.finish == "length":
             content = f"{content}\n{CUT}" if content else CUT
@@ -254,34 +263,23 @@ class OpenAIModel:
 
     def _adapt(self, failure: Failure, tools: bool) -> bool:
         """Changes the manner of asking to what the endpoint understands; each at most once."""
-        if failure.kind is Kind.BAD_REQUEST and self._stream_usage and (
-            self.settings.stream and "stream_options" in failure.text
-        ):
+        given, told = self.settings, failure.text if failure.kind is Kind.BAD_REQUEST else ""
+        if given.stream and self._stream_usage and "stream_options" in told:
             self._stream_usage = False
-            return True
-        if failure.kind is Kind.BAD_REQUEST and "max_completion_tokens" in failure.text and (
-            self.settings.max_tokens and self._limit_name == "max_tokens"
+        elif given.max_tokens and self._limit_name == "max_tokens" and (
+            "max_completion_tokens" in told
         ):
             self._limit_name = "max_completion_tokens"
-            return True
-        if failure.tools_refused and tools and not self._text and not self._tools_proven and (
-            self.settings.tools == "auto"
+        elif failure.tools_refused and tools and given.tools == "auto" and not (
+            self._text or self._tools_proven
         ):
             self._text = True
-            return True
-        return False
+        else:
+            return False
+        return True
+
 
 def _gist(turn: Turn) -> str:
     if not turn.tool_calls:
         return turn.content
     return ", ".join(f"{call.name}({json.dumps(call.arguments)})" for call in turn.tool_calls)
-
-
-def _cleaned(arguments: Any, keys: KeyHolder) -> Any:
-    if isinstance(arguments, str):
-        return keys.clean(arguments)
-    if isinstance(arguments, dict):
-        return {name: _cleaned(value, keys) for name, value in arguments.items()}
-    if isinstance(arguments, list):
-        return [_cleaned(value, keys) for value in arguments]
-    return arguments

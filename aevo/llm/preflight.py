@@ -6,12 +6,19 @@ import json
 import time
 from typing import Any
 
-import openai
-
 from aevo.config.agent import EndpointSettings
 from aevo.llm.answers import BadAnswer, from_body
-from aevo.llm.connection import NO_KEY, final_error, guarded, json_of, open_client
-from aevo.llm.endpoint import Endpoint, KeyHolder, locate, shown_url
+from aevo.llm.endpoint import (
+    NO_KEY,
+    Endpoint,
+    KeyHolder,
+    final_error,
+    guarded,
+    json_of,
+    locate,
+    open_client,
+    shown_url,
+)
 from aevo.llm.retry import EndpointError, Failure, Kind
 
 LONGEST_S = 30.0  # a question of the preflight; a model that is slower than that is no mistake
@@ -82,16 +89,12 @@ def _one_token(settings: EndpointSettings, endpoint: Endpoint, key: str,
 
     def request() -> None:
         with open_client(settings, endpoint, key, LONGEST_S) as client:
-            from_body(json_of(_create(client, endpoint.model, ping, settings)))
+            raw = client.chat.completions.with_raw_response.create(
+                model=endpoint.model, messages=ping, max_tokens=1,
+                extra_body=settings.extra_body or None)
+            from_body(json_of(raw.http_response))
 
     return guarded(request, time.time, keys)
-
-
-def _create(client: openai.OpenAI, model: str, messages: list[Any],
-            settings: EndpointSettings) -> Any:
-    return client.chat.completions.with_raw_response.create(
-        model=model, messages=messages, max_tokens=1, extra_body=settings.extra_body or None
-    ).http_response
 
 
 def _about_the_model(failure: Failure, model: str) -> bool:

@@ -1,4 +1,5 @@
-"""Keeping a conversation within a model's context by leaving out old tool output.
+"""Tokens: a conversation kept within a model's context by leaving out old tool output, and what
+the calls cost.
 
 What is left out is left out of what is sent, never of the trace. The system prompt, the task and
 the last turns always go along.
@@ -14,6 +15,7 @@ KEEP_LAST = 6  # turns at the end that are sent whole
 KEEP_LAST_HARD = 2  # the same, after the endpoint has said that it was too much
 LOW_WATER = 0.75  # trimming goes down to this share, so that it happens seldom (prompt caches)
 WORTH = 300  # characters; shorter texts are not replaced
+CHARACTERS_PER_TOKEN = 4.0  # until an endpoint tells
 PER_TURN = 16  # characters a turn costs besides its text
 
 
@@ -112,8 +114,6 @@ def _shortened(turn: Turn, names: dict[str, str]) -> Turn:
         for call in turn.tool_calls
     ]
     return turn.model_copy(update={"tool_calls": calls})
-
-CHARACTERS_PER_TOKEN = 4.0
 
 
 def usage_of(told: Any, settings: EndpointSettings, sent: int, received: int) -> Usage:
