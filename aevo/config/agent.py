@@ -1,6 +1,5 @@
 """conf/agent: where a language model is served and how it is asked. Never a key."""
 
-import re
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -13,16 +12,15 @@ from pydantic import (
     field_validator,
 )
 
+from aevo.files import secrets
 from aevo.files.documents import Part
-
-_SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|credential", re.IGNORECASE)
 
 
 class EndpointSettings(Part):
     """conf/agent/openai and conf/agent/vllm: an OpenAI-compatible endpoint.
 
     Prices are dollars per million tokens; None means unknown, and then what the endpoint itself
-    says a call cost (`usage.cost`) is counted, if it says so.
+    says a call cost (`usage.cost`) is counted; if it does not say so, the cost stays unknown.
     """
 
     kind: Literal["openai"] = "openai"
@@ -50,21 +48,22 @@ class EndpointSettings(Part):
     @field_validator("base_url")
     @classmethod
     def _an_address(cls, value: str | None) -> str | None:
-        return None if value is None else _checked_url(value)
+        return None if value is None else checked_url(value)
 
     @field_validator("extra_headers")
     @classmethod
     def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
         # Settings are written to campaign.yaml; a key must not come along.
         for name, text in value.items():
-            if _SECRET_HEADER.search(name):
+            if secrets.header(name):
                 raise ValueError(f"{name} looks like a secret: use api_key_env or api_key_file")
             if not (name + text).isascii() or not (name + text).isprintable():
                 raise ValueError(f"{name} holds characters that a header cannot")
         return value
 
 
-def _checked_url(url: str) -> str:
+def checked_url(url: str) -> str:
+    """The address, if an endpoint can be asked at it; else a ValueError says what is wrong."""
     problem = ""
     try:
         parts = urlsplit(url)

@@ -45,7 +45,7 @@ def write_prose(evidence: Evidence, settings: EndpointSettings, folder: Path) ->
         folder: keeps the conversation (trace.jsonl); after a kill it is continued from there.
     """
     ended = converse(
-        at_endpoint(settings, evidence.round), WRITE, opening(evidence),
+        at_endpoint(settings, evidence.round, folder), WRITE, opening(evidence),
         Trace(folder / "trace.jsonl"), lambda number, arguments: judge(arguments, evidence),
     )
     return Prose(author=ended.author, sections=ended.product or {}, refusals=ended.refusals,

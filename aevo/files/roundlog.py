@@ -5,6 +5,12 @@ import time
 from pathlib import Path
 
 
+def tell(log: Path, who: str, text: str) -> None:
+    """Notes it, and prints it: the last line of a job's log is what a status shows of the job."""
+    note(log, who, text)
+    print(text, flush=True)
+
+
 def note(log: Path, who: str, text: str) -> None:
     """Appends `time who text` in one write, so that lines of several processes never mix."""
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime())

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 
 # What a command of the substrate may see of our environment. Everything else, API keys and
@@ -10,9 +9,6 @@ from collections.abc import Iterator, Mapping
 PASSED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH",
           "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "HF_HOME", "SSL_CERT_FILE",
           "AEVO_JOB_DEPTH")
-
-# Names of variables whose values are secrets.
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
 def package_first(code: str, inherited: str = "") -> dict[str, str]:

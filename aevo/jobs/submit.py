@@ -16,11 +16,12 @@ from submitit.helpers import clean_env
 
 from aevo.config.cluster import ClusterSettings, LocalCluster, SlurmCluster, section_of
 from aevo.errors import AevoError, JobError
+from aevo.files import secrets
 from aevo.files.documents import append_line, read, write_json
 from aevo.files.paths import CHECKOUT
 from aevo.jobs import local, slurm
 from aevo.jobs.ending import settle
-from aevo.jobs.environment import SECRET, variables
+from aevo.jobs.environment import variables
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, JobState, tail
 from aevo.jobs.queue import ask
 from aevo.jobs.script import DEPTH, job_name
@@ -133,7 +134,7 @@ def clean_environment(spec: JobSpec, depth: int, cluster: ClusterSettings) -> It
     board = spec.kind != "collector"
     names = [name for name in os.environ
              if name.startswith(LAUNCHERS) or name in DEVICES or name == DEPTH
-             or (secret and SECRET.search(name)) or (board and name in BOARD_SECRETS)]
+             or (secret and secrets.variable(name)) or (board and name in BOARD_SECRETS)]
     conf = os.environ.get("SLURM_CONF")
     if isinstance(cluster, SlurmCluster) and cluster.slurm_conf:
         conf = cluster.slurm_conf

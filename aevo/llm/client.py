@@ -9,17 +9,47 @@ import json
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import openai
+from tenacity import RetryCallState
 
 from aevo.config.agent import EndpointSettings
-from aevo.llm.answers import BadAnswer, Completion, from_body, from_chunks
-from aevo.llm.connection import NO_KEY, final_error, guarded, json_of, open_client
-from aevo.llm.endpoint import Endpoint, KeyHolder, locate
+from aevo.llm.answers import (
+    CUT,
+    EMPTY,
+    MAX_REPAIRS,
+    BadAnswer,
+    Completion,
+    broken_in_a_row,
+    each_text,
+    from_body,
+    from_chunks,
+    is_broken,
+    sound,
+    sound_calls,
+)
+from aevo.llm.endpoint import (
+    NO_KEY,
+    Endpoint,
+    KeyHolder,
+    final_error,
+    guarded,
+    json_of,
+    locate,
+    open_client,
+)
 from aevo.llm.model import Reply, ToolSchema
-from aevo.llm.repair import CUT, EMPTY, MAX_REPAIRS, broken_in_a_row, is_broken, sound, sound_calls
-from aevo.llm.retry import EndpointError, Failure, Kind, OnRetry, Patience
+from aevo.llm.retry import (
+    EndpointError,
+    Failure,
+    Kind,
+    OnRetry,
+    failure_of,
+    is_outage,
+    patient,
+)
 from aevo.llm.tokens import Window, characters, usage_of
 from aevo.llm.wire import decode, describe, native_messages, native_tools, text_messages
 from aevo.records.trace import Turn
@@ -40,6 +70,8 @@ class OpenAIModel:
         on_retry: told of each retry and change of manner: kind, number of the failed try, seconds
             until the next, and what happened, in a line without keys.
         on_reasoning: told what a model thought before its reply; that is never sent back to it.
+        on_outage: told, in a line without keys, that the endpoint keeps failing, once an outage,
+            and that it answers again or was given up.
         seed: decides the jitter of waits.
         sleep, clock: for tests; the clock gives Unix seconds.
 
@@ -49,10 +81,12 @@ class OpenAIModel:
 
     def __init__(
         self, settings: EndpointSettings, on_retry: OnRetry = lambda *_: None,
-        on_reasoning: Callable[[str], None] = lambda _: None, seed: int = 0,
+        on_reasoning: Callable[[str], None] = lambda _: None,
+        on_outage: Callable[[str], None] = lambda _: None, seed: int = 0,
         sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings, self.on_retry, self.on_reasoning = settings, on_retry, on_reasoning
+        self.on_outage = on_outage
         self.sleep, self.clock = sleep, clock
         self.keys = KeyHolder(settings.api_key_env, settings.api_key_file)
         self._rng = random.Random(seed)
@@ -62,6 +96,7 @@ class OpenAIModel:
         self._stream_usage, self._limit_name = True, "max_tokens"
         self._endpoint = None if settings.record else locate(settings)
         self._stale = False  # the record is to be read again
+        self._out = False  # people were told of an outage
         self._client: openai.OpenAI | None = None
 
     @property
@@ -75,7 +110,7 @@ class OpenAIModel:
         return self._endpoint.model if self._endpoint else self.settings.model or "unnamed"
 
     def complete(self, turns: list[Turn], tools: list[ToolSchema]) -> Reply:
-        """Returns the next assistant turn; it may hold malformed calls (see `aevo.llm.repair`).
+        """Returns the next assistant turn; it may hold malformed calls (see `aevo.llm.answers`).
 
         Raises:
             EndpointError: the endpoint failed for good, or the model broke more than `MAX_REPAIRS`
@@ -108,8 +143,8 @@ class OpenAIModel:
                                             for call in found)):
                 content, raw = prose, found
         calls = sound_calls(
-            [call._replace(arguments=_cleaned(call.arguments, self.keys)) for call in raw], turns
-        )
+            [call._replace(arguments=each_text(call.arguments, self.keys.clean)) for call in raw],
+            turns)
         content = sound(self.keys.clean(content))
         if not calls and completion.finish == "length":
             content = f"{content}\n{CUT}" if content else CUT
@@ -118,7 +153,31 @@ class OpenAIModel:
 
     def _ask(self, turns: list[Turn], tools: list[ToolSchema]) -> _Answer:
         """Tries until an answer comes or patience ends."""
-        patience = Patience(self.settings.retries, self.settings.max_wait_s, self._rng)
+        retrying = patient(self.settings.retries, self.settings.max_wait_s, self._rng, self.sleep,
+                           self._waiting)
+        outcome = retrying(lambda: self._attempt(
+            turns, tools, retrying.statistics["attempt_number"]))
+        if isinstance(outcome, Failure):
+            number = retrying.statistics["attempt_number"]
+            tries = f" after {number} tries" if number > 1 else ""
+            self.on_outage(f"the endpoint is given up{tries}: {outcome.kind}: {outcome.text}")
+            raise final_error(outcome, self._endpoint, self.keys, tries)
+        if self._out:
+            self.on_outage("the endpoint answers again")
+        self._out = False
+        return outcome
+
+    def _waiting(self, state: RetryCallState) -> None:
+        """Tells of a failed try before the wait for the next."""
+        failure = failure_of(state)
+        self.on_retry(failure.kind, state.attempt_number, state.upcoming_sleep, failure.text)
+        if not self._out and is_outage(state):
+            self._out = True
+            self.on_outage(f"waiting for the endpoint: {failure.kind}: {failure.text}")
+
+    def _attempt(self, turns: list[Turn], tools: list[ToolSchema], number: int
+                 ) -> _Answer | Failure:
+        """One try; what the endpoint refuses for its form is asked at once in another."""
         tightened = False
         while True:
             overhead = len(describe(tools)) if self._text else len(json.dumps(native_tools(tools)))
@@ -127,21 +186,14 @@ class OpenAIModel:
             if isinstance(outcome, Completion):
                 self._tools_proven = self._tools_proven or bool(outcome.calls)
                 return _Answer(outcome, characters(sent) + overhead)
-            if self._adapt(outcome, bool(tools)):
-                self.on_retry(outcome.kind, patience.tries + 1, 0.0, outcome.text)
-                continue
-            if outcome.context_exceeded and not tightened:
+            if not self._adapt(outcome, bool(tools)):
+                if tightened or not outcome.context_exceeded:
+                    return replace(outcome, moved=self._moved(outcome))
                 tightened = True
                 self._window.tighten(sent, overhead, outcome.context_limit)
-                if self._window.fit(turns, overhead) != sent:
-                    self.on_retry(outcome.kind, patience.tries + 1, 0.0, outcome.text)
-                    continue
-            wait = patience.next_wait(outcome, at_once=self._moved(outcome))
-            if wait is None:
-                tries = f" after {patience.tries} tries" if patience.tries > 1 else ""
-                raise final_error(outcome, self._endpoint, self.keys, tries)
-            self.on_retry(outcome.kind, patience.tries, wait, outcome.text)
-            self.sleep(wait)
+                if self._window.fit(turns, overhead) == sent:
+                    return outcome
+            self.on_retry(outcome.kind, number, 0.0, outcome.text)
 
     def _body(self, turns: list[Turn], tools: list[ToolSchema]) -> dict[str, Any]:
         given = self.settings
@@ -211,34 +263,23 @@ class OpenAIModel:
 
     def _adapt(self, failure: Failure, tools: bool) -> bool:
         """Changes the manner of asking to what the endpoint understands; each at most once."""
-        if failure.kind is Kind.BAD_REQUEST and self._stream_usage and (
-            self.settings.stream and "stream_options" in failure.text
-        ):
+        given, told = self.settings, failure.text if failure.kind is Kind.BAD_REQUEST else ""
+        if given.stream and self._stream_usage and "stream_options" in told:
             self._stream_usage = False
-            return True
-        if failure.kind is Kind.BAD_REQUEST and "max_completion_tokens" in failure.text and (
-            self.settings.max_tokens and self._limit_name == "max_tokens"
+        elif given.max_tokens and self._limit_name == "max_tokens" and (
+            "max_completion_tokens" in told
         ):
             self._limit_name = "max_completion_tokens"
-            return True
-        if failure.tools_refused and tools and not self._text and not self._tools_proven and (
-            self.settings.tools == "auto"
+        elif failure.tools_refused and tools and given.tools == "auto" and not (
+            self._text or self._tools_proven
         ):
             self._text = True
-            return True
-        return False
+        else:
+            return False
+        return True
+
 
 def _gist(turn: Turn) -> str:
     if not turn.tool_calls:
         return turn.content
     return ", ".join(f"{call.name}({json.dumps(call.arguments)})" for call in turn.tool_calls)
-
-
-def _cleaned(arguments: Any, keys: KeyHolder) -> Any:
-    if isinstance(arguments, str):
-        return keys.clean(arguments)
-    if isinstance(arguments, dict):
-        return {name: _cleaned(value, keys) for name, value in arguments.items()}
-    if isinstance(arguments, list):
-        return [_cleaned(value, keys) for value in arguments]
-    return arguments

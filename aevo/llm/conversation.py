@@ -8,15 +8,19 @@ model calls are not repeated, and a conversation that was given up stays given u
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from aevo.config.agent import EndpointSettings
 from aevo.errors import ConfigError
+from aevo.files import roundlog
+from aevo.files.paths import RoundLayout
+from aevo.llm.answers import complaint
 from aevo.llm.model import Model, ToolSchema
-from aevo.llm.repair import complaint
 from aevo.llm.retry import EndpointError, Kind, OnRetry
 from aevo.records.manifest import Cost
-from aevo.records.trace import Event, ToolCall, Trace, Turn, Usage
+from aevo.records.trace import Event, ToolCall, Trace, Turn, Usage, total
 
 TRIES = 3  # replies that may be refused before the rules stand in
 LONGEST_S = 1800.0  # since the conversation began; past it an endpoint's next failure is its last
@@ -55,12 +59,15 @@ class Ended(Generic[T]):
         return self.model if self.product is not None else f"rules, because {self.reason}"
 
 
-def at_endpoint(settings: EndpointSettings, seed: int) -> BuildModel:
-    """Builds the client; `seed` decides the jitter of its waits."""
+def at_endpoint(settings: EndpointSettings, number: int, folder: Path) -> BuildModel:
+    """Builds the client of what works in `folder` for round `number`; the round's log is told of
+    outages."""
+    tell = partial(roundlog.tell, RoundLayout(folder.parent, number).log, folder.name)
+
     def build(on_retry: OnRetry) -> Model:
         from aevo.llm.client import OpenAIModel  # `openai` is half of a start's imports
 
-        return OpenAIModel(settings, on_retry=on_retry, seed=seed)
+        return OpenAIModel(settings, on_retry=on_retry, on_outage=tell, seed=number)
 
     return build
 
@@ -182,6 +189,6 @@ def _cost(trace: Trace, closed: Event) -> Cost:
         turns=sum(turn.role == "assistant" for turn in trace.turns()),
         tokens_in=used.tokens_in + int(closed.data["tokens_in"]),
         tokens_out=used.tokens_out + int(closed.data["tokens_out"]),
-        dollars=used.dollars + float(closed.data["dollars"]),
+        dollars=total([used.dollars, closed.data["dollars"]]),
         wall_s=round(closed.time - trace.started(), 2),
     )

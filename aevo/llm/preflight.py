@@ -6,12 +6,19 @@ import json
 import time
 from typing import Any
 
-import openai
-
 from aevo.config.agent import EndpointSettings
 from aevo.llm.answers import BadAnswer, from_body
-from aevo.llm.connection import NO_KEY, final_error, guarded, json_of, open_client
-from aevo.llm.endpoint import Endpoint, KeyHolder, locate, shown_url
+from aevo.llm.endpoint import (
+    NO_KEY,
+    Endpoint,
+    KeyHolder,
+    final_error,
+    guarded,
+    json_of,
+    locate,
+    open_client,
+    shown_url,
+)
 from aevo.llm.retry import EndpointError, Failure, Kind
 
 LONGEST_S = 30.0  # a question of the preflight; a model that is slower than that is no mistake
@@ -21,8 +28,9 @@ _FATAL = (Kind.CONNECTION, Kind.TIMEOUT, Kind.SERVER, Kind.QUOTA)
 def check(settings: EndpointSettings) -> None:
     """Returns if the endpoint can be used.
 
-    `GET /models` is asked first. Where it is not offered, does not name the model, or would have
-    answered without a key too, a completion of one token decides. Nothing is retried.
+    `GET /models` is asked first. Where it is not offered, does not name the model, or answers
+    without a key too, it proves nothing of the key: a completion of one token decides. Nothing is
+    retried.
 
     Raises:
         ConfigError: base_url or model is not set.
@@ -36,13 +44,15 @@ def check(settings: EndpointSettings) -> None:
     if isinstance(listed, Failure):
         if listed.kind in _FATAL or listed.status == 401:
             raise final_error(listed, endpoint, keys)
-    elif endpoint.model in listed and (
-        key is None or isinstance(_models(settings, endpoint, NO_KEY, keys), Failure)
+    elif endpoint.model in listed and key is not None and isinstance(
+        _models(settings, endpoint, NO_KEY, keys), Failure
     ):
         return
     failure = _one_token(settings, endpoint, key or NO_KEY, keys)
     if failure is None or failure.kind is Kind.RATE_LIMIT:
         return
+    if failure.kind is Kind.TIMEOUT and isinstance(listed, list) and not keys.named:
+        return  # a server of one's own that is busy: nothing that a key could mend
     unknown = _about_the_model(failure, endpoint.model)
     if isinstance(listed, list) and endpoint.model not in listed and (
         unknown or failure.kind in (Kind.NOT_FOUND, Kind.BAD_REQUEST)
@@ -79,16 +89,12 @@ def _one_token(settings: EndpointSettings, endpoint: Endpoint, key: str,
 
     def request() -> None:
         with open_client(settings, endpoint, key, LONGEST_S) as client:
-            from_body(json_of(_create(client, endpoint.model, ping, settings)))
+            raw = client.chat.completions.with_raw_response.create(
+                model=endpoint.model, messages=ping, max_tokens=1,
+                extra_body=settings.extra_body or None)
+            from_body(json_of(raw.http_response))
 
     return guarded(request, time.time, keys)
-
-
-def _create(client: openai.OpenAI, model: str, messages: list[Any],
-            settings: EndpointSettings) -> Any:
-    return client.chat.completions.with_raw_response.create(
-        model=model, messages=messages, max_tokens=1, extra_body=settings.extra_body or None
-    ).http_response
 
 
 def _about_the_model(failure: Failure, model: str) -> bool:

@@ -10,10 +10,13 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
+from tenacity import RetryCallState, Retrying, retry_if_result, wait_exponential
+
 from aevo.errors import AevoError
 from aevo.records.trace import Usage
 
 FIRST_WAIT_S = 1.0  # bound of the first backoff; doubles with each try
+OUTAGE_S = 10.0  # a wait as long as this is one
 LONGEST_WAIT_S = 60.0  # bound of one backoff; a server's Retry-After may be longer
 
 
@@ -67,40 +70,51 @@ class Failure:
     context_limit: int | None = None  # tokens, where the endpoint tells
     status: int | None = None
     mend: str = ""  # where it is known better than by kind
+    moved: bool = False  # the endpoint is now elsewhere
 
 
-class Patience:
-    """How long to wait before the next try of one call.
+def patient(retries: int, max_wait_s: float, rng: random.Random, sleep: Callable[[float], None],
+            before_sleep: Callable[[RetryCallState], None] = lambda _: None) -> Retrying:
+    """Calls a function again while it returns a Failure that may pass; in the end returns what it
+    returned last.
 
     Exponential backoff with full jitter; a server's Retry-After comes first, plus up to a second
     so that eight workers do not come back as one. Waits of one call sum up to at most
-    `max_wait_s`; what a server asks beyond that is cut, and the last try made then.
+    `max_wait_s`; what a server asks beyond that is cut, and the last try made then. Where the
+    endpoint has moved, whatever the failure was, the next try is made at once.
     """
+    bound = wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
 
-    def __init__(self, retries: int, max_wait_s: float, rng: random.Random) -> None:
-        self.retries, self.max_wait_s, self.rng = retries, max_wait_s, rng
-        self.tries, self.waited_s = 0, 0.0
-
-    def next_wait(self, failure: Failure, at_once: bool = False) -> float | None:
-        """Seconds to wait, or None: give up.
-
-        Args:
-            at_once: the next try goes elsewhere: no wait, whatever the failure was.
-        """
-        self.tries += 1
-        if at_once and self.tries <= self.retries:
+    def wait(state: RetryCallState) -> float:
+        failure = failure_of(state)
+        if failure.moved:
             return 0.0
-        left = self.max_wait_s - self.waited_s
-        if failure.kind not in RETRIED or self.tries > self.retries or left <= 0:
-            return None
-        if failure.retry_after_s is not None:
-            wait = failure.retry_after_s + self.rng.uniform(0, FIRST_WAIT_S)
-        else:
-            bound = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self.tries - 1, 30))
-            wait = self.rng.uniform(0, bound)
-        wait = min(wait, left)
-        self.waited_s += wait
-        return wait
+        asked = failure.retry_after_s
+        longest = bound(state) if asked is None else FIRST_WAIT_S
+        return min((asked or 0.0) + rng.uniform(0, longest), max_wait_s - state.idle_for)
+
+    def stop(state: RetryCallState) -> bool:
+        failure = failure_of(state)
+        passing = failure.kind in RETRIED and state.idle_for < max_wait_s
+        return state.attempt_number > retries or not (failure.moved or passing)
+
+    return Retrying(sleep=sleep, wait=wait, stop=stop, before_sleep=before_sleep,
+                    retry=retry_if_result(lambda outcome: isinstance(outcome, Failure)),
+                    retry_error_callback=failure_of)
+
+
+def failure_of(state: RetryCallState) -> Failure:
+    """What the last try returned, which was a Failure, or there would be no next."""
+    if state.outcome is None:
+        raise RuntimeError("asked before the first try")
+    failure: Failure = state.outcome.result()
+    return failure
+
+
+def is_outage(state: RetryCallState) -> bool:
+    """True where a failure is worth telling people of: not one that passes within seconds."""
+    return (state.attempt_number > 1 or state.upcoming_sleep >= OUTAGE_S
+            or failure_of(state).kind is Kind.TIMEOUT)
 
 
 _CONTEXT = re.compile(
@@ -146,19 +160,14 @@ def classify(status: int, headers: Mapping[str, str], body: str, now: float,
 def classify_body(error: Any, now: float, scrub: Callable[[str], str]) -> Failure:
     """An error inside an answer that began as a success (status 200, or within a stream)."""
     text = json.dumps({"error": error})
-    code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(code, str) and code.isdigit():
-        code = int(code)
-    if isinstance(code, int) and 400 <= code < 600:
-        return classify(code, {}, text, now, scrub)
     message, marks = said(text)
-    if marks & _QUOTA:
-        return classify(429, {}, text, now, scrub)
-    if any("rate_limit" in mark for mark in marks):
-        return classify(429, {}, text, now, scrub)
-    if _CONTEXT.search(message) or "context_length_exceeded" in marks:
-        return classify(400, {}, text, now, scrub)
-    return classify(500, {}, text, now, scrub)
+    code = error.get("code") if isinstance(error, dict) else None
+    status = int(str(code)) if str(code).isdecimal() else 0
+    if not 400 <= status < 600:
+        limited = marks & _QUOTA or any("rate_limit" in mark for mark in marks)
+        context = _CONTEXT.search(message) or "context_length_exceeded" in marks
+        status = 429 if limited else 400 if context else 500
+    return classify(status, {}, text, now, scrub)
 
 
 def said(body: str) -> tuple[str, set[str]]:

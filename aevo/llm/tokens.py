@@ -1,4 +1,5 @@
-"""Keeping a conversation within a model's context by leaving out old tool output.
+"""Tokens: a conversation kept within a model's context by leaving out old tool output, and what
+the calls cost.
 
 What is left out is left out of what is sent, never of the trace. The system prompt, the task and
 the last turns always go along.
@@ -14,6 +15,7 @@ KEEP_LAST = 6  # turns at the end that are sent whole
 KEEP_LAST_HARD = 2  # the same, after the endpoint has said that it was too much
 LOW_WATER = 0.75  # trimming goes down to this share, so that it happens seldom (prompt caches)
 WORTH = 300  # characters; shorter texts are not replaced
+CHARACTERS_PER_TOKEN = 4.0  # until an endpoint tells
 PER_TURN = 16  # characters a turn costs besides its text
 
 
@@ -113,8 +115,6 @@ def _shortened(turn: Turn, names: dict[str, str]) -> Turn:
     ]
     return turn.model_copy(update={"tool_calls": calls})
 
-CHARACTERS_PER_TOKEN = 4.0
-
 
 def usage_of(told: Any, settings: EndpointSettings, sent: int, received: int) -> Usage:
     """Tokens and dollars of one answered call.
@@ -124,6 +124,7 @@ def usage_of(told: Any, settings: EndpointSettings, sent: int, received: int) ->
         sent: characters sent, received: characters that came back (reasoning included). They
             stand in, at four a token, for numbers the endpoint does not tell.
 
+    Dollars are None where neither the settings have a price nor the endpoint tells the cost.
     Reasoning tokens are part of tokens_out. Tries that failed are not counted: the endpoint does
     not say what they cost.
     """
@@ -140,11 +141,11 @@ def usage_of(told: Any, settings: EndpointSettings, sent: int, received: int) ->
 
 
 def _dollars(told: dict[str, Any], settings: EndpointSettings, tokens_in: int, tokens_out: int,
-             cached: int) -> float:
+             cached: int) -> float | None:
     if settings.price_in is None and settings.price_out is None:
         cost = told.get("cost")
         known = isinstance(cost, int | float) and not isinstance(cost, bool) and cost >= 0
-        return float(cost) if known else 0.0  # type: ignore[arg-type]
+        return float(cost) if known else None  # type: ignore[arg-type]
     price_in = settings.price_in or 0.0
     price_cached = price_in if settings.price_cached is None else settings.price_cached
     return ((tokens_in - cached) * price_in + cached * price_cached

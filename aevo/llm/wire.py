@@ -4,9 +4,9 @@ import json
 import re
 from typing import Any
 
+from aevo.llm.answers import MALFORMED, RawCall, parse
 from aevo.llm.model import ToolSchema
 from aevo.llm.prompts import render
-from aevo.llm.repair import MALFORMED, RawCall
 from aevo.records.trace import ToolCall, Turn
 
 Message = dict[str, Any]
@@ -95,12 +95,9 @@ def decode(text: str) -> tuple[str, list[RawCall]]:
 
 def _call(block: "re.Match[str]") -> RawCall:
     text = (block.group("fenced") or block.group("tagged") or "").strip()
-    try:
-        data = json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        data = None
-    name = data.get("name") if isinstance(data, dict) else None
-    if not isinstance(data, dict) or not isinstance(name, str):
+    data = parse(text)[0] or {}
+    name = data.get("name")
+    if not isinstance(name, str):
         found = _NAME.search(text)
         # Text that is not an object: `sound_calls` will mark it as malformed.
         return RawCall("", found.group(1) if found else "unnamed", text or "[]")

@@ -58,7 +58,8 @@ def propose_with_model(
     if not (folder / "prompt.json").exists():
         documents.write_json(folder / "prompt.json", Prompt(turns=turns))
     ended = converse(
-        at_endpoint(settings, asked.evidence.round), PROPOSE, turns, Trace(folder / "trace.jsonl"),
+        at_endpoint(settings, asked.evidence.round, folder), PROPOSE, turns,
+        Trace(folder / "trace.jsonl"),
         partial(_judge, asked=asked, history=history, folder=folder),
     )
     session = Session(author=ended.author, model=ended.model, refusals=ended.refusals,

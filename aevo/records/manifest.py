@@ -65,12 +65,13 @@ class Claims(Part):
 
 
 class Cost(Part):
-    """What the candidate spent; `training_s` is the sum over its runs."""
+    """What the candidate spent; `training_s` is the sum over its runs, dollars are None where they
+    are unknown (`aevo.records.trace.Usage`)."""
 
     turns: int
     tokens_in: int = 0
     tokens_out: int = 0
-    dollars: float = 0.0
+    dollars: float | None = 0.0
     training_s: float = 0.0
     wall_s: float = 0.0
 

@@ -1,6 +1,7 @@
 """trace.jsonl: what a worker did, append-only; its recovery source after a crash."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +26,18 @@ class Turn(Part):
 
 
 class Usage(Part):
-    """Tokens and dollars of one model call."""
+    """Tokens and dollars of one model call, or of several. Dollars are None where a call cost what
+    nobody told: an unknown price is not zero."""
 
     tokens_in: int = 0
     tokens_out: int = 0
-    dollars: float = 0.0
+    dollars: float | None = 0.0
+
+
+def total(dollars: Iterable[float | None]) -> float | None:
+    """The sum, which is unknown where a part of it is."""
+    parts = list(dollars)
+    return None if None in parts else sum(part for part in parts if part is not None)
 
 
 class Event(Part):
@@ -68,8 +76,12 @@ class Trace:
         return Usage(
             tokens_in=sum(item.tokens_in for item in used),
             tokens_out=sum(item.tokens_out for item in used),
-            dollars=sum(item.dollars for item in used),
+            dollars=total(item.dollars for item in used),
         )
+
+    def known_dollars(self) -> float:
+        """What is known to have been spent: a budget ends on it whatever else is unknown."""
+        return sum(event.usage.dollars or 0.0 for event in self.events if event.usage is not None)
 
     def message(self, turn: Turn, usage: Usage | None = None) -> None:
         """Appends one message of the conversation."""

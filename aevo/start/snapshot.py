@@ -33,29 +33,12 @@ from aevo.errors import RecordError
 from aevo.files import digest
 from aevo.files.documents import Record, read, write_json, write_text
 from aevo.files.paths import CHECKOUT, Layout
-from aevo.jobs.environment import SECRET
+from aevo.files.secrets import redact, redact_value, redact_words
 
 CODE, ABOUT, PACKAGES, CHANGES = "code", "snapshot.json", "packages.txt", "changes.diff"
 MAX_FILE = 2_000_000  # bytes; nothing of the code is near it, a stray checkpoint in conf/ is
 MAX_DIFF = 4_000_000  # bytes of changes.diff
 GIT_TIMEOUT_S = 30.0
-
-REDACTED = "[redacted]"
-_MIN_SECRET = 8  # a shorter value of a variable named like a secret ("1", "false") is none
-# `max_tokens`, `tokenizer` and `key` are no secrets: the word must end the name.
-_NAME = (r"[\w.-]*(?:api[_-]?key|access[_-]?key|private[_-]?key|secret[_-]?key|secret|token"
-         r"|passwd|password|credentials?)")
-_ASSIGNED = re.compile(
-    rf"(?i)(?P<name>(?<![\w.-])(?:{_NAME}[\"']?[ \t]*(?::=|=|:)[ \t]*|--{_NAME}[ \t]+))"
-    r"(?!\$\{|null\b|none\b|\[redacted\])(?P<value>\"[^\"\n]+\"|'[^'\n]+'|[^\s\"',;)}\]]+)"
-)
-_SHAPES = re.compile(
-    r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{8,}|hf_[A-Za-z0-9]{8,}|AKIA[0-9A-Z]{12,}"
-    r"|gh[pousr]_[A-Za-z0-9]{8,}|github_pat_\w{8,}|glpat-[\w-]{8,}|nvapi-[\w-]{8,}"
-    r"|xox[abprs]-[\w-]{8,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)"
-    r"|(?<=Bearer )[^\s\"']{8,}|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL
-)
 
 _taken: dict[Layout, Path] = {}  # by this process
 
@@ -147,19 +130,6 @@ def verify(code: Path) -> None:
                           f"remove {code.parent} and run the same command again")
 
 
-def redact(text: str) -> str:
-    """`text` without what looks like a secret: values of environment variables named like one,
-    tokens of known shape, and values assigned to names such as api_key or password.
-
-    Not guaranteed: a secret that looks like nothing of this kind stays.
-    """
-    values = {value for name, value in os.environ.items()
-              if SECRET.search(name) and len(value) >= _MIN_SECRET}
-    for value in sorted(values, key=len, reverse=True):
-        text = text.replace(value, REDACTED)
-    return _ASSIGNED.sub(rf"\g<name>{REDACTED}", _SHAPES.sub(REDACTED, text))
-
-
 def packages() -> str:
     """`name==version` of every installed distribution, sorted, one a line."""
     found: dict[str, str] = {}
@@ -246,8 +216,9 @@ def _write_about(staging: Path, root: Path, tree: _Tree, whole: str, config: Con
     write_json(staging / ABOUT, About(
         digest=whole, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), commit=commit,
         dirty=bool(changes) if commit else None, python=platform.python_version(),
-        host=platform.node(), argv=_clean_words(sys.argv), source=str(root),
-        config=_clean(config.model_dump(mode="json")), files=tree.leaves, left_out=tree.left_out,
+        host=platform.node(), argv=redact_words(sys.argv), source=str(root),
+        config=redact_value(config.model_dump(mode="json")), files=tree.leaves,
+        left_out=tree.left_out,
     ))
 
 
@@ -286,21 +257,3 @@ def _git_output(root: Path, *arguments: str) -> str | None:
         output.seek(0)
         text = output.read(MAX_DIFF).decode(errors="replace")
     return text if done.returncode == 0 else None
-
-
-def _clean(value: Any, name: str = "") -> Any:
-    """A JSON value, redacted word by word and where a key is named like a secret."""
-    if isinstance(value, dict):
-        return {key: _clean(item, str(key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean(item, name) for item in value]
-    if not isinstance(value, str):
-        return value
-    return REDACTED if value and re.fullmatch(_NAME, name, re.IGNORECASE) else redact(value)
-
-
-def _clean_words(words: list[str]) -> list[str]:
-    """An argument vector, redacted; `--token VALUE` in two words too."""
-    flags = ["", *words]
-    return [REDACTED if re.fullmatch(f"--{_NAME}", flag, re.IGNORECASE) else redact(word)
-            for flag, word in zip(flags, words, strict=False)]

@@ -62,6 +62,7 @@ def _render(template: str, trajectory: Trajectory, drawn: dict[str, dict[str, by
         lb=lambda value: _score(value, decimals),
         gain=_gain,
         minutes=_minutes,
+        dollars=lambda value: "$ unknown" if value is None else f"${value:.2f}",
         cell=_cell,
         sentence=_sentence,
     )

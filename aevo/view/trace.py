@@ -23,7 +23,7 @@ from aevo.errors import RecordError
 from aevo.files.documents import read_lines
 from aevo.files.paths import Layout
 from aevo.jobs.folder import JobFolder
-from aevo.records.trace import Event, ToolCall
+from aevo.records.trace import Event, ToolCall, Usage, total
 
 SHORT = 3  # lines of a text that are shown
 WIDTH = 200  # characters of a line that are shown
@@ -72,7 +72,7 @@ def view(
     """
     evaluations = jobs / f"{candidate}-evaluate" if jobs is not None else None
     names: dict[str, str] = {}
-    spent = {"in": 0, "out": 0, "dollars": 0.0}
+    spent: list[Usage] = []
     number = 0
     for event in events:
         if event.turn is None:
@@ -85,13 +85,8 @@ def view(
             continue
         if turn.role == "assistant":
             number += 1
-            usage = event.usage
-            if usage is not None:
-                spent["in"] += usage.tokens_in
-                spent["out"] += usage.tokens_out
-                spent["dollars"] += usage.dollars
-            total = _cost(spent)
-            yield Line("assistant", f"turn {number}{total}", event.time)
+            spent += [event.usage] if event.usage is not None else []
+            yield Line("assistant", f"turn {number}{_cost(spent)}", event.time)
             if turn.content.strip():
                 yield from _block("assistant", turn.content, event.time, full, 1)
         else:
@@ -102,9 +97,11 @@ def view(
     yield Line("finish", f"{number} turns{_cost(spent)}", events[-1].time if events else 0.0)
 
 
-def _cost(spent: dict[str, Any]) -> str:
-    text = f", {spent['in']} tokens in, {spent['out']} out so far"
-    return text + (f", ${spent['dollars']:.4f}" if spent["dollars"] else "")
+def _cost(spent: list[Usage]) -> str:
+    dollars = total(usage.dollars for usage in spent)
+    price = ", dollars unknown" if dollars is None else f", ${dollars:.4f}" if dollars else ""
+    return (f", {sum(usage.tokens_in for usage in spent)} tokens in, "
+            f"{sum(usage.tokens_out for usage in spent)} out so far{price}")
 
 
 def _call(call: ToolCall) -> str:

@@ -21,6 +21,7 @@ from aevo.records.plan import Plan
 from aevo.records.policy import MODE_TITLES, DeadEnd, Policy, StandingChange
 from aevo.records.proposal import Session
 from aevo.records.scores import Scores
+from aevo.records.trace import total
 
 SUBSTRATE_TEXT = (
     "Fixed human-authored baseline: the default recipe as round 1's anchor ran it. All candidates "
@@ -31,16 +32,17 @@ SUBSTRATE_TEXT = (
 @dataclass(frozen=True)
 class Spent:
     """What a round's finished candidates spent, summed over their manifests; `control_tokens` and
-    `control_dollars` are what the models of collector and meta took besides."""
+    `control_dollars` are what the models of collector and meta took besides. Dollars are None where
+    they are unknown."""
 
     candidates: int = 0
     trainings: int = 0
     training_s: float = 0.0
     turns: int = 0
     tokens: int = 0
-    dollars: float = 0.0
+    dollars: float | None = 0.0
     control_tokens: int = 0
-    control_dollars: float = 0.0
+    control_dollars: float | None = 0.0
 
     def __add__(self, other: "Spent") -> "Spent":
         return Spent(
@@ -49,9 +51,9 @@ class Spent:
             self.training_s + other.training_s,
             self.turns + other.turns,
             self.tokens + other.tokens,
-            self.dollars + other.dollars,
+            total([self.dollars, other.dollars]),
             self.control_tokens + other.control_tokens,
-            self.control_dollars + other.control_dollars,
+            total([self.control_dollars, other.control_dollars]),
         )
 
 
@@ -258,10 +260,10 @@ def _manifests(found: RoundLayout, plan: Plan) -> Iterator[Manifest]:
 
 
 def _spent(manifests: Iterator[Manifest]) -> Spent:
-    total = Spent()
+    whole = Spent()
     for manifest in manifests:
         cost = manifest.cost
-        total += Spent(
+        whole += Spent(
             candidates=1,
             trainings=len(manifest.runs),
             training_s=cost.training_s,
@@ -269,7 +271,7 @@ def _spent(manifests: Iterator[Manifest]) -> Spent:
             tokens=cost.tokens_in + cost.tokens_out,
             dollars=cost.dollars,
         )
-    return total
+    return whole
 
 
 def _control(found: RoundLayout, evidence: Evidence | None) -> Spent:
@@ -278,7 +280,7 @@ def _control(found: RoundLayout, evidence: Evidence | None) -> Spent:
     costs = [evidence.prose.cost] if evidence is not None and evidence.prose is not None else []
     costs += [read(Session, session).cost] if session.exists() else []
     return Spent(control_tokens=sum(cost.tokens_in + cost.tokens_out for cost in costs),
-                 control_dollars=sum(cost.dollars for cost in costs))
+                 control_dollars=total(cost.dollars for cost in costs))
 
 
 def _base_dev(layout: Layout) -> float | None:

@@ -32,7 +32,7 @@ class Meter:
             return "wall time"
         if budget.tokens is not None and used.tokens_in + used.tokens_out >= budget.tokens:
             return "tokens"
-        if budget.dollars is not None and used.dollars >= budget.dollars:
+        if budget.dollars is not None and self.trace.known_dollars() >= budget.dollars:
             return "dollars"
         if budget.gpu_hours is not None and self.gpu_hours() >= budget.gpu_hours:
             return "GPU-hours"

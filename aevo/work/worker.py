@@ -9,6 +9,7 @@ last; its scores come from evaluation records, whatever the agent said.
 import os
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 
 from aevo.config.agent import EndpointSettings
@@ -101,6 +102,7 @@ def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
         from aevo.llm.client import OpenAIModel  # `openai` is half of a start's imports
 
         return OpenAIModel(agent, seed=broker.candidate.agent_seed,
+                           on_outage=partial(roundlog.tell, broker.round.log, broker.candidate.id),
                            on_retry=lambda kind, trial, wait_s, text: broker.trace.note(
                                "note", retry=str(kind), trial=trial, wait_s=round(wait_s, 1),
                                text=text))

@@ -101,7 +101,7 @@ def test_good_prose_stands_beside_unchanged_figures(layout: Layout) -> None:
     prose = evidence.prose
     assert prose is not None and prose.author == "fake-model" and prose.refusals == 0
     assert prose.sections == good_prose()
-    assert prose.cost.turns == 1 and prose.cost.tokens_in > 1000 and prose.cost.dollars > 0
+    assert prose.cost.turns == 1 and prose.cost.tokens_in > 1000 and prose.cost.dollars
     assert evidence.model_copy(update={"prose": None}) == without_prose(layout)
     text = layout.round(1).evidence_text.read_text()
     assert "> The anchor [c00] scored 0.708." in text and "computed" in text
@@ -170,6 +170,7 @@ def test_an_endpoint_that_is_down_costs_the_prose_only(layout: Layout) -> None:
     evidence = collect(layout, url)
     assert evidence.prose is not None
     assert evidence.prose.author.startswith("rules, because the endpoint failed (connection)")
+    assert "collector  the endpoint is given up" in layout.round(1).log.read_text()
     assert evidence.model_copy(update={"prose": None}) == without_prose(layout)
     assert verify(layout) == []
     layout.round(1).evidence.unlink()  # killed before the record: what was decided stays decided

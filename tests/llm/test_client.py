@@ -7,18 +7,23 @@ import pytest
 from pydantic import ValidationError
 
 from aevo.config.agent import EndpointSettings
-from aevo.llm.answers import BadAnswer, Completion, Unfinished, apart, from_body, from_chunks
-from aevo.llm.client import OpenAIModel
-from aevo.llm.repair import (
+from aevo.llm.answers import (
     CUT,
     EMPTY,
     MALFORMED,
     MAX_REPAIRS,
+    BadAnswer,
+    Completion,
     RawCall,
+    Unfinished,
+    apart,
     complaint,
+    from_body,
+    from_chunks,
     parse,
     sound_calls,
 )
+from aevo.llm.client import OpenAIModel
 from aevo.llm.retry import EndpointError, Kind
 from aevo.llm.tokens import usage_of
 from aevo.llm.wire import decode, describe, native_messages, text_messages
@@ -121,6 +126,33 @@ def test_arguments_that_mean_something_are_understood(raw: Any, arguments: Any) 
     assert parse(raw) == (arguments, "")
 
 
+@pytest.mark.parametrize(("raw", "arguments"), [
+    ('{"a": [1, 2,], "b": "x",}', {"a": [1, 2], "b": "x"}),
+    ('{"a": True, "b": [None, False]}', {"a": True, "b": [None, False]}),
+    ('{"a": {"b": 1}}}', {"a": {"b": 1}}),
+    ('{"content": "if (a, ) { \\"True\\",}\n", }', {"content": 'if (a, ) { "True",}\n'}),
+    ('```json\n{"a": 1,}\n```', {"a": 1}),
+])
+def test_broken_arguments_are_repaired_where_their_meaning_is_sure(
+    raw: str, arguments: Any
+) -> None:
+    assert parse(raw) == (arguments, "")
+    block = f'```tool\n{{"name": "run", "arguments": {raw},}}\n```'
+    if not raw.startswith("`") and not raw.endswith("}}}"):
+        assert decode(block)[1][0].arguments == arguments
+
+
+@pytest.mark.parametrize("raw", [
+    '{"content": "print("hi")"}', '{"content": "say "," loud"}', '{"content": "a" "b"}',
+    '{"content": "a\\d",}', '{"content": "x"',
+    '{"content": "a" "b": "c"}', '{content: "a"}', '{"n": 0123}',
+    '{"content": "a"} and more', '{"content": "a", // said\n}', '{"a": [1]]}',
+    '{"a":' * 5000 + "1", '{"a": NaN,}', ',}', '{"a": [,]}', '{,}', '{"a": "x",, "b": 1}',
+])
+def test_a_repair_never_guesses_at_what_is_written(raw: str) -> None:
+    assert parse(raw)[0] is None and parse(raw)[1]
+
+
 def test_half_a_surrogate_pair_does_not_reach_the_trace() -> None:
     call = sound_calls([RawCall("a", "run", '{"command": "\\ud83d"}')], [])[0]
     assert call.model_dump_json() and call.arguments == {"command": "?"}
@@ -219,7 +251,8 @@ def test_answers_that_are_none(body: Any) -> None:
 def test_usage_is_told_or_estimated() -> None:
     free = EndpointSettings()
     assert usage_of(None, free, 400, 80).model_dump() == {
-        "tokens_in": 100, "tokens_out": 20, "dollars": 0.0}
+        "tokens_in": 100, "tokens_out": 20, "dollars": None}  # unknown, not free
+    assert usage_of(None, EndpointSettings(price_in=0), 400, 80).dollars == 0
     assert usage_of({"prompt_tokens": 7, "completion_tokens": 3, "cost": 0.25}, free, 0, 0
                     ).dollars == 0.25
     priced = EndpointSettings(price_in=1.0, price_out=2.0)

@@ -12,7 +12,7 @@ import pytest
 from aevo.config.agent import EndpointSettings
 from aevo.llm.client import OpenAIModel
 from aevo.llm.preflight import check
-from aevo.llm.retry import EndpointError, Failure, Kind, Patience, retry_after
+from aevo.llm.retry import EndpointError, Failure, Kind, patient, retry_after
 from tests.support import fake_faults as fault
 from tests.support.fake_openai import FakeOpenAI, says_hello
 from tests.support.openai_support import (
@@ -142,6 +142,28 @@ def test_retries_and_waits_are_bounded(waits: Waits) -> None:
         assert sum(waits.slept) == pytest.approx(100)
 
 
+def test_an_outage_is_told_once_and_its_end_too() -> None:
+    told: list[str] = []
+    with FakeOpenAI(says_hello) as server:
+        model = OpenAIModel(settings(server, retries=3), on_outage=told.append,
+                            sleep=lambda _: None)
+        server.faults.add(fault.overloaded())
+        model.complete(OPENING, [])
+        assert not told  # once may happen
+        server.faults.add(fault.overloaded(times=3))
+        model.complete(OPENING, [])
+        assert told == ["waiting for the endpoint: server: HTTP 503: The server is overloaded",
+                        "the endpoint answers again"]
+        server.faults.add(fault.rate_limited(60))
+        model.complete(OPENING, [])
+        assert "rate_limit" in told[2] and len(told) == 4  # one wait, but a long one
+        server.faults.add(fault.overloaded(times=-1))
+        with pytest.raises(EndpointError):
+            model.complete(OPENING, [])
+        assert told[5] == ("the endpoint is given up after 4 tries: server: HTTP 503: "
+                           "The server is overloaded")
+
+
 def test_connection_refused_is_told_with_the_address(waits: Waits) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but not listening: refused, and nobody else's
@@ -172,8 +194,9 @@ def test_retry_after_is_honoured_and_bounded(header: str, waits: Waits) -> None:
 
 def test_jitter_is_full_seeded_and_grows() -> None:
     def waited(seed: int) -> list[float]:
-        patience = Patience(8, 1e9, random.Random(seed))
-        return [patience.next_wait(Failure(Kind.SERVER, "")) or 0.0 for _ in range(8)]
+        slept: list[float] = []
+        patient(8, 1e9, random.Random(seed), slept.append)(lambda: Failure(Kind.SERVER, ""))
+        return slept
 
     assert waited(1) == waited(1) != waited(2)
     many = [waited(seed) for seed in range(200)]

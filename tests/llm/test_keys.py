@@ -123,7 +123,7 @@ def test_key_comes_from_variable_or_file_and_is_read_at_use(
 def test_key_file_open_to_others_or_without_a_key_is_refused(key_file: Path) -> None:
     holder = KeyHolder(None, str(key_file))
     assert holder.read() == KEY and KEY not in repr(holder) + str(holder) + f"{holder!r}"
-    assert holder.clean(f"a {KEY} b") == "a [hidden] b"
+    assert holder.clean(f"a {KEY} b") == "a [redacted] b"
     with pytest.raises(TypeError):
         import pickle
         pickle.dumps(holder)
@@ -158,6 +158,24 @@ def test_preflight_passes_where_work_can_begin(key_file: Path) -> None:
         check(settings(server, api_key_file=str(key_file)))
     with FakeOpenAI(says_hello) as server:
         check(settings(server))
+        server.faults.add(fault.hang(60))
+        check(settings(server, timeout_s=0.15))  # busy, but it lists the model and needs no key
+
+
+@pytest.mark.parametrize("value", [None, " "])
+def test_preflight_finds_a_key_that_is_not_set_though_the_models_are_public(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MY_KEY", value)
+    with FakeOpenAI(says_hello, key=KEY, public_models=True) as server:
+        with pytest.raises(EndpointError, match=r"no key was sent: put it in the env.*MY_KEY"):
+            check(settings(server, api_key_env="MY_KEY"))
+        with pytest.raises(EndpointError, match=r"no key was sent: put it in agent\.api_key"):
+            check(settings(server))
+    with FakeOpenAI(says_hello) as server:
+        check(settings(server, api_key_env="MY_KEY"))  # named, not set, not needed
 
 
 @pytest.mark.parametrize(("server_given", "given", "kind", "expected"), [

@@ -52,7 +52,7 @@ def test_round_of_eight_language_models(cli: Cli, server: FakeOpenAI) -> None:
     manifests = [read(Manifest, files.candidate(f"c{n:02d}").manifest) for n in range(8)]
     assert all(item.agent == server.model for item in manifests)
     assert all(item.status == "ok" and item.cost.tokens_in > 0 for item in manifests)
-    assert all(item.cost.dollars > 0 for item in manifests)
+    assert all(item.cost.dollars and item.cost.dollars > 0 for item in manifests)
     explorers = manifests[1:]
     assert all(item.selected and item.selected.dev != item.claims.claimed_dev
                for item in explorers)

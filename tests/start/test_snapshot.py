@@ -16,13 +16,14 @@ from aevo.errors import RecordError, SubstrateError
 from aevo.files import digest
 from aevo.files.documents import read
 from aevo.files.paths import Layout
+from aevo.files.secrets import hide, redact
 from aevo.jobs.environment import package_first
 from aevo.records.campaign import Campaign
 from aevo.records.job import JobSpec
 from aevo.start import snapshot
 from aevo.start.command import CONF
 from aevo.start.copies import keep_constitution, keep_substrate
-from aevo.start.snapshot import About, redact
+from aevo.start.snapshot import About
 from aevo.substrate.frozen import open_substrate
 from tests.conftest import REGRESSION, REPO, Cli
 
@@ -184,6 +185,23 @@ def test_uncommitted_changes_are_kept_without_their_secrets(
 def test_redaction(text: str, expected: str) -> None:
     assert redact(text) == expected
     assert redact(expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("KGAT_0123abc and sk-abcdef", "[redacted] and [redacted]"),
+        ("{'authorization': 'bearer abcdefgh1'}", "{'authorization': 'bearer [redacted]'}"),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic [redacted]"),
+        ("my own word", "my [redacted] word"),
+        # no secrets, or only in texts that are kept
+        ("the basic implementation, a bearer", "the basic implementation, a bearer"),
+        ("unexpected token: '<'", "unexpected token: '<'"),
+    ],
+)
+def test_what_a_server_says_is_shown_without_secrets(text: str, expected: str) -> None:
+    assert hide(text, [None, "", "own"]) == expected
+    assert hide(expected) == expected
 
 
 def test_redaction_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

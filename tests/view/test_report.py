@@ -354,6 +354,12 @@ def test_costs_of_collector_and_meta_stand_apart(finished: Path, tmp_path: Path)
     write_report(root)
     assert "collector and meta: 2000 tokens, $0.50" in (root / "report/report.md").read_text()
     assert "2000 tokens of collector and meta" in (root / "report/index.html").read_text()
+    unknown = cost.model_copy(update={"dollars": None})
+    write_json(files.meta / "session.json",
+               Session(author="m", model="m", refusals=0, reason=None, cost=unknown))
+    write_report(root)
+    assert "collector and meta: 2000 tokens, $ unknown" in (root / "report/report.md").read_text()
+    assert "$ unknown</b><span>for 2000 tokens" in (root / "report/index.html").read_text()
     assert "collector and meta:" not in (finished / "report/report.md").read_text()
 
 

@@ -9,8 +9,10 @@ from aevo.files.documents import append_line, write_json
 from aevo.files.paths import Layout
 from aevo.jobs.folder import JobFolder
 from aevo.records.job import JobEnd, LedgerLine
+from aevo.records.plan import Budget
 from aevo.records.trace import ToolCall, Trace, Turn, Usage
 from aevo.view.trace import clean
+from aevo.work.budget import Meter
 from tests.conftest import Cli
 
 HOSTILE = "ok \x1b[2J\x1b]0;owned\x07\u202egnirts\r\x9b31m"
@@ -57,6 +59,22 @@ def test_a_trace_reads_as_a_person_would(cli: Cli, campaign: Path) -> None:
     assert "rule 29" not in shown.stdout
     direct = cli.plain("trace", "show", str(campaign / "round-01" / "c01"), "--full")
     assert "rule 29" in direct.stdout and "finish: status=ok" in direct.stdout
+
+
+def test_a_cost_that_nobody_told_is_unknown_and_a_budget_ends_on_what_is_known(
+    tmp_path: Path, cli: Cli
+) -> None:
+    trace = Trace(tmp_path / "c01" / "trace.jsonl")
+    for dollars in (0.5, None):
+        trace.message(Turn(role="assistant", content="a"), Usage(tokens_in=9, dollars=dollars))
+    shown = cli.plain("trace", "show", str(tmp_path / "c01")).stdout
+    assert "turn 1, 9 tokens in, 0 out so far, $0.5000" in shown
+    assert "2 turns, 18 tokens in, 0 out so far, dollars unknown" in shown
+    again = Trace(trace.path)
+    assert again.usage() == Usage(tokens_in=18, dollars=None)
+    spent = Budget(trainings=1, turns=9, wall_s=10**9, dollars=0.5)
+    assert Meter(spent, again).spent() == "dollars"
+    assert not Meter(spent.model_copy(update={"dollars": 0.6}), again).spent()
 
 
 def test_hostile_text_sends_nothing_to_the_terminal(cli: Cli, campaign: Path) -> None:

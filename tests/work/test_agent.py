@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from aevo.config.agent import EndpointSettings
 from aevo.files.documents import read
 from aevo.llm.model import Reply, ToolSchema
 from aevo.policy.bundles import brief_for
@@ -19,8 +21,16 @@ from aevo.work.budget import Meter
 from aevo.work.loop import run_loop
 from aevo.work.scripted import ScriptedModel
 from aevo.work.tools import FINISHED, Toolbox, shorten
-from aevo.work.worker import assigned_moves, build_manifest, check_command, open_broker
+from aevo.work.worker import (
+    assigned_moves,
+    build_manifest,
+    build_model,
+    check_command,
+    open_broker,
+)
 from tests.conftest import REGRESSION, Cli
+from tests.support.fake_faults import overloaded
+from tests.support.fake_openai import FakeOpenAI, says_hello
 
 BUDGET = Budget(trainings=2, turns=30, wall_s=600)
 OPENING = [Turn(role="system", content="mission"), Turn(role="user", content="task")]
@@ -195,6 +205,21 @@ def test_model_without_tool_call_is_nudged_and_turns_are_bounded(
     assert sum(turn.role == "assistant" for turn in trace.turns()) == 9, "8, and the last word"
     assert any("Call a tool" in text for text in said)
     assert any("budget is spent (turns)" in text for text in said)
+
+
+def test_an_endpoint_that_is_down_shows_in_the_rounds_log_and_the_workers(
+    toolbox: Toolbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    broker = toolbox.broker
+    with FakeOpenAI(says_hello) as server:
+        server.faults.add(overloaded(times=2))
+        agent = EndpointSettings(base_url=server.url, model=server.model)
+        build_model(replace(broker, agent=agent), [], "").complete(OPENING, [])
+    log, again = broker.round.log.read_text(), "the endpoint answers again"
+    assert "c01        waiting for the endpoint: server: HTTP 503" in log
+    assert f"c01        {again}" in log
+    assert capsys.readouterr().out.splitlines()[-1] == again  # what a status shows of the worker
 
 
 def test_scripted_model_leaves_a_move_that_does_not_build() -> None:

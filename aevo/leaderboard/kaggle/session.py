@@ -12,20 +12,18 @@ import contextlib
 import ctypes
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from aevo.files import secrets
 from aevo.leaderboard.kaggle.failure import Failure, of_status
 
 PR_SET_PDEATHSIG = 1
 PAGE = 100
 SECRETS = ("KAGGLE_KEY", "KAGGLE_API_TOKEN")
-KEY_LIKE = re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',;}]+|\bKGAT_\w+")
-HIDDEN = "[hidden]"
 
 
 class Problem(Exception):
@@ -127,10 +125,7 @@ class Conversation:
         known = [os.environ.get(name) for name in SECRETS]
         if self.api is not None:
             known += [self.api.get_config_value("key"), self.api.get_config_value("token")]
-        for secret in known:
-            if secret:
-                text = text.replace(secret, HIDDEN)
-        return KEY_LIKE.sub(HIDDEN, text)
+        return secrets.hide(text, known)
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """The answer to one question: `ok`, or `failure` with its kind."""
