@@ -28,6 +28,7 @@ from aevo.leaderboard.external import ExternalBoard
 from aevo.leaderboard.kaggle.failure import of_status
 from aevo.leaderboard.kaggle.site import KaggleSite
 from aevo.leaderboard.site import BoardError
+from aevo.plan.setup import OpenCampaign
 from aevo.records.campaign import Campaign
 from aevo.records.evidence import Evidence
 from aevo.records.job import JobSpec
@@ -94,7 +95,7 @@ class Bench:
     def board(self, **changes: float) -> ExternalBoard:
         settings = self.settings().model_copy(update=changes)
         return ExternalBoard(
-            read(Campaign, self.layout.campaign), self.layout, settings,
+            OpenCampaign.read(self.layout), settings,
             KaggleSite(settings, self.clock.sleep), settings.quota_wait_s, self.clock.clock)
 
     def collect(self, number: int = 1, **changes: float) -> Leaderboard:

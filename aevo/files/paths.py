@@ -22,6 +22,11 @@ class RunLayout:
         return self.candidate / "train" / str(self.number)
 
     @property
+    def jobs(self) -> Path:
+        """The folders of the jobs of the run's round."""
+        return self.candidate.parent / "jobs"
+
+    @property
     def fork(self) -> Path:
         """The mutable files as they were when the run was launched."""
         return self.train / "fork"

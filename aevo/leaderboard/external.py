@@ -17,12 +17,11 @@ from pathlib import Path
 from aevo.config.leaderboard import ExternalSettings
 from aevo.errors import SubstrateError
 from aevo.files.documents import finished, read, write_json
-from aevo.files.paths import Layout
 from aevo.leaderboard.archive import ArchiveError, Rules, pack
 from aevo.leaderboard.board import Entry
 from aevo.leaderboard.site import BoardError, Posted, Refused, Site, one_line, utc
 from aevo.leaderboard.submissions import OPEN, TAKEN, Ledger, Order, day, order
-from aevo.records.campaign import Campaign
+from aevo.plan.setup import OpenCampaign
 from aevo.records.leaderboard import (
     Daily,
     Leaderboard,
@@ -31,7 +30,6 @@ from aevo.records.leaderboard import (
     Request,
     Submission,
 )
-from aevo.substrate.frozen import open_substrate
 
 ARCHIVE = "submission.zip"
 SLACK_S = 86400.0  # by how much the board's clock and ours may differ, generously
@@ -49,12 +47,13 @@ class ExternalBoard:
     """Bound to one campaign and one site."""
 
     def __init__(
-        self, campaign: Campaign, layout: Layout, settings: ExternalSettings, site: Site,
+        self, campaign: OpenCampaign, settings: ExternalSettings, site: Site,
         quota_wait_s: float = 0.0, clock: Clock | None = None,
     ) -> None:
-        self.campaign, self.layout, self.settings, self.site = campaign, layout, settings, site
+        self.campaign, self.layout = campaign, campaign.layout
+        self.settings, self.site = settings, site
         self.quota_wait_s, self.clock = quota_wait_s, clock or Clock()
-        self.ledger = Ledger(layout.board / "ledger.jsonl")
+        self.ledger = Ledger(self.layout.board / "ledger.jsonl")
 
     @property
     def decimals(self) -> int:
@@ -162,13 +161,13 @@ class ExternalBoard:
         return self.site.daily(self.ledger.used(day(now)), now)
 
     def _upload(self, wanted: Order) -> None:
-        substrate = open_substrate(Path(self.campaign.substrate_path))
-        substrate.verify(self.campaign.pins.substrate)
+        substrate = self.campaign.substrate
+        self.campaign.verify()
         if "export" not in substrate.file.commands:
             raise SubstrateError(f"{substrate.root}/substrate.yaml has no command `export`",
                                  "the leaderboard needs one that writes a submission archive")
         archive = self.layout.board / "outbox" / wanted.token / ARCHIVE
-        sha = pack(substrate, wanted.entry, Path(self.campaign.base_path), archive,
+        sha = pack(substrate, wanted.entry, Path(self.campaign.base), archive,
                    rules_of(self.settings, lora=self.site.kind == "kaggle"))
         self.ledger.note("intent", wanted, self.clock.now(), sha)
         reference = self.site.post(archive, self._request(wanted, sha))

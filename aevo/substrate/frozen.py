@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from aevo.config.schema import Config
 from aevo.errors import SubstrateError
 from aevo.files import digest
 from aevo.files.documents import Part, Record, read, write_yaml
@@ -250,6 +251,11 @@ class Substrate:
         cwd = fork if template.cwd == "fork" and fork is not None else self.root
         return Step(argv=argv, cwd=str(cwd), env={"PYTHONPATH": str(self.root)},
                     distributed=template.distributed)
+
+
+def source_of(config: Config) -> Substrate:
+    """The operator's substrate that a configuration names, not a campaign's copy of it."""
+    return open_substrate(Path(config.substrate) if config.substrate else DEFAULT)
 
 
 def open_substrate(root: Path) -> Substrate:

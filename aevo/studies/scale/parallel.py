@@ -2,7 +2,6 @@
 
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from aevo.config.cluster import SlurmCluster
@@ -13,7 +12,7 @@ from aevo.studies.scale.adapter import Adapter, leaves
 from aevo.studies.scale.architecture import Architecture, Weight, ends, layer, prediction
 from aevo.studies.scale.assumptions import Assumptions
 from aevo.substrate import recipe as change
-from aevo.substrate.frozen import DEFAULT, open_substrate
+from aevo.substrate.frozen import source_of
 
 # tensor, pipeline, expert, and what is computed anew in the backward pass, of Megatron-Bridge's
 # LoRA recipes (recipes/nemotronh/h100) by the model's width: trainer=bridge takes them where its
@@ -164,7 +163,7 @@ def resources(config: Config, kind: JobKind) -> Resources:
 
 def standing_recipe(config: Config) -> dict[str, Any]:
     """The recipe's `train` section in round 1: the substrate's, with the model's changes."""
-    found = open_substrate(Path(config.substrate) if config.substrate else DEFAULT)
+    found = source_of(config)
     recipe = change.load_recipe(found.root / found.file.recipe)
     for key, value in flatten(config.model.recipe).items():
         set_key(recipe, key, value)

@@ -87,9 +87,7 @@ def find(config: Config, files: bool = True) -> Architecture:
     Raises:
         ConfigError: neither.
     """
-    base = Path(config.model.base)
-    root = Path(config.substrate) if config.substrate else DEFAULT
-    folder = base if base.is_absolute() else root / base
+    folder = Path(config.substrate or DEFAULT) / config.model.base
     if files and (folder / "config.json").is_file():
         return read(folder)
     return known(config.model.name)
