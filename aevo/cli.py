@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from aevo.errors import AevoError
+from aevo.text import one_line
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -14,7 +15,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def report(error: AevoError) -> None:
     """Prints an error as its one line."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
 
 
 class errors_as_one_line:

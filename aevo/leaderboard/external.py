@@ -19,7 +19,7 @@ from aevo.errors import SubstrateError
 from aevo.files.documents import finished, read, write_json
 from aevo.leaderboard.archive import ArchiveError, Rules, pack
 from aevo.leaderboard.board import Entry
-from aevo.leaderboard.site import BoardError, Posted, Refused, Site, one_line, utc
+from aevo.leaderboard.site import BoardError, Posted, Refused, Site, foreign, utc
 from aevo.leaderboard.submissions import OPEN, TAKEN, Ledger, Order, day, order
 from aevo.plan.setup import OpenCampaign
 from aevo.records.leaderboard import (
@@ -121,10 +121,10 @@ class ExternalBoard:
             try:
                 self._upload(wanted)
             except ArchiveError as error:
-                self.ledger.note("rejected", wanted, self.clock.now(), text=one_line(str(error)))
+                self.ledger.note("rejected", wanted, self.clock.now(), text=foreign(str(error)))
             except Refused as refusal:
                 event: LedgerEvent = "refused" if refusal.exhausted else "rejected"
-                self.ledger.note(event, wanted, self.clock.now(), text=one_line(refusal.text))
+                self.ledger.note(event, wanted, self.clock.now(), text=foreign(refusal.text))
                 if refusal.exhausted:
                     exhausted = left_out[wanted.token] = f"not submitted: {refusal.text}"
         return left_out
@@ -219,7 +219,7 @@ class ExternalBoard:
         if posted.state == "scored":
             text = self._odd(posted.score)
         if text:
-            self.ledger.follow(line, "failed", self.clock.now(), number, text=one_line(text))
+            self.ledger.follow(line, "failed", self.clock.now(), number, text=foreign(text))
         elif score is not None:
             self.ledger.follow(line, "scored", self.clock.now(), number,
                                score=round(score, self.decimals))

@@ -86,7 +86,7 @@ def require(setting: Setting) -> Kind:
     if setting == "none":
         return "none"
     if setting == "container":
-        raise SandboxError("sandbox=container is no longer offered: nothing ever showed that it confines",
+        raise SandboxError("sandbox=container is no longer offered: it never passed this trial",
                            "use sandbox=auto, which tries bubblewrap and Landlock")
     if setting != "auto":
         why = failure(setting)

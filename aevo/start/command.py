@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from aevo.cli import report
-from aevo.config.schema import Config, _one_line, load
+from aevo.config.schema import Config, complaint, load
 from aevo.errors import AevoError, ConfigError
 from aevo.files.documents import Part
 from aevo.files.paths import CHECKOUT
@@ -79,10 +79,10 @@ def _flags_first(arguments: list[str]) -> list[str]:
 
 def _explain(error: Exception) -> ConfigError:
     """Hydra's several lines as one, with the nearest known key."""
-    cause = f" ({_one_line(str(error.__cause__))})" if error.__cause__ else ""
+    cause = f" ({complaint(error.__cause__)})" if error.__cause__ else ""
     override = getattr(error, "override", None)  # what Hydra could not parse
     where = f"override {override!r}: " if override else ""
-    text = where + _one_line(str(error)) + cause
+    text = where + complaint(error) + cause
     if "hydra/launcher/submitit" in text:
         return ConfigError(text, "install the launcher: pip install 'aevo[slurm]'")
     for word in text.replace("'", " ").split():

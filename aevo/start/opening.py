@@ -30,6 +30,7 @@ from aevo.start.copies import MAX_COPIED, keep_constitution, keep_substrate
 from aevo.start.preflight import can_run
 from aevo.substrate.frozen import Substrate, source_of
 from aevo.substrate.offered import check_choices
+from aevo.text import one_line
 
 CONSTITUTION = CHECKOUT / "constitution.txt"
 # A base checkpoint above this size is hashed once, when the campaign starts, not by every command.
@@ -146,7 +147,8 @@ def _note_changed_source(config: Config, campaign: Campaign, layout: Layout) -> 
 
 def _check_pinned(config: Config, campaign: Campaign, layout: Layout) -> None:
     given, fixed = config.pinned(), Config.model_validate(campaign.config).pinned()
-    changed = [f"{key} (was {_short(fixed[key])}, given {_short(given[key])})"
+    changed = [f"{key} (was {one_line(str(fixed[key]), 60)}, "
+               f"given {one_line(str(given[key]), 60)})"
                for key in given if given[key] != fixed[key]]
     if changed:
         raise ConfigError(
@@ -202,8 +204,3 @@ def _versions() -> dict[str, str]:
 
 def _size(folder: Path, names: Iterable[str] = (".",)) -> int:
     return sum(path.stat().st_size for path in digest.files_below(folder, names))
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from aevo.leaderboard.site import BoardError, one_line
+from aevo.leaderboard.site import BoardError, foreign
 
 # May pass by itself, so the call is repeated.
 PASSING = ("html", "connection", "rate", "server", "timeout", "odd")
@@ -70,7 +70,7 @@ class Failure(NamedTuple):
     def error(self, competition: str) -> BoardError:
         """As one line for the user."""
         says = SAYS[self.kind].format(competition=competition)
-        text = one_line(self.text)
+        text = foreign(self.text)
         return BoardError(f"{says}: {text}" if text else says,
                           MENDS[self.kind].format(competition=competition),
                           lasting=self.kind not in PASSING)
@@ -105,10 +105,10 @@ def message_of(body: str) -> str:
     try:
         data: Any = json.loads(body)
     except ValueError:
-        return one_line(body)
+        return foreign(body)
     if isinstance(data, dict):
         found = data.get("message") or data.get("error") or ""
         if isinstance(found, dict):
             found = found.get("message", "")
-        return one_line(str(found))
-    return one_line(body)
+        return foreign(str(found))
+    return foreign(body)

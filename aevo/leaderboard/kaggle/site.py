@@ -17,7 +17,7 @@ from aevo.errors import ConfigError
 from aevo.files.paths import CHECKOUT
 from aevo.jobs.environment import package_first
 from aevo.leaderboard.kaggle.failure import PASSING, Failure
-from aevo.leaderboard.site import Posted, Refused, one_line, utc
+from aevo.leaderboard.site import Posted, Refused, foreign, utc
 from aevo.leaderboard.submissions import day
 from aevo.records.leaderboard import Daily, Request, Standing
 
@@ -98,7 +98,7 @@ class KaggleSite:
                 return str(answer["ref"])
             failure = answer
             if failure.kind in ("quota", "rejected"):
-                raise Refused(one_line(failure.text), exhausted=failure.kind == "quota")
+                raise Refused(foreign(failure.text), exhausted=failure.kind == "quota")
             if failure.kind not in PASSING:
                 break
         raise failure.error(self.competition)
