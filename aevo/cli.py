@@ -1,7 +1,9 @@
 """How every entry point ends: a user's mistake is one line on stderr and a non-zero exit code."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from aevo.errors import AevoError
 from aevo.text import one_line
@@ -11,6 +13,16 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Calls `main` with the command line's arguments; turns an `AevoError` into its line."""
     with errors_as_one_line():
         main(sys.argv[1:])
+
+
+def parser(name: str, text: str | None) -> argparse.ArgumentParser:
+    """The command line of a command that takes a campaign, by default the newest; its module's
+    docstring is the help."""
+    made = argparse.ArgumentParser(prog=f"python -m aevo.{name}", description=text,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("campaign", nargs="?", type=Path, help="a campaign folder; default: the one "
+                      "below runs/ that changed last")
+    return made
 
 
 def report(error: AevoError) -> None:

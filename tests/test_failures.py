@@ -209,6 +209,7 @@ def test_scheduler_away_still_shows_the_records(jobs: Jobs, fake: FakeSlurm) -> 
 
 def test_command_lists_blocks_newest_last(cli: Cli) -> None:
     jobs = Jobs(cli.folder)
+    write_text(jobs.layout.campaign, "")
 
     def listed(*more: str) -> "subprocess.CompletedProcess[str]":
         return cli.plain("failures", str(jobs.layout.root), *more)

@@ -248,6 +248,19 @@ class Layout:
         return [self.round(int(path.parent.name.removeprefix("round-"))) for path in found]
 
 
+def campaign_at(given: Path | None) -> Path:
+    """The campaign folder that a command line names, by default the newest below `runs/`.
+
+    Raises:
+        RecordError: it is none.
+    """
+    root = given or latest_campaign(Path("runs"))
+    if not Layout(root).campaign.is_file():
+        raise RecordError(f"{root} is not a campaign folder (it has no campaign.yaml)",
+                          "name one, as in runs/<campaign>")
+    return root
+
+
 def latest_campaign(runs: Path) -> Path:
     """The campaign below `runs` whose records changed last.
 

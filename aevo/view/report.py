@@ -13,7 +13,6 @@ from aevo.records.evidence import CandidateSummary
 from aevo.view import figures
 from aevo.view.trajectory import Trajectory, read_trajectory
 
-RUNS = Path("runs")
 FIGURES = {
     "lb_by_round": "Best leaderboard score of each round (the paper's Figure 3). Faint points are "
     "the round's other submissions; the hollow one is the anchor, which runs the standing recipe "
@@ -113,7 +112,3 @@ def _cell(text: Any) -> str:
     for plain, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
         line = line.replace(plain, safe)
     return line
-
-
-def _summary() -> str:
-    return (__doc__ or "").splitlines()[0]

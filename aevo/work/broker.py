@@ -4,17 +4,15 @@ An agent names a run by its number and gets back what the records say. It never 
 seed, an item set or a score.
 """
 
-
 from dataclasses import dataclass
 from pathlib import Path
 
 from aevo.errors import AevoError, JobError
-from aevo.evaluate import IntegrityError
 from aevo.evaluate.criterion import Criterion, criterion_of
 from aevo.evaluate.inspection import Inspector
-from aevo.evaluate.proof import check_scores
+from aevo.evaluate.scores import by_checkpoint, read_scores
 from aevo.files import digest, roundlog
-from aevo.files.documents import Part, read
+from aevo.files.documents import Part
 from aevo.files.paths import CandidateLayout, RoundLayout, RunLayout
 from aevo.jobs.ending import cancel
 from aevo.jobs.folder import JobFolder, tail
@@ -217,15 +215,8 @@ class Broker:
         Raises:
             JobError: the scores are of other items or adapters, or older than the run.
         """
-        path, found = self.files.run(number).scores, self.inspection(number)
-        scores = read(Scores, path)
-        try:
-            check_scores(scores, found.adapters, self.campaign.record.pins.dev_items,
-                         written=path.stat().st_mtime,
-                         trained=found.proof.ended if found.proof else None)
-        except IntegrityError as error:
-            raise JobError(f"{path}: {error}") from error
-        return scores
+        return read_scores(self.files.run(number), self.inspection(number),
+                           self.campaign.record.pins.dev_items)
 
     def criterion(self, number: int) -> Criterion:
         """The checkpoint criterion in the recipe that run `number` used."""
@@ -233,20 +224,7 @@ class Broker:
 
     def checkpoint_scores(self, number: int) -> list[CheckpointScore]:
         """Scored checkpoints of a run in step order, without those the evaluator refused."""
-        criterion, scores = self.criterion(number), self.scores(number)
-        found = []
-        result = self.inspection(number).result
-        for item in result.checkpoints if result else []:
-            name = Path(item.path).name
-            score = scores.scores.get(name)
-            if score is None or score.dev is None or score.adapter_sha256 is None:
-                continue
-            found.append(CheckpointScore(
-                name=name, step=item.step, dev=score.dev, domains=score.domains,
-                selection_score=criterion.score(score, item.step),
-                adapter_sha256=score.adapter_sha256,
-            ))
-        return sorted(found, key=lambda item: item.step)
+        return by_checkpoint(self.inspection(number), self.scores(number), self.criterion(number))
 
     def train_spec(self, number: int) -> JobSpec:
         """The training job of run `number`: data, then training, in the snapshot."""
