@@ -9,7 +9,6 @@ Run again, also with more rounds, it continues. Ends with the report. On Slurm a
 submitted at once, each waiting for the one before it; the command then only follows.
 """
 
-
 from aevo.config.schema import Config
 from aevo.files.paths import Layout
 from aevo.round import is_finished, run_round, show_submitted, submit_round

@@ -9,7 +9,7 @@ Ends with exit code 0 whether there are failures or not. `--json` prints one obj
 
     {"campaign": NAME, "failures": [FAILURE, …]}
 
-with a FAILURE as in `Failure`. Writes nothing.
+with a FAILURE as in `FailedAttempt`. Writes nothing.
 """
 
 from rich.console import Console

@@ -10,7 +10,6 @@ when the jobs are submitted; with `dry_run=true` it prints them and writes nothi
 jobs do not need this command: killing it harms nothing.
 """
 
-
 from pathlib import Path
 
 from filelock import FileLock, Timeout

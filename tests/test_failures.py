@@ -9,7 +9,7 @@ import pytest
 from aevo.files.documents import write_text
 from aevo.jobs.folder import JobFolder
 from aevo.view import autopsy
-from aevo.view.failures import Failure, failures
+from aevo.view.failures import FailedAttempt, failures
 from tests.conftest import Cli
 from tests.job_records import FakeSlurm, Jobs, fake, jobs
 
@@ -24,7 +24,7 @@ ValueError: bad recipe"""
 OURS = TRACEBACK.replace("ValueError: bad recipe", "aevo.errors.JobError: c00-train-1: exit 1")
 
 
-def only(jobs: Jobs) -> Failure:
+def only(jobs: Jobs) -> FailedAttempt:
     found = failures(jobs.layout)
     assert len(found) == 1, found
     return found[0]

@@ -26,7 +26,7 @@ from aevo.leaderboard.external import ExternalBoard
 from aevo.leaderboard.file_site import FileSite
 from aevo.plan.setup import OpenCampaign
 from aevo.records.campaign import Campaign
-from aevo.records.leaderboard import Leaderboard, LedgerLine, Request
+from aevo.records.leaderboard import Leaderboard, Request, SubmissionLine
 from aevo.substrate.frozen import DEFAULT, open_substrate
 from tests.board_support import (
     MODULE,
@@ -76,8 +76,8 @@ class Desk:
         collector.collect(self.layout, 1, board)
         return read(Leaderboard, self.layout.round(1).leaderboard)
 
-    def ledger(self) -> list[LedgerLine]:
-        return read_lines(LedgerLine, self.layout.board / "ledger.jsonl")
+    def ledger(self) -> list[SubmissionLine]:
+        return read_lines(SubmissionLine, self.layout.board / "ledger.jsonl")
 
 
 def answer(score: object = 0.8, sha: str = "SHA", **more: object) -> str:

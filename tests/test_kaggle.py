@@ -32,7 +32,7 @@ from aevo.plan.setup import OpenCampaign
 from aevo.records.campaign import Campaign
 from aevo.records.evidence import Evidence
 from aevo.records.job import JobSpec
-from aevo.records.leaderboard import Leaderboard, LedgerLine
+from aevo.records.leaderboard import Leaderboard, SubmissionLine
 from aevo.view.trajectory import read_trajectory
 from tests.board_support import (
     FakeClock,
@@ -105,8 +105,8 @@ class Bench:
     def record(self, number: int = 1) -> Leaderboard:
         return read(Leaderboard, self.layout.round(number).leaderboard)
 
-    def ledger(self) -> list[LedgerLine]:
-        return read_lines(LedgerLine, self.layout.board / "ledger.jsonl")
+    def ledger(self) -> list[SubmissionLine]:
+        return read_lines(SubmissionLine, self.layout.board / "ledger.jsonl")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@
 Nothing here imports torch, runs what a worker wrote, or follows a link or a path that it named.
 """
 
-
 from aevo.evaluate.untrusted import IntegrityError
 
 __all__ = ["IntegrityError"]

@@ -26,9 +26,9 @@ from aevo.records.leaderboard import (
     Daily,
     Leaderboard,
     LedgerEvent,
-    LedgerLine,
     Request,
     Submission,
+    SubmissionLine,
 )
 
 ARCHIVE = "submission.zip"
@@ -129,7 +129,7 @@ class ExternalBoard:
                     exhausted = left_out[wanted.token] = f"not submitted: {refusal.text}"
         return left_out
 
-    def _settle(self, wanted: Order, line: LedgerLine) -> LedgerLine | None:
+    def _settle(self, wanted: Order, line: SubmissionLine) -> SubmissionLine | None:
         """An upload that nobody saw end: it may be on its way to the board's list. Returns its
         line if it is there now, else None: then it was not made."""
         rest = line.time + self.site.settle_s - self.clock.now()
@@ -183,7 +183,7 @@ class ExternalBoard:
             description=wanted.description, requested=utc(self.clock.now()),
         )
 
-    def _open(self) -> dict[str, LedgerLine]:
+    def _open(self) -> dict[str, SubmissionLine]:
         return {token: line for token, line in self.ledger.latest().items() if line.event in OPEN}
 
     def _look(self, number: int, orders: list[Order] | None = None) -> None:
@@ -211,7 +211,7 @@ class ExternalBoard:
                 line = known
             self._outcome(number, line, posted)
 
-    def _outcome(self, number: int, line: LedgerLine, posted: Posted) -> None:
+    def _outcome(self, number: int, line: SubmissionLine, posted: Posted) -> None:
         if posted.state == "pending":
             return
         text = posted.text or "the board gave no reason"
@@ -273,7 +273,7 @@ class ExternalBoard:
         write_json(self.layout.round(number).leaderboard, record)
         return record
 
-    def _submission(self, wanted: Order, line: LedgerLine | None, reason: str) -> Submission:
+    def _submission(self, wanted: Order, line: SubmissionLine | None, reason: str) -> Submission:
         entry = wanted.entry
         scored = line is not None and line.event == "scored"
         pending = line is not None and line.event == "posted"

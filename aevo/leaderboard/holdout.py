@@ -5,7 +5,6 @@ The items lie in the campaign's vault and are drawn from a distribution that dif
 per-domain result, as with a public board.
 """
 
-
 from pathlib import Path
 
 from aevo.config.leaderboard import HoldoutSettings

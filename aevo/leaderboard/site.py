@@ -1,6 +1,5 @@
 """What a board outside of aevo must be able to do, and how it says that it could not."""
 
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -44,7 +44,6 @@ itself. As root without namespaces, a fork bomb that opens a session for each pr
 the walk that ends it. Output to a pipe is not counted: send it to a file, which `log_gb` bounds.
 """
 
-
 from aevo.records.job import Confinement, Kind, Setting
 from aevo.sandbox.grants import SandboxError, irregular
 from aevo.sandbox.probe import failure, offered, probe, require

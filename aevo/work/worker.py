@@ -28,7 +28,7 @@ from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.trace import Trace
 from aevo.substrate.catalogue import Move
 from aevo.substrate.catalogue import load as load_catalogue
-from aevo.work.brief import opening
+from aevo.work.brief import first_turns
 from aevo.work.broker import Broker
 from aevo.work.budget import Meter
 from aevo.work.loop import run_loop
@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> None:
     toolbox = Toolbox(broker.files.fork, broker.substrate, broker)
     trace.note("start", attempt_pid=os.getpid())
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
-    first = opening(standing_policy, broker.candidate, broker.substrate.file.mutable, moves, check,
-                    broker.trainings, budget.turns)
+    first = first_turns(standing_policy, broker.candidate, broker.substrate.file.mutable, moves,
+                        check, broker.trainings, budget.turns)
     meter = Meter(budget, trace, lambda: waited(files, name, trace),
                   lambda: gpu_hours(files.jobs.glob(f"{name}-*"), time.time()))
     outcome = run_loop(model, toolbox, trace, first, meter)

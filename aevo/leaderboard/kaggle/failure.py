@@ -60,7 +60,7 @@ SAYS = {
 }
 
 
-class Failure(NamedTuple):
+class KaggleFailure(NamedTuple):
     """One failed call. `text` is what was said, without credentials."""
 
     kind: str
@@ -76,28 +76,28 @@ class Failure(NamedTuple):
                           lasting=self.kind not in PASSING)
 
 
-def of_status(status: int, body: str, retry_after: str | None) -> Failure:
+def of_status(status: int, body: str, retry_after: str | None) -> KaggleFailure:
     """An answer that is an error, by its status and what its body says."""
     page = "<html" in body[:2000].lower() or "<!doctype" in body[:200].lower()
     text = f"status {status}, a web page" if page else message_of(body) or f"status {status}"
     wait = float(retry_after) if retry_after and retry_after.strip().isdigit() else None
     if status == 429:
-        return Failure("rate", text, wait)
+        return KaggleFailure("rate", text, wait)
     if status >= 500:
-        return Failure("server", f"{status}: {text}" if not page else text, wait)
+        return KaggleFailure("server", f"{status}: {text}" if not page else text, wait)
     if page and status != 404:
-        return Failure("html", text)
+        return KaggleFailure("html", text)
     if status == 401:
-        return Failure("credentials", text)
+        return KaggleFailure("credentials", text)
     if status == 404:
-        return Failure("missing", text)
+        return KaggleFailure("missing", text)
     if QUOTA.search(text):
-        return Failure("quota", text)
+        return KaggleFailure("quota", text)
     if status == 403 and RULES.search(text):
-        return Failure("rules", text)
+        return KaggleFailure("rules", text)
     if CLOSED.search(text):
-        return Failure("closed", text)
-    return Failure("forbidden" if status == 403 else "rejected", text)
+        return KaggleFailure("closed", text)
+    return KaggleFailure("forbidden" if status == 403 else "rejected", text)
 
 
 def message_of(body: str) -> str:

@@ -1,6 +1,5 @@
 """How a training is divided over GPUs, as conf/trainer, conf/model and conf/cluster choose it."""
 
-
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +26,7 @@ ROWS = ("out_proj", "o_proj", "down_proj")  # split over ranks by their inputs
 
 
 @dataclass(frozen=True)
-class Layout:
+class Division:
     """One training.
 
     Attributes:
@@ -109,7 +108,9 @@ class Layout:
         return whole - self.adapter.rank * split * (1 - 1 / self.tensor)
 
 
-def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Assumptions) -> Layout:
+def of(
+    config: Config, model: Architecture, recipe: dict[str, Any], assumed: Assumptions
+) -> Division:
     """The layout that a training of this configuration has.
 
     Args:
@@ -125,7 +126,7 @@ def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Ass
     }
     if trainer == "bridge":
         tensor, pipeline, expert, recompute = BRIDGE.get(model.hidden, (1, 1, 1, frozenset[str]()))
-        found = Layout(
+        found = Division(
             **common, tensor=int(options["tensor"]) or tensor,
             pipeline=int(options["pipeline"]) or pipeline, expert=int(options["expert"]) or expert,
             micro_rows=int(options["micro_batch"]),
@@ -135,7 +136,7 @@ def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Ass
     elif trainer == "megatron":
         pieces = int(options["tensor"]) * int(options["pipeline"])
         per_rank = -(-rows // max(common["ranks"] // pieces, 1))
-        found = Layout(
+        found = Division(
             **common, tensor=int(options["tensor"]), pipeline=int(options["pipeline"]),
             expert=int(options["expert"]), row_tokens=assumed.row(config.model.preset),
             micro_rows=min(int(options["micro_batch"]) or per_rank, per_rank),
@@ -143,7 +144,7 @@ def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Ass
             gpipe=int(options["pipeline"]) > 1,
             number_bytes=2 if options["precision"] == "bf16" else 4)
     else:  # one process
-        found = Layout(
+        found = Division(
             **(common | {"ranks": 1}), tensor=1, pipeline=1, expert=1, micro_rows=rows,
             row_tokens=assumed.row(config.model.preset), adapter=Adapter(lora["rank"], named),
             number_bytes=4)
@@ -171,7 +172,7 @@ def standing_recipe(config: Config) -> dict[str, Any]:
     return section
 
 
-def _problems(layout: Layout, model: Architecture) -> list[str]:
+def _problems(layout: Division, model: Architecture) -> list[str]:
     found = []
     gpus, pieces = layout.nodes * layout.gpus, layout.tensor * layout.pipeline
     if layout.gpus and layout.ranks > gpus:
@@ -194,7 +195,7 @@ def _problems(layout: Layout, model: Architecture) -> list[str]:
     return found
 
 
-def _notes(layout: Layout) -> list[str]:
+def _notes(layout: Division) -> list[str]:
     found = []
     gpus = layout.nodes * layout.gpus
     if layout.ranks < gpus:
