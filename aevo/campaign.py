@@ -9,7 +9,6 @@ Run again, also with more rounds, it continues. Ends with the report. On Slurm a
 submitted at once, each waiting for the one before it; the command then only follows.
 """
 
-
 from aevo.config.schema import Config
 from aevo.files.paths import Layout
 from aevo.round import is_finished, run_round, show_submitted, submit_round
@@ -28,20 +27,20 @@ def main(config: Config) -> None:
         return
     if not Layout(config.root).campaign.exists():
         ask_slurm(config, 1)
-    layout, campaign = open_campaign(config)
+    campaign = open_campaign(config)
+    layout = campaign.layout
     free_space(layout)
     print(f"campaign {layout.root}: {config.rounds} rounds of {config.worker.n} candidates, "
           f"model {config.model.name}, seed {config.seed}", flush=True)
     unfinished = [number for number in numbers if not is_finished(layout, number)]
     if config.cluster.kind == "slurm":
-        submitted = {number: submit_round(config, layout, campaign, number)
-                     for number in unfinished}
+        submitted = {number: submit_round(campaign, number) for number in unfinished}
         if not config.follow:
             for number, specs in submitted.items():
                 show_submitted(layout, number, specs)
             return
     for number in unfinished:
-        run_round(config, layout, campaign, number, stay=True)
+        run_round(campaign, number, stay=True)
     from aevo.view.report import write_report
 
     print(f"report: {write_report(layout.root)}", flush=True)

@@ -7,26 +7,19 @@ A whole campaign is only stopped: the same command goes on later. A candidate th
 out of its round for good; the round goes on without it, and the evidence says so.
 """
 
-import argparse
-from pathlib import Path
-
-from aevo.cli import run
+from aevo import cli
 from aevo.errors import RecordError
-from aevo.files.paths import Layout, latest_campaign
+from aevo.files.paths import Layout, campaign_at
 from aevo.plan.cancel import cancel_all, cancel_candidate
 
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m aevo.cancel", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("campaign", type=Path, nargs="?")
+    parser = cli.parser("cancel", __doc__)
     parser.add_argument("--candidate", help="cancel only this one, for good")
     parser.add_argument("--round", type=int, help="of that candidate; default: the newest")
     given = parser.parse_args(arguments)
-    layout = Layout((given.campaign or latest_campaign(Path("runs"))).resolve())
-    if not layout.campaign.exists():
-        raise RecordError(f"{layout.root} is no campaign", "give the path of one")
+    layout = Layout(campaign_at(given.campaign).resolve())
     if given.candidate:
         rounds = layout.rounds()
         number = given.round or (rounds[-1].number if rounds else 1)
@@ -39,4 +32,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -1,9 +1,12 @@
 """How every entry point ends: a user's mistake is one line on stderr and a non-zero exit code."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from aevo.errors import AevoError
+from aevo.text import one_line
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -12,9 +15,19 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(sys.argv[1:])
 
 
+def parser(name: str, text: str | None) -> argparse.ArgumentParser:
+    """The command line of a command that takes a campaign, by default the newest; its module's
+    docstring is the help."""
+    made = argparse.ArgumentParser(prog=f"python -m aevo.{name}", description=text,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("campaign", nargs="?", type=Path, help="a campaign folder; default: the one "
+                      "below runs/ that changed last")
+    return made
+
+
 def report(error: AevoError) -> None:
     """Prints an error as its one line."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
 
 
 class errors_as_one_line:

@@ -9,31 +9,24 @@ Ends with exit code 0 whether there are failures or not. `--json` prints one obj
 
     {"campaign": NAME, "failures": [FAILURE, …]}
 
-with a FAILURE as in `Failure`. Writes nothing.
+with a FAILURE as in `FailedAttempt`. Writes nothing.
 """
-
-import argparse
-from pathlib import Path
 
 from rich.console import Console
 
-from aevo.cli import run
+from aevo import cli
 from aevo.errors import RecordError
-from aevo.files.paths import Layout, latest_campaign
+from aevo.files.paths import Layout, campaign_at
 from aevo.view.failures import Failures, failures, show
 
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m aevo.failures", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("campaign", type=Path, nargs="?")
+    parser = cli.parser("failures", __doc__)
     parser.add_argument("--round", type=int, help="default: all rounds")
     parser.add_argument("--json", action="store_true", help="one JSON object, see above")
     given = parser.parse_args(arguments)
-    layout = Layout((given.campaign or latest_campaign(Path("runs"))).resolve())
-    if not layout.root.is_dir():
-        raise RecordError(f"{layout.root} is no campaign", "give the path of one")
+    layout = Layout(campaign_at(given.campaign).resolve())
     if given.round is not None and not layout.round(given.round).root.is_dir():
         raise RecordError(f"{layout.root} has no round {given.round}")
     found = failures(layout, given.round)
@@ -44,4 +37,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

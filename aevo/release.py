@@ -13,7 +13,6 @@ Reads records only, also of an unfinished campaign. `--out` writes the substrate
 archive of the first one, judged like any other (docs/leaderboards.md).
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from aevo import cli
 from aevo.errors import ConfigError, RecordError
 from aevo.evidence.collector import entry_of
 from aevo.files.documents import read
-from aevo.files.paths import Layout, latest_campaign
+from aevo.files.paths import Layout, campaign_at
 from aevo.leaderboard.archive import ArchiveError, Rules, pack
 from aevo.leaderboard.board import Entry
 from aevo.policy.shipping import Option, read_options
@@ -76,17 +75,11 @@ def export(layout: Layout, option: Option, out: Path) -> Path:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m aevo.release",
-                                     description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("campaign", nargs="?", type=Path, help="a campaign folder; default: the "
-                        "one below runs/ that changed last")
+    parser = cli.parser("release", __doc__)
     parser.add_argument("--top", type=int, default=5, help="how many to list (default: 5)")
     parser.add_argument("--out", type=Path, help="write the first one's submission archive there")
     given = parser.parse_args(arguments)
-    layout = Layout(given.campaign or latest_campaign(Path("runs")))
-    if not layout.campaign.is_file():
-        raise RecordError(f"{layout.root} is not a campaign folder (it has no campaign.yaml)",
-                          "name one, as in: python -m aevo.release runs/<campaign>")
+    layout = Layout(campaign_at(given.campaign))
     found = read_options(layout)
     if not found:
         raise RecordError(f"no round of {layout.root} has ended yet",

@@ -7,22 +7,19 @@ reported as far as it got. Written to `<campaign>/report/`: `report.md`, the fig
 `index.html`, which is self-contained (figures inlined, nothing is fetched).
 """
 
-import argparse
 from pathlib import Path
 
-from aevo.cli import run
+from aevo import cli
 from aevo.files.paths import latest_campaign
-from aevo.view.report import FIGURES, RUNS, _summary, write_report
+from aevo.view.report import FIGURES, write_report
 
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m aevo.report", description=_summary())
-    parser.add_argument("campaign", nargs="?", type=Path, help="a campaign folder; default: the "
-                        "one below runs/ that changed last")
+    parser = cli.parser("report", __doc__)
     parser.add_argument("--out", type=Path, help="default: <campaign>/report")
     options = parser.parse_args(arguments)
-    root = options.campaign or latest_campaign(RUNS)
+    root = options.campaign or latest_campaign(Path("runs"))
     page = write_report(root, options.out)
     pictures = [page.parent / f"{name}.png" for name in FIGURES]
     for path in (page.parent / "report.md", *(p for p in pictures if p.exists()), page):
@@ -30,4 +27,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -10,21 +10,20 @@ when the jobs are submitted; with `dry_run=true` it prints them and writes nothi
 jobs do not need this command: killing it harms nothing.
 """
 
-
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from aevo.config.schema import Config
 from aevo.errors import ConfigError, JobError
-from aevo.files.documents import finished
+from aevo.files.documents import finished, write_yaml
 from aevo.files.paths import CandidateLayout, Layout
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.state import observe
 from aevo.jobs.submit import exhausted, submit
 from aevo.plan.candidates import ensure_plan
 from aevo.plan.graph import round_jobs
-from aevo.records.campaign import Campaign
+from aevo.plan.setup import OpenCampaign
 from aevo.records.evidence import Evidence
 from aevo.records.job import JobSpec
 from aevo.records.manifest import Manifest
@@ -32,7 +31,7 @@ from aevo.records.policy import Policy
 from aevo.start import snapshot
 from aevo.start.command import hydra_main
 from aevo.start.forecast import ask_slurm
-from aevo.start.opening import open_campaign, write_round_config
+from aevo.start.opening import open_campaign
 from aevo.start.preflight import free_space
 from aevo.view.dryrun import show_graph
 from aevo.view.follow import follow
@@ -46,7 +45,8 @@ def main(config: Config) -> None:
         return
     if not Layout(config.root).campaign.exists():
         ask_slurm(config, config.round or 1)
-    layout, campaign = open_campaign(config)
+    campaign = open_campaign(config)
+    layout = campaign.layout
     free_space(layout)
     number = config.round or next_round(layout)
     missing = [earlier for earlier in range(1, number) if not is_finished(layout, earlier)]
@@ -58,8 +58,8 @@ def main(config: Config) -> None:
         )
     for earlier in missing:
         print(f"round {number} needs round {earlier} first: running it (see catch_up)", flush=True)
-        run_round(config, layout, campaign, earlier, stay=True)
-    run_round(config, layout, campaign, number, stay=config.follow)
+        run_round(campaign, earlier, stay=True)
+    run_round(campaign, number, stay=config.follow)
 
 
 def next_round(layout: Layout) -> int:
@@ -77,18 +77,17 @@ def is_finished(layout: Layout, number: int) -> bool:
     )
 
 
-def run_round(
-    config: Config, layout: Layout, campaign: Campaign, number: int, stay: bool
-) -> None:
+def run_round(campaign: OpenCampaign, number: int, stay: bool) -> None:
     """Runs or continues round `number`; returns when it is finished, or submitted if not `stay`.
 
     Raises:
         JobError: collector or meta failed for good, or another driver is submitting.
     """
+    layout, config = campaign.layout, campaign.config
     if is_finished(layout, number):
         print(f"round {number} of {layout.root} is finished", flush=True)
         return
-    specs = submit_round(config, layout, campaign, number)
+    specs = submit_round(campaign, number)
     if not stay:
         show_submitted(layout, number, specs)
         return
@@ -96,23 +95,22 @@ def run_round(
            lambda spec: resubmit(spec, config), ours=config.cluster.kind == "local")
 
 
-def submit_round(
-    config: Config, layout: Layout, campaign: Campaign, number: int
-) -> list[JobSpec]:
+def submit_round(campaign: OpenCampaign, number: int) -> list[JobSpec]:
     """Submits what is missing of a round; its plan is made here if its policy exists, else by a
     job that needs the round before.
 
     Raises:
         JobError: a job is out of attempts, or another driver is submitting.
     """
+    layout, config = campaign.layout, campaign.config
     try:
         with FileLock(layout.lock, timeout=60):
-            write_round_config(layout, number, config)
+            write_yaml(layout.round(number).config, config)  # its jobs read it from there
             planned = finished(Policy, layout.policy(number))
             if planned:
-                ensure_plan(config, layout, campaign, number)
+                ensure_plan(campaign, number)
             code = str(snapshot.take(layout, config))
-            specs = round_jobs(layout, campaign.name, number, config.worker.n, planned, code)
+            specs = round_jobs(campaign, number, planned, code)
             for spec in specs:
                 if not out_of_round(spec):
                     submit(spec, config.cluster)

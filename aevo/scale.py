@@ -10,22 +10,14 @@ architecture is read from it. The command's own keys are the assumptions that a 
 `check=true`: exit code 7 where the configuration has a problem, such as too little memory.
 """
 
-
 from pathlib import Path
-from typing import Any
-
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 
 from aevo import cli
-from aevo.config import schema as configuration
 from aevo.config.schema import Config
 from aevo.errors import AevoError, ConfigError
-from aevo.files.documents import problems, write_text
-from aevo.start.command import CONF
+from aevo.files.documents import write_text
+from aevo.start import command
+from aevo.start.command import own_keys
 from aevo.studies.scale import document, sheet
 from aevo.studies.scale.assumptions import Assumptions
 from aevo.studies.scale.table import table
@@ -78,24 +70,8 @@ def configured(words: list[str]) -> tuple[Settings, Config]:
     Raises:
         ConfigError: it cannot be composed, or is not valid.
     """
-    settings, overrides = _parse(words)
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return settings, configuration.load(compose("config", overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(" ".join(str(error).split()), "see conf/ for every key") from error
-
-
-def _parse(arguments: list[str]) -> tuple[Settings, list[str]]:
-    own = [word for word in arguments if word.partition("=")[0] in Settings.model_fields]
-    try:
-        data: Any = OmegaConf.to_container(OmegaConf.from_dotlist(own))
-        settings = Settings.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(problems(error), "python -m aevo.scale --help") from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
-    return settings, [word for word in arguments if word not in own]
+    settings, overrides = own_keys(Settings, words, "scale")
+    return settings, command.configured(overrides)
 
 
 if __name__ == "__main__":

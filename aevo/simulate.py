@@ -15,21 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 from rich.console import Console
 from rich.table import Table
 
 from aevo import cli
-from aevo.config import schema as configuration
-from aevo.errors import ConfigError
-from aevo.files.documents import Part, problems
-from aevo.start.command import CONF
+from aevo.files.documents import Part
+from aevo.start.command import configured, dotlist, own_keys
 from aevo.studies.simulation.ablation import ABLATIONS
-from aevo.studies.simulation.campaign import Bench, bench_of
+from aevo.studies.simulation.campaign import bench_of
 from aevo.studies.simulation.study import AEVO, METHODS, Task, cell, run, searcher, table, write
 from aevo.studies.simulation.surface import preset
 from aevo.substrate.catalogue import load as load_catalogue
@@ -77,8 +71,9 @@ def main(arguments: list[str]) -> None:
         for name in methods
         for index in range(settings.campaigns)
     ]
+    bench = bench_of(configured(rest), load_catalogue(DEFAULT / "axes.yaml"))
     begun = time.monotonic()
-    outcomes = run(tasks, _bench(rest), settings.workers)
+    outcomes = run(tasks, bench, settings.workers)
     seconds = time.monotonic() - begun
     found = table(outcomes, chosen.onset)
     title = f"surface={settings.surface} campaigns={settings.campaigns} rounds={settings.rounds} "
@@ -91,36 +86,10 @@ def main(arguments: list[str]) -> None:
 
 def _parse(arguments: list[str]) -> tuple[Settings, dict[str, Any], list[str]]:
     """The command's own keys, changes of the surface, and overrides of conf/."""
-    own, changes, rest = [], {}, []
-    for word in arguments:
-        key = word.partition("=")[0]
-        if key in Settings.model_fields and "=" in word:
-            own.append(word)
-        elif word.startswith(OWN) and "=" in word:
-            changes.update(_dotlist([word.removeprefix(OWN)]))
-        else:
-            rest.append(word)
-    try:
-        return Settings.model_validate(_dotlist(own)), changes, rest
-    except ValidationError as error:
-        raise ConfigError(problems(error), "python -m aevo.simulate --help") from error
-
-
-def _dotlist(words: list[str]) -> dict[str, Any]:
-    try:
-        found = OmegaConf.to_container(OmegaConf.from_dotlist(words))
-    except OmegaConfBaseException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
-    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
-
-
-def _bench(overrides: list[str]) -> Bench:
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = configuration.load(compose("config", overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(" ".join(str(error).split()), "see conf/ for every key") from error
-    return bench_of(config, load_catalogue(DEFAULT / "axes.yaml"))
+    changes = [word for word in arguments if word.startswith(OWN) and "=" in word]
+    settings, rest = own_keys(Settings, [word for word in arguments if word not in changes],
+                              "simulate")
+    return settings, dotlist([word.removeprefix(OWN) for word in changes]), rest
 
 
 def _show(found: Any, title: str) -> None:

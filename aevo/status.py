@@ -10,7 +10,6 @@ where it may matter sinfo and sacct, with short deadlines. `--json` prints one o
 with a ROW as in `Row` (seconds, GPU-hours; null where it is not known). Writes nothing.
 """
 
-import argparse
 import contextlib
 import os
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from aevo.cli import run
+from aevo import cli
 from aevo.errors import RecordError
 from aevo.files.paths import Layout, latest_campaign
 from aevo.view.problems import Problems
@@ -51,9 +50,7 @@ def chosen_round(campaign: Path | None, number: int | None) -> tuple[Layout, int
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m aevo.status", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("campaign", type=Path, nargs="?")
+    parser = cli.parser("status", __doc__)
     parser.add_argument("--round", type=int)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--watch", action="store_true", help="refresh until interrupted")
@@ -79,4 +76,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

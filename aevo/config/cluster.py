@@ -5,7 +5,6 @@ A job's options are, each overriding the one before: the model's resources, `com
 section of its kind (`control`, `train` or `evaluate`).
 """
 
-
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt

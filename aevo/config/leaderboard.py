@@ -1,6 +1,5 @@
 """conf/leaderboard: the settings of each kind of board."""
 
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt

@@ -20,6 +20,7 @@ from aevo.files.documents import Part, problems
 from aevo.files.keys import get_key
 from aevo.files.paths import RoundLayout
 from aevo.records.job import Resources, Setting
+from aevo.text import one_line
 
 # OmegaConf is imported by what composes: jobs read a configuration that is composed.
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def load(composed: "DictConfig") -> Config:
         raise ConfigError(f"{key} has no default",
                           f"set {key}=VALUE; its file in conf/ says what it is") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(str(error))) from error
+        raise ConfigError(complaint(error)) from error
     try:
         return _with_whole_paths(Config.model_validate(data))
     except ValidationError as error:
@@ -143,10 +144,12 @@ def _with_whole_paths(config: Config) -> Config:
     return config.model_copy(update={"agent": config.agent.model_copy(update=whole)})
 
 
-def _one_line(text: str) -> str:
+def complaint(error: BaseException) -> str:
+    """What Hydra or OmegaConf says, without where it looked and its own keys."""
+    text = str(error)
     for noise in ("Config search path", "full_key:", "See https://hydra.cc"):
         text = text.split(noise)[0]
-    return " ".join(text.split())
+    return one_line(text)
 
 
 def endpoint_of(folder: RoundLayout) -> EndpointSettings | None:

@@ -5,7 +5,6 @@ one of them and carry what it takes. The options fill the command's placeholders
 them. How many processes a training has is the operator's choice, never a worker's.
 """
 
-
 from typing import Any
 
 from pydantic import PositiveInt

@@ -5,13 +5,10 @@ peft `adapter_config.json`, of which only values that are understood are accepte
 repository that it names is followed. Neither torch nor transformers is imported.
 """
 
-import contextlib
 import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from aevo.evaluate.lora import BANNED, REQUIRED, check_pairs, check_targets
 from aevo.evaluate.outputs import read_bytes
 from aevo.evaluate.tensors import Judgement, Tensors
 from aevo.evaluate.untrusted import IntegrityError, open_file, open_folder, shown
+from aevo.files.documents import whole_folder
 from aevo.records.inspection import AdapterReport
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -143,17 +141,9 @@ def take_adapter(
         _check_names(handle, source, limits or Limits())
     finally:
         os.close(handle)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
-    try:
-        copy = staging / "copy"
+    with whole_folder(destination) as copy:
         copy_adapter(source, copy, limits, root)
-        report = check_adapter(copy, base, base_sha256, limits)
-        with contextlib.suppress(FileExistsError):
-            copy.rename(destination)
-        return report
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        return check_adapter(copy, base, base_sha256, limits)
 
 
 def _copy(folder: int, name: str, destination: Path, max_bytes: int) -> str:

@@ -1,7 +1,6 @@
 """Checkpoint selection: the recipe's `select` section (`criterion`, `weights`), applied by the
 trusted side to the scores that it measured."""
 
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -5,7 +5,6 @@ evaluation items, its output for what is no plain file, and each adapter is copi
 worker writes, judged there, and evaluated and submitted from there.
 """
 
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,6 +1,5 @@
 """What makes a set of tensors a LoRA of a given base checkpoint, in the layout of peft."""
 
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

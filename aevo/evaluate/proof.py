@@ -1,9 +1,8 @@
-"""Which attempt of which job made a run, and whether scores are of what lies there now."""
+"""Which attempt of which job made a run."""
 
 import hashlib
-import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from aevo.evaluate.untrusted import IntegrityError, open_file
@@ -12,12 +11,8 @@ from aevo.files.paths import RunLayout
 from aevo.jobs.folder import JobFolder, last_attempt
 from aevo.records.inspection import AdapterProof, AdapterReport, RunProof
 from aevo.records.job import JobSpec
-from aevo.records.scores import Scores, TrainingResult
+from aevo.records.scores import TrainingResult
 from aevo.substrate.frozen import Substrate
-
-# An evaluation may begin when the product of a training is there, moments before its end is on
-# record: times of one filesystem that differ by less say nothing.
-SLACK_S = 30.0
 
 
 def prove_run(
@@ -73,41 +68,6 @@ def ended(job: JobFolder, attempt: int) -> float | None:
     """When an attempt's end was put on record, by the filesystem's clock."""
     path = job.end(attempt)
     return path.stat().st_mtime if path.exists() else None
-
-
-def check_scores(
-    scores: Scores, adapters: Mapping[str, Collection[str]], items_sha256: str,
-    base_sha256: str | None = None, written: float | None = None, trained: float | None = None,
-) -> None:
-    """Refuses scores that are not of these adapters on these items.
-
-    Args:
-        adapters: for each adapter that was to be scored the digests that name it
-            (`AdapterReport.identities`).
-        base_sha256: as the campaign's baseline scores say; None to leave it out.
-        written: when the scores were written, by the filesystem's clock.
-        trained: when the training ended, by the same clock (`RunProof.ended`).
-
-    Raises:
-        IntegrityError: stale, replayed, incomplete, of something else, or no scores at all.
-    """
-    if scores.items_sha256 != items_sha256:
-        raise IntegrityError("the scores are of other items than the campaign's")
-    if base_sha256 is not None and scores.base_sha256 != base_sha256:
-        raise IntegrityError("the scores are of another base checkpoint than the baseline's")
-    if written is not None and trained is not None and written < trained - SLACK_S:
-        raise IntegrityError("the scores are older than the end of the training they are said "
-                             "to be of")
-    if set(scores.scores) != set(adapters):
-        odd = ", ".join(sorted(set(scores.scores) ^ set(adapters)))
-        raise IntegrityError(f"scores and adapters do not match: {odd}")
-    for name, score in scores.scores.items():
-        if score.error is not None and score.dev is None:
-            continue
-        if score.adapter_sha256 not in adapters[name]:
-            raise IntegrityError(f"the scores of {name} are of another adapter than the one there")
-        if score.dev is None or not math.isfinite(score.dev) or not 0.0 <= score.dev <= 1.0:
-            raise IntegrityError(f"the score of {name} is {score.dev}, not between 0 and 1")
 
 
 def _check_job(recorded: JobSpec, expected: JobSpec) -> None:

@@ -24,7 +24,7 @@ from aevo.files import documents
 from aevo.files.paths import Layout, RoundLayout
 from aevo.leaderboard import Board, Entry
 from aevo.leaderboard.configured import open_board
-from aevo.records.campaign import Campaign
+from aevo.plan.setup import OpenCampaign
 from aevo.records.evidence import Evidence
 from aevo.records.manifest import Manifest, Selected
 from aevo.records.policy import Policy
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     layout, number = Layout(Path(arguments[0])), int(arguments[1])
     if documents.finished(Evidence, layout.round(number).evidence):
         return
-    board = open_board(documents.read(Campaign, layout.campaign), layout, number)
+    board = open_board(OpenCampaign.read(layout, number))
     evidence = collect(layout, number, board)
     print(evidence.calibration.text)
     if evidence.prose is not None:

@@ -1,13 +1,16 @@
 """Reading and writing records: atomic, fsynced, validated where they enter.
 
-Guarantees: a reader sees the old document or the new one, never a part; an appended line is on
-disk when `append_line` returns; a last line torn by a crash is skipped by readers and cut off by
-the next append. Not guaranteed: order between different files, or mutual exclusion (use a lock).
+Guarantees: a reader sees the old document or the new one, and a folder whole or not at all; an
+appended line is on disk when `append_line` returns; a last line torn by a crash is skipped by
+readers and cut off by the next append. Not guaranteed: order between different files, or mutual
+exclusion (use a lock).
 """
 
+import contextlib
 import json
 import os
-import tempfile
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aevo.errors import RecordError
+from aevo.text import one_line
 
 
 class Part(BaseModel):
@@ -40,28 +44,75 @@ class Foreign(BaseModel):
 R = TypeVar("R", bound=BaseModel)
 
 
-def write_text(path: Path, text: str, mode: int | None = None) -> None:
-    """Replaces `path` with `text` atomically (temporary file in the same folder, fsync, rename).
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replaces `path` with `text`, as `write_bytes` does."""
+    write_bytes(path, text.encode(), mode)
+
+
+def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replaces `path` atomically (temporary file in the same folder, fsync, rename).
 
     Raises:
         RecordError: the disk refused (full, read-only, no permission); `path` is as it was.
     """
+    with _beside(path) as staging:
+        _write_new(staging, data, mode)
+        staging.replace(path)
+
+
+def write_once(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Like `write_bytes`, but what is there stays: of several writers at once the first one's data
+    holds, and nobody sees less than all of it.
+
+    Raises:
+        RecordError: the disk refused.
+    """
+    with _beside(path) as staging:
+        _write_new(staging, data, mode)
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(staging)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """The name of a folder to make and fill: it becomes `path` when the block ends well, and is
+    removed otherwise, so `path` is whole or absent. If another process was first, its one stays.
+
+    Raises:
+        RecordError: the disk refused.
+    """
+    with _beside(path) as staging:
+        yield staging
+        try:
+            staging.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A new name in the folder of `path`, with nothing left of it afterwards."""
+    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644 if mode is None else mode)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        yield staging
         _sync_folder(path.parent)
     except OSError as error:
         raise _disk_error(path, error) from error
+    finally:
+        if staging.is_dir():
+            shutil.rmtree(staging, ignore_errors=True)
+        else:
+            staging.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        os.fchmod(file.fileno(), mode)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, record: BaseModel) -> None:
@@ -91,8 +142,8 @@ def read(kind: type[R], path: Path) -> R:
     try:
         data = yaml.safe_load(text) if path.suffix != ".json" else json.loads(text)
     except (json.JSONDecodeError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise RecordError(f"{path} is not valid {path.suffix[1:]} ({line})", _RESTORE) from error
+        raise RecordError(f"{path} is not valid {path.suffix[1:]} ({one_line(str(error))})",
+                          _RESTORE) from error
     return validate(kind, data, str(path))
 
 

@@ -22,6 +22,11 @@ class RunLayout:
         return self.candidate / "train" / str(self.number)
 
     @property
+    def jobs(self) -> Path:
+        """The folders of the jobs of the run's round."""
+        return self.candidate.parent / "jobs"
+
+    @property
     def fork(self) -> Path:
         """The mutable files as they were when the run was launched."""
         return self.train / "fork"
@@ -241,6 +246,19 @@ class Layout:
         """The rounds that have a plan, in order."""
         found = sorted(self.root.glob("round-*/plan.yaml"))
         return [self.round(int(path.parent.name.removeprefix("round-"))) for path in found]
+
+
+def campaign_at(given: Path | None) -> Path:
+    """The campaign folder that a command line names, by default the newest below `runs/`.
+
+    Raises:
+        RecordError: it is none.
+    """
+    root = given or latest_campaign(Path("runs"))
+    if not Layout(root).campaign.is_file():
+        raise RecordError(f"{root} is not a campaign folder (it has no campaign.yaml)",
+                          "name one, as in runs/<campaign>")
+    return root
 
 
 def latest_campaign(runs: Path) -> Path:

@@ -3,7 +3,8 @@
 A pure function of step, resources and site. On Slurm a distributed step is one srun with a task
 per rank; srun's own variables become torch's through `aevo.jobs.rank`. All tasks of a node see
 all of its devices: `LOCAL_RANK` picks one among `CUDA_VISIBLE_DEVICES`, which is left as Slurm
-set it (SLURM.md, trap 9). Elsewhere torchrun starts the ranks of this machine.
+set it: it names what the job was given, and numbers of our own could be another job's devices.
+Elsewhere torchrun starts the ranks of this machine.
 """
 
 import hashlib

@@ -14,6 +14,7 @@ from aevo.jobs.queue import ACTIVE, WAITING, Snapshot, ask, call
 from aevo.jobs.script import dependency, executor, job_name, refusal
 from aevo.jobs.state import current_id
 from aevo.records.job import JobSpec
+from aevo.text import one_line
 
 # What sbatch says when the controller is away, as apart from refusing the job.
 AWAY = ("unable to contact", "timed out", "connection refused", "temporarily unable",
@@ -46,7 +47,8 @@ def start(job: JobFolder, spec: JobSpec, attempt: int, cluster: SlurmCluster) ->
         row = known.named(job_name(spec, attempt)) if not known.error else None
         if row is not None:
             return row.id
-    raise JobError(f"the Slurm controller did not take {spec.name} in {TRIES} tries: {_one(words)}",
+    raise JobError(f"the Slurm controller did not take {spec.name} in {TRIES} tries: "
+                   f"{one_line(words)[-200:]}",
                    "run the same command again when `scontrol ping` says UP")
 
 
@@ -107,7 +109,3 @@ def restarts(job_id: str) -> int | None:
 
 def _has_product(job: JobFolder) -> bool:
     return Path(read(JobSpec, job.spec).product).exists()
-
-
-def _one(words: str) -> str:
-    return " ".join(words.split())[-200:]

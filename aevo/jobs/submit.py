@@ -29,8 +29,8 @@ from aevo.jobs.state import current_id, observe
 from aevo.records.job import JobSpec, Launch, LedgerLine, Queue, Resources
 
 # A job's environment says how deep it was submitted, one deeper in each job that a job submits: a
-# job that submits itself is stopped here, whatever the scheduler's environment leaks (SLURM.md,
-# trap 1). A campaign as a job, its worker, the worker's training: three.
+# job that submits itself is stopped here, whatever the scheduler's environment leaks. A
+# campaign as a job, its worker, the worker's training: three.
 MAX_DEPTH = 3
 MAX_LOST = 20
 # A parallel launcher's variables would make a job take itself for a rank of another program.

@@ -1,6 +1,5 @@
 """What every leaderboard offers the collector."""
 
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol

@@ -8,31 +8,24 @@ from time import time
 from aevo.config.leaderboard import FileSettings, HoldoutSettings, KaggleSettings
 from aevo.config.schema import Config
 from aevo.errors import ConfigError
-from aevo.files.documents import read
-from aevo.files.paths import Layout
 from aevo.leaderboard.board import Board
 from aevo.leaderboard.external import ExternalBoard
 from aevo.leaderboard.file_site import FileSite
 from aevo.leaderboard.holdout import HoldoutBoard
 from aevo.leaderboard.kaggle.site import KaggleSite
-from aevo.records.campaign import Campaign
-from aevo.substrate.frozen import DEFAULT, open_substrate
+from aevo.plan.setup import OpenCampaign
+from aevo.substrate.frozen import source_of
 
 
-def open_board(campaign: Campaign, layout: Layout, number: int | None = None) -> Board:
-    """The board of the campaign, with what round `number`'s command may have changed (deadlines,
-    patience); without a number, as the campaign started."""
-    config = Config.model_validate(campaign.config)
-    if number is not None and layout.round(number).config.exists():
-        config = read(Config, layout.round(number).config)
-    settings = config.leaderboard
+def open_board(campaign: OpenCampaign) -> Board:
+    """The board of the campaign, as the round or command was configured (deadlines, patience)."""
+    settings = campaign.config.leaderboard
     if isinstance(settings, KaggleSettings):
-        return ExternalBoard(campaign, layout, settings, KaggleSite(settings),
-                             settings.quota_wait_s)
+        return ExternalBoard(campaign, settings, KaggleSite(settings), settings.quota_wait_s)
     if isinstance(settings, FileSettings):
-        site = FileSite(settings, layout.board / "outbox")
-        return ExternalBoard(campaign, layout, settings, site)
-    return HoldoutBoard(campaign, layout)
+        site = FileSite(settings, campaign.layout.board / "outbox")
+        return ExternalBoard(campaign, settings, site)
+    return HoldoutBoard(campaign, settings)
 
 
 def check(config: Config) -> None:
@@ -46,7 +39,7 @@ def check(config: Config) -> None:
     settings = config.leaderboard
     if isinstance(settings, HoldoutSettings):
         return
-    substrate = open_substrate(Path(config.substrate) if config.substrate else DEFAULT)
+    substrate = source_of(config)
     if "export" not in substrate.file.commands:
         raise ConfigError(
             f"leaderboard={settings.kind}: {substrate.root}/substrate.yaml has no command `export`",

@@ -17,21 +17,19 @@ from pathlib import Path
 from aevo.config.leaderboard import ExternalSettings
 from aevo.errors import SubstrateError
 from aevo.files.documents import finished, read, write_json
-from aevo.files.paths import Layout
 from aevo.leaderboard.archive import ArchiveError, Rules, pack
 from aevo.leaderboard.board import Entry
-from aevo.leaderboard.site import BoardError, Posted, Refused, Site, one_line, utc
+from aevo.leaderboard.site import BoardError, Posted, Refused, Site, foreign, utc
 from aevo.leaderboard.submissions import OPEN, TAKEN, Ledger, Order, day, order
-from aevo.records.campaign import Campaign
+from aevo.plan.setup import OpenCampaign
 from aevo.records.leaderboard import (
     Daily,
     Leaderboard,
     LedgerEvent,
-    LedgerLine,
     Request,
     Submission,
+    SubmissionLine,
 )
-from aevo.substrate.frozen import open_substrate
 
 ARCHIVE = "submission.zip"
 SLACK_S = 86400.0  # by how much the board's clock and ours may differ, generously
@@ -49,12 +47,13 @@ class ExternalBoard:
     """Bound to one campaign and one site."""
 
     def __init__(
-        self, campaign: Campaign, layout: Layout, settings: ExternalSettings, site: Site,
+        self, campaign: OpenCampaign, settings: ExternalSettings, site: Site,
         quota_wait_s: float = 0.0, clock: Clock | None = None,
     ) -> None:
-        self.campaign, self.layout, self.settings, self.site = campaign, layout, settings, site
+        self.campaign, self.layout = campaign, campaign.layout
+        self.settings, self.site = settings, site
         self.quota_wait_s, self.clock = quota_wait_s, clock or Clock()
-        self.ledger = Ledger(layout.board / "ledger.jsonl")
+        self.ledger = Ledger(self.layout.board / "ledger.jsonl")
 
     @property
     def decimals(self) -> int:
@@ -122,15 +121,15 @@ class ExternalBoard:
             try:
                 self._upload(wanted)
             except ArchiveError as error:
-                self.ledger.note("rejected", wanted, self.clock.now(), text=one_line(str(error)))
+                self.ledger.note("rejected", wanted, self.clock.now(), text=foreign(str(error)))
             except Refused as refusal:
                 event: LedgerEvent = "refused" if refusal.exhausted else "rejected"
-                self.ledger.note(event, wanted, self.clock.now(), text=one_line(refusal.text))
+                self.ledger.note(event, wanted, self.clock.now(), text=foreign(refusal.text))
                 if refusal.exhausted:
                     exhausted = left_out[wanted.token] = f"not submitted: {refusal.text}"
         return left_out
 
-    def _settle(self, wanted: Order, line: LedgerLine) -> LedgerLine | None:
+    def _settle(self, wanted: Order, line: SubmissionLine) -> SubmissionLine | None:
         """An upload that nobody saw end: it may be on its way to the board's list. Returns its
         line if it is there now, else None: then it was not made."""
         rest = line.time + self.site.settle_s - self.clock.now()
@@ -162,13 +161,13 @@ class ExternalBoard:
         return self.site.daily(self.ledger.used(day(now)), now)
 
     def _upload(self, wanted: Order) -> None:
-        substrate = open_substrate(Path(self.campaign.substrate_path))
-        substrate.verify(self.campaign.pins.substrate)
+        substrate = self.campaign.substrate
+        self.campaign.verify()
         if "export" not in substrate.file.commands:
             raise SubstrateError(f"{substrate.root}/substrate.yaml has no command `export`",
                                  "the leaderboard needs one that writes a submission archive")
         archive = self.layout.board / "outbox" / wanted.token / ARCHIVE
-        sha = pack(substrate, wanted.entry, Path(self.campaign.base_path), archive,
+        sha = pack(substrate, wanted.entry, Path(self.campaign.base), archive,
                    rules_of(self.settings, lora=self.site.kind == "kaggle"))
         self.ledger.note("intent", wanted, self.clock.now(), sha)
         reference = self.site.post(archive, self._request(wanted, sha))
@@ -184,7 +183,7 @@ class ExternalBoard:
             description=wanted.description, requested=utc(self.clock.now()),
         )
 
-    def _open(self) -> dict[str, LedgerLine]:
+    def _open(self) -> dict[str, SubmissionLine]:
         return {token: line for token, line in self.ledger.latest().items() if line.event in OPEN}
 
     def _look(self, number: int, orders: list[Order] | None = None) -> None:
@@ -212,7 +211,7 @@ class ExternalBoard:
                 line = known
             self._outcome(number, line, posted)
 
-    def _outcome(self, number: int, line: LedgerLine, posted: Posted) -> None:
+    def _outcome(self, number: int, line: SubmissionLine, posted: Posted) -> None:
         if posted.state == "pending":
             return
         text = posted.text or "the board gave no reason"
@@ -220,7 +219,7 @@ class ExternalBoard:
         if posted.state == "scored":
             text = self._odd(posted.score)
         if text:
-            self.ledger.follow(line, "failed", self.clock.now(), number, text=one_line(text))
+            self.ledger.follow(line, "failed", self.clock.now(), number, text=foreign(text))
         elif score is not None:
             self.ledger.follow(line, "scored", self.clock.now(), number,
                                score=round(score, self.decimals))
@@ -274,7 +273,7 @@ class ExternalBoard:
         write_json(self.layout.round(number).leaderboard, record)
         return record
 
-    def _submission(self, wanted: Order, line: LedgerLine | None, reason: str) -> Submission:
+    def _submission(self, wanted: Order, line: SubmissionLine | None, reason: str) -> Submission:
         entry = wanted.entry
         scored = line is not None and line.event == "scored"
         pending = line is not None and line.event == "posted"

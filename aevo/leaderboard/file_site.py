@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from aevo.config.leaderboard import FileSettings
 from aevo.errors import ConfigError
 from aevo.files.documents import problems, read, write_json, write_text
-from aevo.leaderboard.site import Posted, one_line
+from aevo.leaderboard.site import Posted, foreign
 from aevo.records.leaderboard import Answer, Request
 
 PLACES = ("submission", "request")
@@ -102,7 +102,7 @@ class FileSite:
             text = f"the scorer's command failed ({done.returncode}): {said[-1]}"
         request = read(Request, folder / "request.json")
         write_json(folder / "score.json", Answer(
-            schema_version=1, archive_sha256=request.archive_sha256, error=one_line(text)))
+            schema_version=1, archive_sha256=request.archive_sha256, error=foreign(text)))
 
 
 def _posted(token: str, request: Request, path: Path) -> Posted:
@@ -116,13 +116,13 @@ def _posted(token: str, request: Request, path: Path) -> Posted:
     except (OSError, ValueError) as error:
         if time.time() - path.stat().st_mtime < TORN_S:
             return Posted(token, "pending")
-        return Posted(token, "failed", text=f"score.json is not JSON: {one_line(str(error))}")
+        return Posted(token, "failed", text=f"score.json is not JSON: {foreign(str(error))}")
     if answer.archive_sha256 != request.archive_sha256:
         return Posted(token, "failed", text="score.json is of another archive "
-                      f"({one_line(answer.archive_sha256)[:16]}, not "
+                      f"({foreign(answer.archive_sha256)[:16]}, not "
                       f"{request.archive_sha256[:16]})")
     if answer.error:
-        return Posted(token, "failed", text=one_line(answer.error))
+        return Posted(token, "failed", text=foreign(answer.error))
     if answer.score is None or not math.isfinite(answer.score):
         return Posted(token, "failed", text=f"score.json has the score {answer.score}")
     return Posted(token, "scored", answer.score)

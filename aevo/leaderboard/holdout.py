@@ -5,33 +5,24 @@ The items lie in the campaign's vault and are drawn from a distribution that dif
 per-domain result, as with a public board.
 """
 
-
 from pathlib import Path
 
 from aevo.config.leaderboard import HoldoutSettings
-from aevo.config.schema import Config
-from aevo.errors import ConfigError, JobError
+from aevo.errors import JobError
 from aevo.files.documents import finished, read, write_json
-from aevo.files.paths import Layout
 from aevo.jobs.submit import wait
 from aevo.leaderboard.board import Entry
 from aevo.plan.graph import leaderboard_job
-from aevo.records.campaign import Campaign
-from aevo.records.job import JobSpec
+from aevo.plan.setup import OpenCampaign
 from aevo.records.leaderboard import Leaderboard, Submission
 from aevo.records.scores import Score, Scores
-from aevo.substrate.frozen import open_substrate
 
 
 class HoldoutBoard:
     """Bound to one campaign."""
 
-    def __init__(self, campaign: Campaign, layout: Layout) -> None:
-        self.campaign, self.layout = campaign, layout
-        settings = Config.model_validate(campaign.config).leaderboard
-        if not isinstance(settings, HoldoutSettings):
-            raise ConfigError(f"leaderboard={settings.kind} is no holdout")
-        self.settings = settings
+    def __init__(self, campaign: OpenCampaign, settings: HoldoutSettings) -> None:
+        self.campaign, self.settings = campaign, settings
 
     @property
     def decimals(self) -> int:
@@ -47,18 +38,18 @@ class HoldoutBoard:
         Raises:
             JobError: the scoring job failed, or scored other items than the campaign's.
         """
-        record = self.layout.round(number).leaderboard
+        record = self.campaign.layout.round(number).leaderboard
         if finished(Leaderboard, record):
             return read(Leaderboard, record)
         taken = entries[: self.quota]
         scores: dict[str, Score] = {}
         if taken:
-            open_substrate(Path(self.campaign.substrate_path)).verify(self.campaign.pins.substrate)
-            config = read(Config, self.layout.round(number).config)
-            spec = self._spec(number, taken, config)
-            wait(spec, config.cluster)
+            self.campaign.verify()
+            adapters = {_label(entry): entry.adapter for entry in taken}
+            spec = leaderboard_job(self.campaign, number, adapters)
+            wait(spec, self.campaign.config.cluster)
             found = read(Scores, Path(spec.product))
-            if found.items_sha256 != self.campaign.pins.hidden_items:
+            if found.items_sha256 != self.campaign.record.pins.hidden_items:
                 raise JobError(f"{spec.product} is of other items than the campaign's")
             scores = found.scores
         board = Leaderboard(
@@ -77,13 +68,6 @@ class HoldoutBoard:
         return Submission(
             candidate=entry.candidate, run=entry.run, checkpoint=entry.checkpoint,
             adapter_sha256=entry.adapter_sha256, dev=entry.dev, score=shown, error=error,
-        )
-
-    def _spec(self, number: int, entries: list[Entry], config: Config) -> JobSpec:
-        adapters = {_label(entry): entry.adapter for entry in entries}
-        return leaderboard_job(
-            self.layout, number, open_substrate(Path(self.campaign.substrate_path)),
-            config.model, config.evaluator, self.campaign.base_path, adapters, self.campaign.name,
         )
 
 

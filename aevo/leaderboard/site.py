@@ -1,6 +1,5 @@
 """What a board outside of aevo must be able to do, and how it says that it could not."""
 
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ from typing import Literal, Protocol
 
 from aevo.errors import AevoError
 from aevo.records.leaderboard import Daily, Request, Standing
+from aevo.text import one_line
 
 MAX_TEXT = 240  # characters of a foreign text that are kept
 
@@ -80,7 +80,6 @@ def utc(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def one_line(text: str) -> str:
+def foreign(text: str) -> str:
     """A foreign text for our records and messages: one printable line, not too long."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
+    return one_line(text, MAX_TEXT)

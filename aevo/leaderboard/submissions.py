@@ -4,7 +4,6 @@ A line stands before each upload and after it, so that whoever comes after a cra
 uploads to look for on the board. Outcomes are written once.
 """
 
-
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from aevo.files import digest
 from aevo.files.documents import append_line, read_lines
 from aevo.leaderboard.board import Entry
-from aevo.records.leaderboard import LateScore, LedgerEvent, LedgerLine
+from aevo.records.leaderboard import LateScore, LedgerEvent, SubmissionLine
 
 OPEN = ("intent", "posted")  # submitted, or perhaps; no outcome yet
 TAKEN = ("posted", "scored", "failed")  # the board has it
@@ -48,21 +47,21 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def lines(self) -> list[LedgerLine]:
+    def lines(self) -> list[SubmissionLine]:
         """All lines, oldest first."""
-        return read_lines(LedgerLine, self.path)
+        return read_lines(SubmissionLine, self.path)
 
-    def latest(self) -> dict[str, LedgerLine]:
+    def latest(self) -> dict[str, SubmissionLine]:
         """The last line of each submission, by token."""
         return {line.token: line for line in self.lines()}
 
     def note(
         self, event: LedgerEvent, wanted: Order, time: float, archive_sha256: str | None = None,
         reference: str | None = None, text: str | None = None,
-    ) -> LedgerLine:
+    ) -> SubmissionLine:
         """Appends a line about an order of the present round."""
         entry = wanted.entry
-        line = LedgerLine(
+        line = SubmissionLine(
             event=event, token=wanted.token, time=time, round=wanted.round,
             candidate=entry.candidate, run=entry.run, checkpoint=entry.checkpoint,
             adapter_sha256=entry.adapter_sha256, description=wanted.description,
@@ -72,7 +71,7 @@ class Ledger:
         return line
 
     def follow(
-        self, before: LedgerLine, event: LedgerEvent, time: float, by_round: int,
+        self, before: SubmissionLine, event: LedgerEvent, time: float, by_round: int,
         reference: str | None = None, score: float | None = None, text: str | None = None,
     ) -> None:
         """Appends what became of a submission."""

@@ -20,6 +20,7 @@ from aevo.files.paths import Layout
 from aevo.meta.agent import propose_with_model
 from aevo.meta.proposing import Question
 from aevo.meta.rules import propose
+from aevo.plan.setup import catalogue_of
 from aevo.policy import constitution, discoveries
 from aevo.policy import document as policies
 from aevo.policy.constitution import History
@@ -27,8 +28,6 @@ from aevo.records.campaign import Campaign
 from aevo.records.evidence import Evidence
 from aevo.records.policy import Policy
 from aevo.records.proposal import Proposal, Verdict
-from aevo.substrate.catalogue import load as load_catalogue
-from aevo.substrate.frozen import open_substrate
 
 
 def main(arguments: list[str]) -> None:
@@ -49,8 +48,7 @@ def main(arguments: list[str]) -> None:
     text = constitution.load(Path(campaign.constitution_path), campaign.pins.constitution)
     evidence = _evidence(layout, number)
     previous = policies.read(layout, number)
-    catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue,
-                               real=campaign.rows_path is not None)
+    catalogue = catalogue_of(campaign)
     history = History(catalogue, tuple(discoveries.read(layout)))
     proposal = propose(evidence, previous, catalogue)
     folder = layout.round(number)

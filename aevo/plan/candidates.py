@@ -16,42 +16,41 @@ from aevo.files import roundlog
 from aevo.files.documents import finished, read, write_yaml
 from aevo.files.paths import Layout
 from aevo.plan.graph import candidate_ids
+from aevo.plan.setup import OpenCampaign
 from aevo.policy import document as policies
 from aevo.records.campaign import Campaign
 from aevo.records.change import Change
 from aevo.records.plan import Budget, CandidatePlan, Plan
 from aevo.records.policy import AxisBrief, Policy
-from aevo.substrate.frozen import open_substrate
 
 
 def main(arguments: list[str]) -> None:
     """Plans a round from its policy; does nothing that is done."""
     if len(arguments) != 2:
         raise ConfigError("wrong arguments", "python -m aevo.plan.candidates CAMPAIGN_FOLDER ROUND")
-    layout, number = Layout(Path(arguments[0])), int(arguments[1])
-    config = read(Config, layout.round(number).config)
-    ensure_plan(config, layout, read(Campaign, layout.campaign), number)
+    number = int(arguments[1])
+    ensure_plan(OpenCampaign.read(Layout(Path(arguments[0])), number), number)
 
 
-def ensure_plan(config: Config, layout: Layout, campaign: Campaign, number: int) -> Plan:
+def ensure_plan(campaign: OpenCampaign, number: int) -> Plan:
     """The round's plan and forks, made if they are missing; the plan's record is written last.
 
     Raises:
         RecordError: the round's policy is missing; SubstrateError: the substrate was edited, or
             the standing recipe does not apply to it.
     """
+    layout, substrate = campaign.layout, campaign.substrate
     files = layout.round(number)
-    substrate = open_substrate(Path(campaign.substrate_path))
     if not finished(Policy, layout.policy(number)):
         raise RecordError(f"{layout.policy(number)} is missing",
                           f"round {number - 1} writes it: run `python -m aevo.round "
                           f"+round={number - 1}` first")
     if finished(Plan, files.plan):
         return read(Plan, files.plan)
-    substrate.verify(campaign.pins.substrate)
+    campaign.verify()
     rules = policies.read(layout, number)
     substrate.fork(files.standing, standing_changes(rules))
-    plan = make_plan(config, campaign, rules, policies.digest(rules),
+    plan = make_plan(campaign.config, campaign.record, rules, policies.digest(rules),
                      substrate.recipe_sha256(files.standing))
     for candidate in plan.candidates:
         substrate.fork(files.candidate(candidate.id).fork, [], source=files.standing)

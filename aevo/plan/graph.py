@@ -9,23 +9,22 @@ however they ended; meta needs the collector, the next round's plan needs meta. 
 campaign is submitted at once; the plan of a round whose policy exists is made by the driver.
 """
 
-
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from aevo.config.schema import ModelSettings
-from aevo.config.trainer import EvaluatorSettings, TrainerSettings, placeholders
-from aevo.files.paths import Layout, RoundLayout, RunLayout
-from aevo.records.job import Confinement, JobSpec, Resources, Setting, Step
-from aevo.substrate.frozen import Substrate
+from aevo.config.trainer import placeholders
+from aevo.files.paths import RunLayout
+from aevo.plan.setup import Setup
+from aevo.records.job import Confinement, JobSpec, Resources, Step
 
-# Workers, collector, meta and plan compute next to nothing: they take no slot of the machine.
-# Their limit on Slurm is cluster.control.time_min; they outlive it by being requeued.
 # What a job of the loop's own runs, by its kind; the others run commands of the substrate.
 ENTRIES = {
     "plan": "aevo.plan.candidates:main", "worker": "aevo.work.worker:main",
     "collector": "aevo.evidence.collector:main", "meta": "aevo.meta.step:main",
 }
+# Workers, collector, meta and plan compute next to nothing: they take no slot of the machine.
+# Their limit on Slurm is cluster.control.time_min; they outlive it by being requeued.
 LIGHT = Resources(slots=0, time_min=7 * 24 * 60)
 
 
@@ -34,24 +33,21 @@ def candidate_ids(n: int) -> list[str]:
     return [f"c{index:02d}" for index in range(n)]
 
 
-def round_jobs(
-    layout: Layout, campaign: str, number: int, n: int, planned: bool = True,
-    code: str | None = None,
-) -> list[JobSpec]:
+def round_jobs(setup: Setup, number: int, planned: bool, code: str) -> list[JobSpec]:
     """The jobs of a round that its driver submits, each after those it waits for.
 
     Args:
         planned: False for a round whose policy does not exist yet: a job plans it then.
         code: the folder of the package that the jobs run.
     """
-    files = layout.round(number)
+    layout, files = setup.layout, setup.layout.round(number)
 
     def job(
         name: str, kind: str, product: Path, arguments: tuple[str, ...] = (),
         after: list[str] | None = None, needs: list[str] | None = None,
     ) -> JobSpec:
         return JobSpec.model_validate({
-            "name": name, "kind": kind, "campaign": campaign,
+            "name": name, "kind": kind, "campaign": setup.name,
             "folder": str(files.jobs / name), "product": str(product),
             "entry": ENTRIES[kind],
             "arguments": [str(layout.root), str(number), *arguments],
@@ -65,7 +61,7 @@ def round_jobs(
         before = [found[0].folder]
     workers = [
         job(worker_name(item), "worker", files.candidate(item).manifest, (item,), needs=before)
-        for item in candidate_ids(n)
+        for item in candidate_ids(setup.config.worker.n)
     ]
     collector = job("collector", "collector", files.evidence,
                     after=[item.folder for item in workers], needs=before)
@@ -78,37 +74,32 @@ def worker_name(candidate: str) -> str:
     return f"{candidate}-worker"
 
 
-def training_job(
-    files: RoundLayout, run: RunLayout, substrate: Substrate, model: ModelSettings,
-    trainer: TrainerSettings, base: str, seed: int, campaign: str, sandbox: Setting,
-    sealed: list[str], rows: str | None = None,
-) -> JobSpec:
+def training_job(setup: Setup, run: RunLayout, seed: int) -> JobSpec:
     """The training job of a run: data, then training, in the snapshot of the fork. Both run code
     of the worker's, so both are confined: they see fork, substrate and base (and the first the real
-    `rows`), but not the `sealed` files, and write the run's own folders."""
-    data = data_step(substrate, run.fork, model, seed, str(run.data), rows)
-    train = substrate.command("train", run.fork, variant=trainer.name, data=run.data, base=base,
-                              seed=seed, out=run.output, threads=model.train.cpus,
+    rows), but not the sealed files, and write the run's own folders."""
+    substrate, trainer, asked = setup.substrate, setup.config.trainer, setup.config.model.train
+    data = data_step(setup, run.fork, seed, str(run.data))
+    train = substrate.command("train", run.fork, variant=trainer.name, data=run.data,
+                              base=setup.base, seed=seed, out=run.output, threads=asked.cpus,
                               **placeholders(trainer))
-    frozen, resources = str(substrate.root), trainer.over(model.train)
+    frozen, resources = str(substrate.root), trainer.over(asked)
+    rows, sealed = [setup.rows] if setup.rows else [], setup.sealed
     steps = [
         data.model_copy(update={"confine": confinement(
-            model.train, [frozen, *([rows] if rows else [])], [str(run.data)], sealed)}),
+            asked, [frozen, *rows], [str(run.data)], sealed)}),
         train.model_copy(update={"confine": confinement(
-            resources, [frozen, base, str(run.data)], [str(run.output)], sealed)}),
+            resources, [frozen, setup.base, str(run.data)], [str(run.output)], sealed)}),
     ]
-    job = _run_job("train", files, run, campaign, run.result, resources, steps)
-    return job.model_copy(update={"sandbox": sandbox})
+    job = _run_job(setup, "train", run, run.result, resources, steps)
+    return job.model_copy(update={"sandbox": setup.config.sandbox})
 
 
-def data_step(
-    substrate: Substrate, fork: Path, model: ModelSettings, seed: int, out: str, rows: str | None
-) -> Step:
+def data_step(setup: Setup, fork: Path, seed: int, out: str) -> Step:
     """The command that builds a fork's training set, with the folder of real rows if any."""
-    if rows is None:
-        return substrate.command("data", fork, preset=model.preset, seed=seed, out=out)
-    return substrate.command("data", fork, variant="real", preset=model.preset, seed=seed, out=out,
-                             rows=rows)
+    real: dict[str, Any] = {"variant": "real", "rows": setup.rows} if setup.rows else {}
+    return setup.substrate.command("data", fork, preset=setup.config.model.preset, seed=seed,
+                                   out=out, **real)
 
 
 def confinement(
@@ -122,59 +113,54 @@ def confinement(
     )
 
 
-def evaluation_job(
-    layout: Layout, files: RoundLayout, run: RunLayout, substrate: Substrate, model: ModelSettings,
-    evaluator: EvaluatorSettings, base: str, adapters: dict[str, Path], campaign: str,
-) -> JobSpec:
+def evaluation_job(setup: Setup, run: RunLayout, adapters: dict[str, Path]) -> JobSpec:
     """The evaluation job of a run: the pristine substrate, no code of the fork."""
-    return _run_job(
-        "evaluate", files, run, campaign, run.scores, model.evaluate, [
-            substrate.command("evaluate", adapters=adapters, variant=evaluator.name,
-                              items=layout.dev_items, base=base, out=run.evaluation,
-                              **placeholders(evaluator)),
-        ],
-    )
+    step = _evaluate(setup, setup.layout.dev_items, run.evaluation, adapters)
+    return _run_job(setup, "evaluate", run, run.scores, setup.config.model.evaluate, [step])
 
 
-def baseline_job(
-    layout: Layout, substrate: Substrate, model: ModelSettings, evaluator: EvaluatorSettings,
-    base: str, campaign: str, code: str,
-) -> JobSpec:
+def baseline_job(setup: Setup, code: str) -> JobSpec:
     """The evaluation of the bare base checkpoint on dev: row 0 of the report."""
+    layout = setup.layout
     return JobSpec(
-        name="baseline", kind="evaluate", campaign=campaign, folder=str(layout.jobs / "baseline"),
-        product=str(layout.baseline / "scores.json"),
-        steps=[substrate.command("baseline", variant=evaluator.name, items=layout.dev_items,
-                                 base=base, out=layout.baseline, **placeholders(evaluator))],
-        resources=model.evaluate, code=code,
+        name="baseline", kind="evaluate", campaign=setup.name,
+        folder=str(layout.jobs / "baseline"), product=str(layout.baseline / "scores.json"),
+        steps=[_evaluate(setup, layout.dev_items, layout.baseline)],
+        resources=setup.config.model.evaluate, code=code,
     )
 
 
-def leaderboard_job(
-    layout: Layout, number: int, substrate: Substrate, model: ModelSettings,
-    evaluator: EvaluatorSettings, base: str, adapters: dict[str, Path], campaign: str,
-) -> JobSpec:
+def leaderboard_job(setup: Setup, number: int, adapters: dict[str, Path]) -> JobSpec:
     """The scoring of a round's submissions on the hidden items, in the vault."""
+    layout = setup.layout
     out = layout.vault / "board" / f"round-{number:02d}"
     return JobSpec(
-        name="leaderboard", kind="leaderboard", campaign=campaign,
+        name="leaderboard", kind="leaderboard", campaign=setup.name,
         folder=str(layout.round(number).jobs / "leaderboard"), product=str(out / "scores.json"),
-        steps=[substrate.command("evaluate", adapters=adapters, variant=evaluator.name,
-                                 items=layout.hidden_items, base=base, out=out,
-                                 **placeholders(evaluator))],
-        resources=model.evaluate,
+        steps=[_evaluate(setup, layout.hidden_items, out, adapters)],
+        resources=setup.config.model.evaluate,
     )
+
+
+def _evaluate(
+    setup: Setup, items: Path, out: Path, adapters: dict[str, Path] | None = None
+) -> Step:
+    """Scores adapters, or the bare base without any, by the configured evaluator."""
+    evaluator = setup.config.evaluator
+    return setup.substrate.command(
+        "baseline" if adapters is None else "evaluate", adapters=adapters, variant=evaluator.name,
+        items=items, base=setup.base, out=out, **placeholders(evaluator))
 
 
 def _run_job(
-    kind: str, files: RoundLayout, run: RunLayout, campaign: str, product: Path,
-    resources: Resources, steps: Sequence[Step],
+    setup: Setup, kind: str, run: RunLayout, product: Path, resources: Resources,
+    steps: Sequence[Step],
 ) -> JobSpec:
     candidate = run.candidate.name
     name = f"{candidate}-{kind}-{run.number}"
     return JobSpec.model_validate({
-        "name": name, "kind": kind, "campaign": campaign, "folder": str(files.jobs / name),
+        "name": name, "kind": kind, "campaign": setup.name, "folder": str(run.jobs / name),
         "product": str(product), "steps": list(steps), "resources": resources,
         "attempts": 1 if kind == "train" else 2,
-        "owner": str(files.jobs / worker_name(candidate)),
+        "owner": str(run.jobs / worker_name(candidate)),
     })

@@ -1,3 +1,3 @@
-"""The typed documents of a campaign folder, and their reading and writing (DESIGN section 4)."""
+"""The typed documents of a campaign folder, and their reading and writing."""
 
 

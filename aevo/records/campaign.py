@@ -1,6 +1,5 @@
 """campaign.yaml: what a campaign pins when it starts, and every job checks before it acts."""
 
-
 from typing import Any
 
 from aevo.files.documents import Part, Record

@@ -1,6 +1,5 @@
 """What turns one recipe into another: keys set in recipe.yaml and exact edits of pipeline files."""
 
-
 from typing import Any
 
 from aevo.files.documents import Part

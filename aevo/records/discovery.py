@@ -1,6 +1,5 @@
 """discoveries.jsonl: what the campaign learned, append-only, each entry with its provenance."""
 
-
 from typing import Literal
 
 from aevo.files.documents import Part

@@ -1,6 +1,5 @@
 """inspection.json: the trusted look at a training run, before anything of it counts."""
 
-
 from typing import Literal
 
 from aevo.files.documents import Part, Record

@@ -4,7 +4,8 @@ from typing import Literal
 
 from aevo.files.documents import Part, Record
 
-Kind = Literal["bubblewrap", "landlock", "container", "none"]
+Kind = Literal["bubblewrap", "landlock", "none"]
+# `container` was offered once: campaigns that name it still load, and are refused where it is used.
 Setting = Literal["auto", "bubblewrap", "landlock", "container", "none"]
 
 
@@ -30,7 +31,7 @@ class Confinement(Part):
     open_files: int | None = 4096  # of each process
     network: bool = False  # only for the ranks of one training run; see the package's docstring
     devices: bool = False  # GPUs
-    image: str | None = None  # container image, for the kind `container`
+    image: str | None = None  # of no effect; records of earlier versions have it
 
 JobKind = Literal["plan", "worker", "train", "evaluate", "leaderboard", "collector", "meta"]
 

@@ -1,7 +1,6 @@
 """leaderboard.json: the external, authoritative scores of one round, and the quota left; and the
 ledger in which a board outside of aevo's reach is remembered, line by line."""
 
-
 from collections.abc import Iterable
 from typing import Literal
 
@@ -107,7 +106,7 @@ def _settled(entry: Submission, late: LateScore | None) -> Submission:
 LedgerEvent = Literal["intent", "posted", "refused", "rejected", "scored", "failed"]
 
 
-class LedgerLine(Part):
+class SubmissionLine(Part):
     """One line of `leaderboard/ledger.jsonl`.
 
     `intent` stands before an upload, `posted` after it or when it was found on the board; `refused`

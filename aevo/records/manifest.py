@@ -1,9 +1,8 @@
 """manifest.json: the typed result of one candidate, written once, last, by the trusted worker job.
 
 Scores are copied by trusted code from evaluation records; what the agent says stands apart, as
-claims and findings (DESIGN section 3).
+claims and findings.
 """
-
 
 from typing import Literal
 

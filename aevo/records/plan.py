@@ -1,6 +1,5 @@
 """plan.yaml: one round's candidates, axes and seeds, derived from the policy; written once."""
 
-
 from typing import Literal
 
 from aevo.files.documents import Part, Record

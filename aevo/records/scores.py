@@ -1,6 +1,5 @@
 """What a training stack writes: a run's result.json, an evaluation's scores and predictions."""
 
-
 from aevo.files.documents import Foreign, Part
 
 

@@ -24,10 +24,9 @@ a signal that it can catch goes to the command, SIGKILL ends the whole tree.
 | strays after SIGKILL of the supervisor | ended by the kernel | by the kernel | by a monitor |
 
 For all kinds: no capabilities, no new privileges, no set-user-id files, no descriptors but stdio, a
-session of its own, a system call filter (`seccomp.py`), the environment by name. The kind
-`container` (Apptainer) is as strong as the site's Apptainer and stays unused until it passes the
-same trial. What is hidden inside of a readable folder is covered by bubblewrap; Landlock and the
-container grant its neighbours one by one. Where single files are hidden, their content is out of
+session of its own, a system call filter (`seccomp.py`), the environment by name. What
+is hidden inside of a readable folder is covered by bubblewrap; Landlock grants its neighbours one
+by one. Where single files are hidden, their content is out of
 reach and their names may be seen; where a folder is, nothing above it can be listed under Landlock.
 No kind but bubblewrap can take a path back inside of a writable one.
 
@@ -44,7 +43,6 @@ second, so they may be exceeded for that long; for users other than root the ker
 itself. As root without namespaces, a fork bomb that opens a session for each process might outrun
 the walk that ends it. Output to a pipe is not counted: send it to a file, which `log_gb` bounds.
 """
-
 
 from aevo.records.job import Confinement, Kind, Setting
 from aevo.sandbox.grants import SandboxError, irregular

@@ -12,7 +12,7 @@ from aevo.records.job import Confinement, Kind, Setting
 from aevo.sandbox.grants import SandboxError
 from aevo.sandbox.wrapping import wrap
 
-ORDER: tuple[Kind, ...] = ("bubblewrap", "landlock", "container")
+ORDER: tuple[Kind, ...] = ("bubblewrap", "landlock")
 _TIME_S = 60.0
 # Every line must hold: what is granted works, and what is not fails.
 _TRIAL = """
@@ -37,7 +37,7 @@ fails(socket.create_connection, ("127.0.0.1", int(port)), 2)
 
 
 @functools.cache
-def failure(kind: Kind, image: str | None = None) -> str | None:
+def failure(kind: Kind) -> str | None:
     """Why `kind` does not confine here; None if it does. Tried once for each process."""
     with tempfile.TemporaryDirectory(prefix="aevo-probe-") as folder, socket.create_server(
         ("127.0.0.1", 0)
@@ -48,7 +48,7 @@ def failure(kind: Kind, image: str | None = None) -> str | None:
         (forbidden / "secret").write_text("secret")
         argv = [sys.executable, "-I", "-S", "-c", _TRIAL, str(allowed), str(forbidden),
                 str(server.getsockname()[1])]
-        confinement = Confinement(write=[str(allowed)], image=image, processes=None)
+        confinement = Confinement(write=[str(allowed)], processes=None)
         env = {"PATH": os.environ.get("PATH", os.defpath)}
         try:
             done = subprocess.run(
@@ -67,17 +67,17 @@ def failure(kind: Kind, image: str | None = None) -> str | None:
     return None
 
 
-def offered(image: str | None = None) -> list[Kind]:
+def offered() -> list[Kind]:
     """The kinds that confine here, best first."""
-    return [kind for kind in ORDER if failure(kind, image) is None]
+    return [kind for kind in ORDER if failure(kind) is None]
 
 
-def probe(image: str | None = None) -> Kind:
+def probe() -> Kind:
     """The best kind that confines here, `none` if nothing does. Kinds after it are not tried."""
-    return next((kind for kind in ORDER if failure(kind, image) is None), "none")
+    return next((kind for kind in ORDER if failure(kind) is None), "none")
 
 
-def require(setting: Setting, image: str | None = None) -> Kind:
+def require(setting: Setting) -> Kind:
     """The kind to use for a user's setting; `none` only if the user wrote so.
 
     Raises:
@@ -85,18 +85,21 @@ def require(setting: Setting, image: str | None = None) -> Kind:
     """
     if setting == "none":
         return "none"
+    if setting == "container":
+        raise SandboxError("sandbox=container is no longer offered: it never passed this trial",
+                           "use sandbox=auto, which tries bubblewrap and Landlock")
     if setting != "auto":
-        why = failure(setting, image)
+        why = failure(setting)
         if why is None:
             return setting
         raise SandboxError(
             f"the sandbox {setting} does not hold on this machine ({why})",
             "use sandbox=auto, or sandbox=none to run worker-written code unconfined",
         )
-    found = probe(image)
+    found = probe()
     if found != "none":
         return found
-    reasons = "; ".join(f"{kind}: {failure(kind, image)}" for kind in ORDER)
+    reasons = "; ".join(f"{kind}: {failure(kind)}" for kind in ORDER)
     raise SandboxError(
         f"nothing here can confine worker-written code ({reasons})",
         "install bubblewrap, or set sandbox=none to run it unconfined at your own risk",

@@ -107,7 +107,7 @@ def _text(path: str) -> str:
         return ""
 
 
-class Watch:
+class Tally:
     """Counts what the tree below `root` uses against the limits."""
 
     def __init__(self, root: int, limits: dict[str, Any]) -> None:
@@ -221,7 +221,7 @@ def kill_tree(child: int) -> None:
 def set_limits(limits: dict[str, Any]) -> None:
     """Limits that the kernel keeps for each process; below what the caller had, never above."""
     wanted = {resource.RLIMIT_CORE: 0}
-    # Twice: private mappings of files count too. The sum of resident memory is what Watch counts.
+    # Twice: private mappings of files count too. The sum of resident memory is what Tally counts.
     data = None if limits.get("devices") or not limits.get("memory") else 2 * limits["memory"]
     for name, value in ((resource.RLIMIT_CPU, limits.get("cpu")), (resource.RLIMIT_DATA, data),
                         (resource.RLIMIT_FSIZE, limits.get("file")),
@@ -294,7 +294,7 @@ def main(limits: dict[str, Any], argv: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     child = _start(argv, limits)
     _run_first()
-    watch = Watch(os.getpid(), limits)
+    watch = Tally(os.getpid(), limits)
     while True:
         signal.sigtimedwait({signal.SIGCHLD}, POLL_S)
         while arrived:

@@ -49,9 +49,7 @@ def wrap(
     """
     if kind == "none":
         return list(argv)
-    if kind == "container":
-        body, options = _container(argv, cwd, env, confinement)
-    elif kind == "landlock":
+    if kind == "landlock":
         body, options = _landlock(argv, cwd, env, confinement), 0
     else:
         body, options = _bubblewrap(argv, cwd, env, confinement)
@@ -147,7 +145,7 @@ def _landlock(
     hidden = [path for path, access in pairs if access == "hide"]
     paths: dict[str, list[str]] = {"list": [], "read": [], "write": [], "device": []}
     for path, access in pairs:
-        _check_writable(path, access, pairs, "Landlock")
+        _check_writable(path, access, pairs)
         if access != "hide":
             paths[access] += _carve(path, hidden)
             paths["list"] += [path] if _hides_files_alone(path, hidden) else []
@@ -191,7 +189,7 @@ def _hides_files_alone(path: str, hidden: list[str]) -> bool:
     return bool(inner) and not any(Path(other).is_dir() for other in inner)
 
 
-def _check_writable(path: str, access: str, pairs: list[tuple[str, Access]], who: str) -> None:
+def _check_writable(path: str, access: str, pairs: list[tuple[str, Access]]) -> None:
     """Refuses what is less than writable inside of a writable folder.
 
     Raises:
@@ -200,31 +198,8 @@ def _check_writable(path: str, access: str, pairs: list[tuple[str, Access]], who
     inner = [other for other, kind in pairs
              if other != path and within(other, path) and kind != "write"]
     if access == "write" and inner:
-        raise SandboxError(f"{who} cannot take back {inner[0]} inside of writable {path}",
+        raise SandboxError(f"Landlock cannot take back {inner[0]} inside of writable {path}",
                            "grant its neighbours one by one, or use bubblewrap")
-
-
-def _container(
-    argv: Sequence[str], cwd: str, env: Mapping[str, str], confinement: Confinement
-) -> tuple[list[str], int]:
-    """Apptainer: the image is the system, the confinement's paths are bound into it."""
-    if confinement.image is None:
-        raise SandboxError("the sandbox `container` needs an image", "name it in the configuration")
-    tool = shutil.which("apptainer") or _tool("singularity")
-    out = ["exec", "--contain", "--pid", "--ipc", "--no-home", "--no-privs", "--writable-tmpfs"]
-    out += [] if confinement.network else ["--net", "--network", "none"]
-    out += ["--nv"] if confinement.devices else []
-    pairs = granted(cwd, confinement)
-    hidden = [path for path, access in pairs if access == "hide"]
-    for path, access in [*pairs, (INSIDE, "read")]:
-        _check_writable(path, access, pairs, "a container")
-        for bound in _carve(path, hidden):
-            if set(bound) & set(",:"):
-                raise SandboxError(f"a container cannot bind {bound}: its name has a comma or "
-                                   "colon", "use other names, or bubblewrap")
-            out += ["--bind", f"{bound}:{bound}:{'rw' if access == 'write' else 'ro'}"]
-    out += ["--pwd", cwd, confinement.image]
-    return [tool, *out, *_inside(argv, cwd, env, confinement)], 0
 
 
 def _tool(name: str) -> str:

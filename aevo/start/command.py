@@ -1,27 +1,31 @@
-"""A function as a command with Hydra's command line, its errors in one line."""
+"""Command lines of `key=value` words, composed by Hydra, their errors in one line."""
 
 import difflib
 import os
 import sys
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, TypeVar, get_args
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 
 from aevo.cli import report
-from aevo.config.schema import Config, _one_line, load
+from aevo.config.schema import Config, complaint, load
 from aevo.errors import AevoError, ConfigError
-from aevo.files.documents import Part
+from aevo.files.documents import Part, problems
 from aevo.files.paths import CHECKOUT
 from aevo.start import multirun
+from aevo.text import one_line
 
 # Options of Hydra's that are followed by a value.
 VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p",
           "--experimental-rerun", "--shell-completion", "-sc")
 CONF = CHECKOUT / "conf"
+P = TypeVar("P", bound=Part)
 
 
 def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
@@ -63,6 +67,47 @@ def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
     return entry
 
 
+def own_keys(kind: type[P], words: list[str], name: str) -> tuple[P, list[str]]:
+    """For a command with keys of its own: these of a `key=value` command line, validated; and the
+    other words.
+
+    Raises:
+        ConfigError: a wrong value.
+    """
+    own = [word for word in words if word.partition("=")[0] in kind.model_fields]
+    try:
+        found = kind.model_validate(dotlist(own))
+    except ValidationError as error:
+        raise ConfigError(problems(error), f"python -m aevo.{name} --help") from error
+    return found, [word for word in words if word not in own]
+
+
+def dotlist(words: list[str]) -> dict[str, Any]:
+    """The values of `key=value` words, by key.
+
+    Raises:
+        ConfigError: they are none.
+    """
+    try:
+        found = OmegaConf.to_container(OmegaConf.from_dotlist(words))
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(str(error))) from error
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def configured(overrides: list[str]) -> Config:
+    """The configuration that a campaign with these overrides would have.
+
+    Raises:
+        ConfigError: it cannot be composed, or is not valid.
+    """
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return load(compose("config", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_line(str(error)), "see conf/ for every key") from error
+
+
 def _flags_first(arguments: list[str]) -> list[str]:
     """`+round=3 -m seed=1,2` as `-m +round=3 seed=1,2`: Hydra takes overrides in one piece only."""
     flags, overrides = [], []
@@ -79,10 +124,10 @@ def _flags_first(arguments: list[str]) -> list[str]:
 
 def _explain(error: Exception) -> ConfigError:
     """Hydra's several lines as one, with the nearest known key."""
-    cause = f" ({_one_line(str(error.__cause__))})" if error.__cause__ else ""
+    cause = f" ({complaint(error.__cause__)})" if error.__cause__ else ""
     override = getattr(error, "override", None)  # what Hydra could not parse
     where = f"override {override!r}: " if override else ""
-    text = where + _one_line(str(error)) + cause
+    text = where + complaint(error) + cause
     if "hydra/launcher/submitit" in text:
         return ConfigError(text, "install the launcher: pip install 'aevo[slurm]'")
     for word in text.replace("'", " ").split():

@@ -8,11 +8,11 @@ edit of the source in place shows in the copy, and is refused like any other.
 """
 
 import shutil
-import uuid
 from pathlib import Path
 
-from aevo.errors import RecordError, SubstrateError
+from aevo.errors import SubstrateError
 from aevo.files import digest
+from aevo.files.documents import whole_folder, write_bytes
 from aevo.files.paths import Layout
 from aevo.substrate.frozen import LOCK, Substrate, open_substrate
 
@@ -38,18 +38,11 @@ def keep_substrate(layout: Layout, source: Substrate, pinned: str) -> Substrate:
         layout.dev_items.unlink(missing_ok=True)
         layout.hidden_items.unlink(missing_ok=True)
     if not kept.exists():
-        staging = _beside(kept)
-        try:
+        with whole_folder(kept) as staging:
             _copy_substrate(source, staging)
             if open_substrate(staging).digest() != pinned:
                 raise SubstrateError(f"{source.root} changed while it was being copied",
                                      "run the same command again")
-            staging.rename(kept)
-        except OSError as error:
-            if not kept.exists():  # else another command was first; its copy is verified below
-                raise _refused(kept, error) from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     substrate = open_substrate(kept)
     substrate.verify(pinned)
     return substrate
@@ -61,16 +54,7 @@ def keep_constitution(layout: Layout, source: Path) -> None:
     Raises:
         RecordError: the copy cannot be written.
     """
-    staging = _beside(layout.constitution)
-    try:
-        layout.root.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, staging)
-        staging.chmod(0o444)
-        staging.replace(layout.constitution)
-    except OSError as error:
-        raise _refused(layout.constitution, error) from error
-    finally:
-        staging.unlink(missing_ok=True)
+    write_bytes(layout.constitution, source.read_bytes(), 0o444)
 
 
 def _copy_substrate(source: Substrate, destination: Path) -> None:
@@ -101,12 +85,3 @@ def _linked(path: Path, target: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-
-
-def _refused(path: Path, error: OSError) -> RecordError:
-    return RecordError(f"cannot write {path} ({error.strerror or error})",
-                       "free space or mend permissions and run the same command again")

@@ -19,14 +19,13 @@ Neither the file nor the vault is ever readable to that code: what it trains on 
 """
 
 import json
-import os
 import secrets
-import uuid
 from pathlib import Path
 
 from aevo.config.agent import EndpointSettings
 from aevo.config.schema import Config
 from aevo.errors import ConfigError, JobError, RecordError
+from aevo.files.documents import write_once
 from aevo.files.paths import Layout
 from aevo.jobs.foreground import run_here
 from aevo.records.job import Step
@@ -138,22 +137,7 @@ def _seed(config: Config, layout: Layout) -> int:
 def _secret(path: Path) -> int:
     """The campaign's secret seed, drawn if there is none; the same for two commands at once."""
     if not path.exists():
-        staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600),
-                           "w") as file:
-                file.write(f"{secrets.randbits(128)}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            path.hardlink_to(staging)
-        except FileExistsError:
-            pass  # another command was first: its seed holds
-        except OSError as error:
-            raise RecordError(f"cannot write {path} ({error.strerror or error})",
-                              "free space or mend permissions and run the same command again"
-                              ) from error
-        finally:
-            staging.unlink(missing_ok=True)
+        write_once(path, f"{secrets.randbits(128)}\n".encode(), 0o600)
     text = path.read_text().strip()
     if not text.isdecimal():
         raise RecordError(f"{path} holds no seed", "delete the vault and run the command again")

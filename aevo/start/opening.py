@@ -11,17 +11,16 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import yaml
-
 from aevo.config.schema import Config
 from aevo.errors import AevoError, ConfigError, SubstrateError
 from aevo.files import digest
-from aevo.files.documents import finished, read, write_text, write_yaml
+from aevo.files.documents import finished, read, write_yaml
 from aevo.files.keys import flatten
 from aevo.files.paths import CHECKOUT, Layout
 from aevo.jobs.foreground import run_here
 from aevo.jobs.submit import submit
 from aevo.plan.graph import baseline_job
+from aevo.plan.setup import OpenCampaign, catalogue_of
 from aevo.policy import document
 from aevo.records.campaign import Campaign, Pins
 from aevo.records.change import Change
@@ -29,9 +28,9 @@ from aevo.records.policy import Policy, Provenance, StandingChange
 from aevo.start import items, snapshot
 from aevo.start.copies import MAX_COPIED, keep_constitution, keep_substrate
 from aevo.start.preflight import can_run
-from aevo.substrate.catalogue import load as load_catalogue
-from aevo.substrate.frozen import DEFAULT, Substrate, open_substrate
+from aevo.substrate.frozen import Substrate, source_of
 from aevo.substrate.offered import check_choices
+from aevo.text import one_line
 
 CONSTITUTION = CHECKOUT / "constitution.txt"
 # A base checkpoint above this size is hashed once, when the campaign starts, not by every command.
@@ -40,7 +39,7 @@ PACKAGES = ("aevo", "torch", "transformers", "peft", "submitit", "hydra-core", "
             "scipy", "pandas")
 
 
-def open_campaign(config: Config) -> tuple[Layout, Campaign]:
+def open_campaign(config: Config) -> OpenCampaign:
     """The campaign that `config` names: opened and checked, or started.
 
     Raises:
@@ -50,26 +49,29 @@ def open_campaign(config: Config) -> tuple[Layout, Campaign]:
     layout = Layout(config.root)
     can_run(config)
     if finished(Campaign, layout.campaign):
-        campaign = read(Campaign, layout.campaign)
-        _check_pinned(config, campaign, layout)
-        _note_changed_source(config, campaign, layout)
+        record = read(Campaign, layout.campaign)
+        _check_pinned(config, record, layout)
+        _note_changed_source(config, record, layout)
     else:
-        campaign = _start(config, layout)
+        record = _start(config, layout)
+    campaign = OpenCampaign.of(config, layout, record)
     verify(campaign)
     if config.model.source is not None:
-        print(f"data: {campaign.data}", flush=True)
-    _first_policy(config, layout, campaign)
-    _baseline(config, layout, campaign)
-    return layout, campaign
+        print(f"data: {record.data}", flush=True)
+    _first_policy(campaign)
+    # row 0 of the report
+    submit(baseline_job(campaign, str(snapshot.take(layout, config))), config.cluster)
+    return campaign
 
 
-def verify(campaign: Campaign) -> None:
-    """Checks substrate, constitution and real rows, the campaign's own, against its pins.
+def verify(opened: OpenCampaign) -> None:
+    """Checks substrate, base, constitution and real rows, the campaign's own, against its pins.
 
     Raises:
         SubstrateError: one of them was edited since the campaign started.
     """
-    open_substrate(Path(campaign.substrate_path)).verify(campaign.pins.substrate)
+    campaign = opened.record
+    opened.verify()
     base = Path(campaign.base_path)
     if _size(base) <= MAX_HASHED and digest.of_tree(base, ["."]) != campaign.pins.base:
         raise SubstrateError(
@@ -118,8 +120,7 @@ def _start(config: Config, layout: Layout) -> Campaign:
 
 def _sources(config: Config) -> tuple[Substrate, Path]:
     """What the command names: the operator's substrate and constitution, not the copies."""
-    return (open_substrate(Path(config.substrate) if config.substrate else DEFAULT),
-            Path(config.constitution or CONSTITUTION).resolve())
+    return source_of(config), Path(config.constitution or CONSTITUTION).resolve()
 
 
 def _note_changed_source(config: Config, campaign: Campaign, layout: Layout) -> None:
@@ -146,7 +147,8 @@ def _note_changed_source(config: Config, campaign: Campaign, layout: Layout) -> 
 
 def _check_pinned(config: Config, campaign: Campaign, layout: Layout) -> None:
     given, fixed = config.pinned(), Config.model_validate(campaign.config).pinned()
-    changed = [f"{key} (was {_short(fixed[key])}, given {_short(given[key])})"
+    changed = [f"{key} (was {one_line(str(fixed[key]), 60)}, "
+               f"given {one_line(str(given[key]), 60)})"
                for key in given if given[key] != fixed[key]]
     if changed:
         raise ConfigError(
@@ -161,10 +163,8 @@ def _base(config: Config, substrate: Substrate, source: Substrate) -> Path:
     A relative path names a folder of the campaign's copy, or, if the substrate's digest does not
     cover it, one of the source, which is pinned by a digest of its own.
     """
-    base = Path(config.model.base)
-    if not base.is_absolute():
-        inside = substrate.root / base
-        base = inside if inside.exists() else source.root / base
+    inside = substrate.root / config.model.base  # an absolute path stands for itself
+    base = inside if inside.exists() else source.root / config.model.base
     if config.model.prepare is not None and not (base / "config.json").exists():
         print(f"preparing {config.model.name} in {base} (once) …", flush=True)
         base.parent.mkdir(parents=True, exist_ok=True)
@@ -175,12 +175,12 @@ def _base(config: Config, substrate: Substrate, source: Substrate) -> Path:
     return base
 
 
-def _first_policy(config: Config, layout: Layout, campaign: Campaign) -> None:
+def _first_policy(campaign: OpenCampaign) -> None:
+    layout, config = campaign.layout, campaign.config
     if finished(Policy, layout.policy(1)):
         return
-    catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue,
-                               real=campaign.rows_path is not None)
-    first = document.first_policy(config.policy, catalogue, config.worker.n - 1)
+    first = document.first_policy(config.policy, catalogue_of(campaign.record),
+                                  config.worker.n - 1)
     if config.model.recipe:
         standing = StandingChange(
             id=f"model-{config.model.name}", axis="operator",
@@ -190,18 +190,6 @@ def _first_policy(config: Config, layout: Layout, campaign: Campaign) -> None:
         first = first.model_copy(update={"standing": [standing]})
     document.write(layout, first)
 
-
-def _baseline(config: Config, layout: Layout, campaign: Campaign) -> None:
-    """Starts the evaluation of the bare base checkpoint on dev: row 0 of the report."""
-    substrate = open_substrate(Path(campaign.substrate_path))
-    submit(baseline_job(layout, substrate, config.model, config.evaluator, campaign.base_path,
-                        campaign.name, str(snapshot.take(layout, config))), config.cluster)
-
-
-def write_round_config(layout: Layout, number: int, config: Config) -> None:
-    """Keeps the resolved configuration beside the round; its jobs read it from there."""
-    body = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
-    write_text(layout.round(number).config, body)
 
 
 def _versions() -> dict[str, str]:
@@ -216,8 +204,3 @@ def _versions() -> dict[str, str]:
 
 def _size(folder: Path, names: Iterable[str] = (".",)) -> int:
     return sum(path.stat().st_size for path in digest.files_below(folder, names))
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

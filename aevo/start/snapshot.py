@@ -16,12 +16,10 @@ packages themselves stay installed, or that a secret written into a file of `con
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -31,9 +29,10 @@ from typing import Any
 from aevo.config.schema import Config
 from aevo.errors import RecordError
 from aevo.files import digest
-from aevo.files.documents import Record, read, write_json, write_text
+from aevo.files.documents import Record, read, whole_folder, write_json, write_text
 from aevo.files.paths import CHECKOUT, Layout
 from aevo.files.secrets import redact, redact_value, redact_words
+from aevo.text import listed
 
 CODE, ABOUT, PACKAGES, CHANGES = "code", "snapshot.json", "packages.txt", "changes.diff"
 MAX_FILE = 2_000_000  # bytes; nothing of the code is near it, a stray checkpoint in conf/ is
@@ -97,17 +96,12 @@ def take_from(root: Path, layout: Layout, config: Config) -> Path:
     try:
         tree, installed = _read_tree(root), packages()
         whole = _identity(tree, installed)
-        name = whole[:12]
-        folder = layout.snapshots / name
+        folder = layout.snapshots / whole[:12]
         if not folder.exists():
-            staging = layout.snapshots / f".{name}.{uuid.uuid4().hex[:8]}"
-            try:
+            with whole_folder(folder) as staging:
                 _write(staging / CODE, tree)
-                write_text(staging / PACKAGES, installed, mode=0o444)
+                write_text(staging / PACKAGES, installed, 0o444)
                 _write_about(staging, root, tree, whole, config)
-                _settle(staging, folder)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise RecordError(f"cannot take a snapshot of {root} in {layout.snapshots} ({error})",
                           "free space or mend permissions and run the same command again"
@@ -125,8 +119,7 @@ def verify(code: Path) -> None:
     known, now = read(About, code.parent / ABOUT).files, _read_tree(code).leaves
     changed = sorted(name for name in {*known, *now} if known.get(name) != now.get(name))
     if changed:
-        shown = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
-        raise RecordError(f"snapshot {code} was edited after it was taken: {shown}",
+        raise RecordError(f"snapshot {code} was edited after it was taken: {listed(changed)}",
                           f"remove {code.parent} and run the same command again")
 
 
@@ -201,18 +194,9 @@ def _write(code: Path, tree: _Tree) -> None:
         target.chmod(readable | (readable >> 2 if mode & 0o100 else 0))
 
 
-def _settle(staging: Path, folder: Path) -> None:
-    """Gives the finished snapshot its name; if another process was first, its one stays."""
-    try:
-        staging.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-
-
 def _write_about(staging: Path, root: Path, tree: _Tree, whole: str, config: Config) -> None:
     commit, changes = _git(root)
-    write_text(staging / CHANGES, redact(changes), mode=0o444)
+    write_text(staging / CHANGES, redact(changes), 0o444)
     write_json(staging / ABOUT, About(
         digest=whole, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), commit=commit,
         dirty=bool(changes) if commit else None, python=platform.python_version(),

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from aevo.config.schema import Config
 from aevo.errors import SubstrateError
 from aevo.files import digest
-from aevo.files.documents import Part, Record, read, write_yaml
+from aevo.files.documents import Part, Record, read, whole_folder, write_yaml
 from aevo.files.paths import CHECKOUT
 from aevo.records.change import Change
 from aevo.records.job import Step
 from aevo.substrate import recipe as change
+from aevo.text import listed
 
 DEFAULT = CHECKOUT / "substrate" / "default"
 LOCK = "substrate.lock"
@@ -114,9 +116,9 @@ class Substrate:
             name for name in {*files, *lock.files} if files.get(name) != lock.files.get(name)
         )
         if changed:
-            shown = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
             raise SubstrateError(
-                f"{len(changed)} file(s) of the frozen substrate {self.root} were edited: {shown}",
+                f"{len(changed)} file(s) of the frozen substrate {self.root} were edited: "
+                f"{listed(changed)}",
                 "restore them, or, if the edit is meant, run `python -m aevo.substrate freeze` "
                 "and start a new campaign",
             )
@@ -153,12 +155,10 @@ class Substrate:
         """
         if destination.exists():
             return
-        staging = destination.with_name(destination.name + ".partial")
-        shutil.rmtree(staging, ignore_errors=True)
-        self.copy(source or self.root, staging)
-        for item in standing:
-            change.apply(item, staging, self.file.recipe)
-        staging.rename(destination)
+        with whole_folder(destination) as staging:
+            self.copy(source or self.root, staging)
+            for item in standing:
+                change.apply(item, staging, self.file.recipe)
 
     def copy(self, source: Path, destination: Path) -> None:
         """Copies the mutable files of a fork (or of the substrate) to a new folder.
@@ -250,6 +250,11 @@ class Substrate:
         cwd = fork if template.cwd == "fork" and fork is not None else self.root
         return Step(argv=argv, cwd=str(cwd), env={"PYTHONPATH": str(self.root)},
                     distributed=template.distributed)
+
+
+def source_of(config: Config) -> Substrate:
+    """The operator's substrate that a configuration names, not a campaign's copy of it."""
+    return open_substrate(Path(config.substrate) if config.substrate else DEFAULT)
 
 
 def open_substrate(root: Path) -> Substrate:

@@ -1,8 +1,5 @@
 """Does the substrate offer the ways to train and to evaluate that were chosen?"""
 
-
-
-
 from aevo.config.trainer import EvaluatorSettings, TrainerSettings
 from aevo.errors import ConfigError
 from aevo.records.job import Resources

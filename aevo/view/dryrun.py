@@ -13,21 +13,20 @@ from rich.tree import Tree
 
 from aevo.config.cluster import SlurmCluster
 from aevo.config.schema import Config
-from aevo.files.paths import Layout
 from aevo.jobs.launch import argv
 from aevo.jobs.script import dependency, executor
 from aevo.leaderboard.configured import described
 from aevo.records.job import JobSpec
-from aevo.start.forecast import campaign_jobs, planned_jobs
+from aevo.start.forecast import campaign_jobs, forecast, planned_jobs
 
 
 def show_graph(config: Config, numbers: list[int], command: str) -> None:
     """Prints graph, scripts, what they cost at most, and the line that submits them."""
-    layout = Layout(config.root)
+    setup = forecast(config)
     console = Console(width=200, highlight=False, markup=False)
-    tree = Tree(f"{layout.root}: cluster {config.cluster.kind}, model {config.model.name}")
-    jobs = [job for number in numbers for job in planned_jobs(config, layout, number)]
-    first = list(campaign_jobs(config, layout))
+    tree = Tree(f"{setup.layout.root}: cluster {config.cluster.kind}, model {config.model.name}")
+    jobs = [job for number in numbers for job in planned_jobs(setup, number)]
+    first = list(campaign_jobs(setup))
     for job in first:
         tree.add(_line(job, config))
     for number in numbers:

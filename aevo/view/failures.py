@@ -20,7 +20,7 @@ SLURM_WORDS = ("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "CANCELLED", "PREEMPTED"
                "DEADLINE", "FAILED")
 
 
-class Failure(Part):
+class FailedAttempt(Part):
     """One attempt that did not do its work. `outcome` is `exit N` or `signal NAME`, or
     OUT_OF_MEMORY, TIMEOUT, NODE_FAIL, CANCELLED, REFUSED, LOST; `cause` is a named one found in the
     log (CUDA out of memory, diverged …); `text` the last traceback or else the last lines;
@@ -40,11 +40,11 @@ class Failure(Part):
     log: str
 
 
-def failures(layout: Layout, number: int | None = None) -> list[Failure]:
+def failures(layout: Layout, number: int | None = None) -> list[FailedAttempt]:
     """The failed attempts of a campaign, or of one of its rounds, the newest last."""
     jobs = [job for job in job_folders(layout)
             if number is None or job.root.parent == layout.round(number).jobs]
-    found: list[Failure] = []
+    found: list[FailedAttempt] = []
     # names repeat in every round: one look per folder of jobs
     for place in dict.fromkeys(job.root.parent for job in jobs):
         seen = survey(job for job in jobs if job.root.parent == place)
@@ -72,7 +72,7 @@ def _wordless(item: Seen, attempt: int, now: float) -> bool:
     return item.state.phase in ("failed", "lost") or fate_unknown(item, now)
 
 
-def _of_job(item: Seen, silent: list[int], said: Accounts) -> Iterator[Failure]:
+def _of_job(item: Seen, silent: list[int], said: Accounts) -> Iterator[FailedAttempt]:
     for attempt in _attempts(item):
         end = item.job.ended(attempt)
         if end is not None:
@@ -92,7 +92,7 @@ def _outcome_of(end: JobEnd) -> str:
     return word if end.by == "scheduler" and word in SLURM_WORDS else f"exit {end.exit_code}"
 
 
-def _silent(item: Seen, attempt: int, said: Accounts) -> Failure:
+def _silent(item: Seen, attempt: int, said: Accounts) -> FailedAttempt:
     """An attempt that left no word: what its ledger, squeue or sacct say."""
     refused = [line for line in item.lines if line.attempt == attempt and line.event == "refused"]
     if refused:
@@ -140,14 +140,14 @@ def _job_id(item: Seen, attempt: int) -> str | None:
 
 def _failure(
     item: Seen, attempt: int, outcome: str, message: str, node: str, requeued: bool
-) -> Failure:
+) -> FailedAttempt:
     job, place = item.job, item.job.root.parents[1].name
     paths = _logs(job, attempt, _job_id(item, attempt))
     texts = [autopsy.log_text(path) for path in paths]
     text = "\n".join(texts)
     times = [path.stat().st_mtime for path in (job.end(attempt), *paths) if path.exists()]
     times = times[:1] or [line.time for line in item.lines if line.attempt == attempt][-1:]
-    return Failure(
+    return FailedAttempt(
         round=int(place.removeprefix("round-")) if place.startswith("round-") else None,
         job=item.spec.name, attempt=attempt, job_id=_job_id(item, attempt), node=node,
         time=times[0], outcome=outcome,
@@ -173,7 +173,7 @@ def _logs(job: JobFolder, attempt: int, job_id: str | None) -> list[Path]:
     return found
 
 
-def show(found: list[Failure], console: Console) -> None:
+def show(found: list[FailedAttempt], console: Console) -> None:
     """Prints one block per failure."""
     if not found:
         console.print("no failure")
@@ -196,4 +196,4 @@ class Failures(Part):
     """What `--json` prints."""
 
     campaign: str
-    failures: list[Failure]
+    failures: list[FailedAttempt]

@@ -1,22 +1,18 @@
 """A campaign's report: the paper's Table 2 and Figure 3, and every round in detail."""
 
 import base64
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from aevo.errors import RecordError
-from aevo.files.documents import write_text
+from aevo.files.documents import write_bytes, write_text
 from aevo.files.paths import Layout
 from aevo.policy.shipping import read_options
 from aevo.records.evidence import CandidateSummary
 from aevo.view import figures
 from aevo.view.trajectory import Trajectory, read_trajectory
 
-RUNS = Path("runs")
 FIGURES = {
     "lb_by_round": "Best leaderboard score of each round (the paper's Figure 3). Faint points are "
     "the round's other submissions; the hollow one is the anchor, which runs the standing recipe "
@@ -41,7 +37,7 @@ def write_report(root: Path, out: Path | None = None) -> Path:
     folder = out or Layout(root).report
     drawn = figures.draw(trajectory)
     for name, themes in drawn.items():
-        _write_bytes(folder / f"{name}.png", themes["light"])
+        write_bytes(folder / f"{name}.png", themes["light"])
     write_text(folder / "report.md", _render("report.md.j2", trajectory, drawn))
     page = folder / "index.html"
     write_text(page, _render("report.html.j2", trajectory, drawn))
@@ -117,25 +113,3 @@ def _cell(text: Any) -> str:
     for plain, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
         line = line.replace(plain, safe)
     return line
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise RecordError(
-            f"cannot write {path} ({error.strerror or error})", "name another folder with --out"
-        ) from error
-
-
-def _summary() -> str:
-    return (__doc__ or "").splitlines()[0]

@@ -18,6 +18,7 @@ from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from aevo.records.plan import Plan
 from aevo.records.scores import Scores
+from aevo.text import one_line
 from aevo.view.autopsy import CONTROL
 from aevo.view.problems import Problem, Problems
 
@@ -180,10 +181,9 @@ def _last_line(log: Path | None) -> str:
 
 
 def _clean(text: str) -> str:
-    """A log's line as a terminal may show it: no control characters, not too long; of a progress
-    bar, its last state."""
+    """A log's line as a terminal may show it; of a progress bar, its last state."""
     lines = [part for part in re.split(r"[\r\n]", text) if part.strip()]
-    return CONTROL.sub("", lines[-1].replace("\t", ""))[:LAST_CHARACTERS] if lines else ""
+    return one_line(CONTROL.sub("", lines[-1]), LAST_CHARACTERS) if lines else ""
 
 
 def _last_dev(here: CandidateLayout) -> float | None:

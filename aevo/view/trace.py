@@ -24,6 +24,7 @@ from aevo.files.documents import read_lines
 from aevo.files.paths import Layout
 from aevo.jobs.folder import JobFolder
 from aevo.records.trace import Event, ToolCall, Usage, total
+from aevo.text import cut
 
 SHORT = 3  # lines of a text that are shown
 WIDTH = 200  # characters of a line that are shown
@@ -56,7 +57,7 @@ def shortened(text: str, full: bool) -> list[str]:
     lines = clean(text).rstrip("\n").split("\n")
     if full:
         return lines
-    shown = [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines[:SHORT]]
+    shown = [cut(line, WIDTH) for line in lines[:SHORT]]
     left = len(lines) - len(shown)
     return [*shown, f"… {left} more lines"] if left > 0 else shown
 

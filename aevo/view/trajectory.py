@@ -4,7 +4,6 @@ Reads records only, and copes with a campaign that is still running: a round wit
 there, marked unfinished. The report and its figures are drawn from this and from nothing else.
 """
 
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ SUBSTRATE_TEXT = (
 
 
 @dataclass(frozen=True)
-class Spent:
+class Expense:
     """What a round's finished candidates spent, summed over their manifests; `control_tokens` and
     `control_dollars` are what the models of collector and meta took besides. Dollars are None where
     they are unknown."""
@@ -44,8 +43,8 @@ class Spent:
     control_tokens: int = 0
     control_dollars: float | None = 0.0
 
-    def __add__(self, other: "Spent") -> "Spent":
-        return Spent(
+    def __add__(self, other: "Expense") -> "Expense":
+        return Expense(
             self.candidates + other.candidates,
             self.trainings + other.trainings,
             self.training_s + other.training_s,
@@ -69,7 +68,7 @@ class RoundStory:
     evidence: Evidence | None
     leaderboard: Leaderboard | None
     discoveries: list[Discovery]
-    spent: Spent
+    spent: Expense
 
     @property
     def mode(self) -> str:
@@ -184,9 +183,9 @@ class Trajectory:
         return boards[-1].decimals if boards else 3
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> Expense:
         """What the whole campaign spent so far."""
-        return sum((story.spent for story in self.rounds), Spent())
+        return sum((story.spent for story in self.rounds), Expense())
 
     def table(self) -> list[Row]:
         """Table 2: row 0 is the substrate, then one row per planned round."""
@@ -259,11 +258,11 @@ def _manifests(found: RoundLayout, plan: Plan) -> Iterator[Manifest]:
             continue  # missing or corrupt is a fact about the candidate, which the evidence states
 
 
-def _spent(manifests: Iterator[Manifest]) -> Spent:
-    whole = Spent()
+def _spent(manifests: Iterator[Manifest]) -> Expense:
+    whole = Expense()
     for manifest in manifests:
         cost = manifest.cost
-        whole += Spent(
+        whole += Expense(
             candidates=1,
             trainings=len(manifest.runs),
             training_s=cost.training_s,
@@ -274,13 +273,13 @@ def _spent(manifests: Iterator[Manifest]) -> Spent:
     return whole
 
 
-def _control(found: RoundLayout, evidence: Evidence | None) -> Spent:
+def _control(found: RoundLayout, evidence: Evidence | None) -> Expense:
     """What the round's collector and meta step asked of a model, as far as it is on record."""
     session = found.meta / "session.json"
     costs = [evidence.prose.cost] if evidence is not None and evidence.prose is not None else []
     costs += [read(Session, session).cost] if session.exists() else []
-    return Spent(control_tokens=sum(cost.tokens_in + cost.tokens_out for cost in costs),
-                 control_dollars=total(cost.dollars for cost in costs))
+    return Expense(control_tokens=sum(cost.tokens_in + cost.tokens_out for cost in costs),
+                   control_dollars=total(cost.dollars for cost in costs))
 
 
 def _base_dev(layout: Layout) -> float | None:

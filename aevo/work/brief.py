@@ -1,6 +1,5 @@
 """What a worker is told."""
 
-
 from aevo.llm.prompts import render
 from aevo.records.plan import CandidatePlan
 from aevo.records.policy import Policy
@@ -8,7 +7,7 @@ from aevo.records.trace import Turn
 from aevo.substrate.catalogue import Move
 
 
-def opening(
+def first_turns(
     policy: Policy, candidate: CandidatePlan, mutable: list[str], moves: list[Move], check: str,
     trainings: int, turns: int,
 ) -> list[Turn]:

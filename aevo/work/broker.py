@@ -4,29 +4,24 @@ An agent names a run by its number and gets back what the records say. It never 
 seed, an item set or a score.
 """
 
-
 from dataclasses import dataclass
 from pathlib import Path
 
-from aevo.config.cluster import ClusterSettings
-from aevo.config.schema import AgentSettings, ModelSettings
-from aevo.config.trainer import EvaluatorSettings, TrainerSettings
 from aevo.errors import AevoError, JobError
-from aevo.evaluate import IntegrityError
 from aevo.evaluate.criterion import Criterion, criterion_of
 from aevo.evaluate.inspection import Inspector
-from aevo.evaluate.proof import check_scores
+from aevo.evaluate.scores import by_checkpoint, read_scores
 from aevo.files import digest, roundlog
-from aevo.files.documents import Part, read
-from aevo.files.paths import CandidateLayout, Layout, RoundLayout, RunLayout
+from aevo.files.documents import Part
+from aevo.files.paths import CandidateLayout, RoundLayout, RunLayout
 from aevo.jobs.ending import cancel
 from aevo.jobs.folder import JobFolder, tail
 from aevo.jobs.state import observe
 from aevo.jobs.submit import submit, wait
 from aevo.plan.graph import evaluation_job, training_job
-from aevo.records.campaign import Campaign
+from aevo.plan.setup import OpenCampaign
 from aevo.records.inspection import Inspection
-from aevo.records.job import JobSpec, Setting
+from aevo.records.job import JobSpec
 from aevo.records.manifest import CheckpointScore
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.scores import Score, Scores
@@ -70,39 +65,25 @@ class Evaluation(Part):
 class Broker:
     """Bound to one candidate; all its state is in that candidate's files."""
 
-    layout: Layout
-    round: RoundLayout
-    campaign: Campaign
+    campaign: OpenCampaign
     plan: Plan
     candidate: CandidatePlan
-    substrate: Substrate
-    model: ModelSettings
-    trainer: TrainerSettings
-    evaluator: EvaluatorSettings
-    cluster: ClusterSettings
-    sandbox: Setting
-    agent: AgentSettings
     trace: Trace
+
+    @property
+    def substrate(self) -> Substrate:
+        """The campaign's own, frozen."""
+        return self.campaign.substrate
+
+    @property
+    def round(self) -> RoundLayout:
+        """The round's folder."""
+        return self.campaign.layout.round(self.plan.round)
 
     @property
     def files(self) -> CandidateLayout:
         """The candidate's folder."""
         return self.round.candidate(self.candidate.id)
-
-    @property
-    def sealed(self) -> list[str]:
-        """The files that no worker may read: in the campaign's copy of the substrate, and in the
-        operator's, which may lie in a folder that every program needs (an environment's `src`).
-        The user's own data is one too: dev and hidden are in it."""
-        source = self.campaign.source_path
-        twins = self.substrate.sealed_in(Path(source)) if source else []
-        own = [self.model.source] if self.model.source else []
-        return [str(path) for path in (*self.substrate.sealed, *twins, *own)]
-
-    @property
-    def rows(self) -> str | None:
-        """The folder of real training rows, which the worker may read, if there are any."""
-        return self.campaign.rows_path
 
     @property
     def trainings(self) -> int:
@@ -138,8 +119,8 @@ class Broker:
             self.substrate.plain_files(self.files.fork)
             load_recipe(self.files.fork / self.substrate.file.recipe)
             self.substrate.fork(run.fork, [], source=self.files.fork)
-        self.substrate.verify(self.campaign.pins.substrate)
-        submit(self.train_spec(number), self.cluster)
+        self.campaign.verify()
+        submit(self.train_spec(number), self.campaign.config.cluster)
         self.trace.note("job", run=number, job=self.train_spec(number).name, seed=self.seed(number))
         self._log(f"run {number} submitted")
         return RunStarted(run=number, trainings_left=self.trainings - number)
@@ -149,7 +130,7 @@ class Broker:
         self._known(number)
         spec = self.train_spec(number)
         try:
-            wait(spec, self.cluster)
+            wait(spec, self.campaign.config.cluster)
         except JobError as error:
             state = observe(JobFolder(Path(spec.folder)))
             self._log(f"run {number} failed: {state.message}")
@@ -172,8 +153,8 @@ class Broker:
     def inspection(self, number: int) -> Inspection:
         """The trusted look at a run that has ended, made once."""
         run = self.files.run(number)
-        inspector = Inspector(self.substrate, Path(self.campaign.base_path),
-                              [self.layout.dev_items, self.layout.hidden_items])
+        inspector = Inspector(self.substrate, Path(self.campaign.base),
+                              [self.campaign.layout.dev_items, self.campaign.layout.hidden_items])
         return inspector.inspect(run, self.train_spec(number), self.seed(number))
 
     def settle(self, number: int) -> str:
@@ -205,8 +186,8 @@ class Broker:
         if not found.adapters:
             raise BrokerError(f"run {number} left no checkpoint that counts",
                               "; ".join(found.refused.values()))
-        self.substrate.verify(self.campaign.pins.substrate)
-        wait(self.evaluate_spec(number), self.cluster)
+        self.campaign.verify()
+        wait(self.evaluate_spec(number), self.campaign.config.cluster)
         scores = self.scores(number)
         criterion = self.criterion(number)
         chosen = criterion.choose(self.checkpoint_scores(number))
@@ -235,15 +216,8 @@ class Broker:
         Raises:
             JobError: the scores are of other items or adapters, or older than the run.
         """
-        path, found = self.files.run(number).scores, self.inspection(number)
-        scores = read(Scores, path)
-        try:
-            check_scores(scores, found.adapters, self.campaign.pins.dev_items,
-                         written=path.stat().st_mtime,
-                         trained=found.proof.ended if found.proof else None)
-        except IntegrityError as error:
-            raise JobError(f"{path}: {error}") from error
-        return scores
+        return read_scores(self.files.run(number), self.inspection(number),
+                           self.campaign.record.pins.dev_items)
 
     def criterion(self, number: int) -> Criterion:
         """The checkpoint criterion in the recipe that run `number` used."""
@@ -251,37 +225,17 @@ class Broker:
 
     def checkpoint_scores(self, number: int) -> list[CheckpointScore]:
         """Scored checkpoints of a run in step order, without those the evaluator refused."""
-        criterion, scores = self.criterion(number), self.scores(number)
-        found = []
-        result = self.inspection(number).result
-        for item in result.checkpoints if result else []:
-            name = Path(item.path).name
-            score = scores.scores.get(name)
-            if score is None or score.dev is None or score.adapter_sha256 is None:
-                continue
-            found.append(CheckpointScore(
-                name=name, step=item.step, dev=score.dev, domains=score.domains,
-                selection_score=criterion.score(score, item.step),
-                adapter_sha256=score.adapter_sha256,
-            ))
-        return sorted(found, key=lambda item: item.step)
+        return by_checkpoint(self.inspection(number), self.scores(number), self.criterion(number))
 
     def train_spec(self, number: int) -> JobSpec:
         """The training job of run `number`: data, then training, in the snapshot."""
-        return training_job(
-            self.round, self.files.run(number), self.substrate, self.model, self.trainer,
-            self.campaign.base_path, self.seed(number), self.campaign.name, self.sandbox,
-            self.sealed, self.rows,
-        )
+        return training_job(self.campaign, self.files.run(number), self.seed(number))
 
     def evaluate_spec(self, number: int) -> JobSpec:
         """The evaluation job of run `number`: the pristine substrate, no code of the fork."""
         run = self.files.run(number)
         adapters = {name: run.adapter(name) for name in self.inspection(number).adapters}
-        return evaluation_job(
-            self.layout, self.round, run, self.substrate, self.model, self.evaluator,
-            self.campaign.base_path, adapters, self.campaign.name,
-        )
+        return evaluation_job(self.campaign, run, adapters)
 
     def _known(self, number: int) -> RunLayout:
         if number not in self.runs():

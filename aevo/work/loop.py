@@ -9,7 +9,6 @@ When a budget is spent the model gets one more turn to finish in its own words; 
 and the manifest is written from the records.
 """
 
-
 from dataclasses import dataclass
 
 from aevo.llm.model import Model

@@ -186,10 +186,10 @@ class Toolbox:
         return f"{given.path} edited"
 
     def _run(self, given: Shell) -> str:
-        rows = self.broker.rows
-        code, output = run_shell(
-            given.command, self.fork, [str(self.frozen), *([rows] if rows else [])],
-            self.broker.sealed, self.broker.sandbox, given.timeout_s)
+        campaign = self.broker.campaign
+        rows = [campaign.rows] if campaign.rows else []
+        code, output = run_shell(given.command, self.fork, [str(self.frozen), *rows],
+                                 campaign.sealed, campaign.config.sandbox, given.timeout_s)
         return f"{code}\n{output}"
 
     def _train(self, given: Nothing) -> str:

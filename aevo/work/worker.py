@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from aevo.config.agent import EndpointSettings
-from aevo.config.schema import Config
 from aevo.errors import AevoError
 from aevo.files import roundlog
 from aevo.files.documents import finished, read, write_json
@@ -21,16 +20,15 @@ from aevo.files.paths import Layout, RoundLayout
 from aevo.jobs.usage import gpu_hours, queue_seconds
 from aevo.llm.model import Model
 from aevo.plan.graph import data_step
+from aevo.plan.setup import OpenCampaign
 from aevo.policy import document
-from aevo.records.campaign import Campaign
 from aevo.records.change import Change
 from aevo.records.manifest import CheckpointScore, Cost, Manifest, Selected, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.trace import Trace
 from aevo.substrate.catalogue import Move
 from aevo.substrate.catalogue import load as load_catalogue
-from aevo.substrate.frozen import open_substrate
-from aevo.work.brief import opening
+from aevo.work.brief import first_turns
 from aevo.work.broker import Broker
 from aevo.work.budget import Meter
 from aevo.work.loop import run_loop
@@ -54,8 +52,8 @@ def main(arguments: list[str]) -> None:
     toolbox = Toolbox(broker.files.fork, broker.substrate, broker)
     trace.note("start", attempt_pid=os.getpid())
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
-    first = opening(standing_policy, broker.candidate, broker.substrate.file.mutable, moves, check,
-                    broker.trainings, budget.turns)
+    first = first_turns(standing_policy, broker.candidate, broker.substrate.file.mutable, moves,
+                        check, broker.trainings, budget.turns)
     meter = Meter(budget, trace, lambda: waited(files, name, trace),
                   lambda: gpu_hours(files.jobs.glob(f"{name}-*"), time.time()))
     outcome = run_loop(model, toolbox, trace, first, meter)
@@ -75,16 +73,9 @@ def waited(files: RoundLayout, candidate: str, trace: Trace) -> float:
 def open_broker(layout: Layout, number: int, name: str) -> Broker:
     """The broker of one planned candidate."""
     files = layout.round(number)
-    campaign = read(Campaign, layout.campaign)
-    config = read(Config, files.config)
     plan = read(Plan, files.plan)
-    return Broker(
-        layout=layout, round=files, campaign=campaign, plan=plan, candidate=plan.candidate(name),
-        substrate=open_substrate(Path(campaign.substrate_path)), model=config.model,
-        trainer=config.trainer, evaluator=config.evaluator, cluster=config.cluster,
-        sandbox=config.sandbox, agent=config.agent,
-        trace=Trace(files.candidate(name).trace),
-    )
+    return Broker(OpenCampaign.read(layout, number), plan, plan.candidate(name),
+                  Trace(files.candidate(name).trace))
 
 
 def assigned_moves(broker: Broker) -> list[Move]:
@@ -97,7 +88,7 @@ def assigned_moves(broker: Broker) -> list[Move]:
 
 def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
     """The agent the campaign is configured with."""
-    agent = broker.agent
+    agent = broker.campaign.config.agent
     if isinstance(agent, EndpointSettings):
         from aevo.llm.client import OpenAIModel  # `openai` is half of a start's imports
 
@@ -114,8 +105,7 @@ def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
 
 def check_command(broker: Broker) -> str:
     """Shell command that builds the fork's data set into scratch space."""
-    step = data_step(broker.substrate, broker.files.fork, broker.model, broker.seed(1), "SCRATCH",
-                     broker.rows)
+    step = data_step(broker.campaign, broker.files.fork, broker.seed(1), "SCRATCH")
     return shlex.join(step.argv).replace("SCRATCH", '"$TMPDIR/check"')
 
 
@@ -158,7 +148,7 @@ def build_manifest(
         move=finish.move if finish else None,
         change=chosen.change if chosen else Change(),
         recipe_sha256=chosen.recipe_sha256 if chosen else substrate.recipe_sha256(files.fork),
-        substrate_sha256=broker.campaign.pins.substrate,
+        substrate_sha256=broker.campaign.record.pins.substrate,
         runs=runs, selected=selected, claims=claims(finish, reason), agent=agent,
         cost=Cost(turns=turns, tokens_in=usage.tokens_in, tokens_out=usage.tokens_out,
                   dollars=usage.dollars, training_s=round(sum(run.seconds for run in runs), 2),

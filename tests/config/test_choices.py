@@ -11,6 +11,7 @@ from aevo.config.trainer import EvaluatorSettings, TrainerSettings, placeholders
 from aevo.errors import ConfigError, SubstrateError
 from aevo.files.paths import Layout
 from aevo.plan.graph import baseline_job, evaluation_job, training_job
+from aevo.plan.setup import Setup
 from aevo.records.job import JobSpec, Resources
 from aevo.start.command import CONF
 from aevo.substrate.frozen import DEFAULT, Substrate, open_substrate
@@ -30,10 +31,17 @@ def configured(*overrides: str) -> Config:
         return load(compose("config", overrides=list(overrides)))
 
 
+def setup_of(config: Config, stack: Substrate, folder: Path) -> Setup:
+    return Setup(Layout(folder), "c", config, stack, "/base", None)
+
+
 def training(config: Config, stack: Substrate, folder: Path) -> JobSpec:
-    files = Layout(folder).round(1)
-    return training_job(files, files.candidate("c00").run(1), stack, config.model, config.trainer,
-                        "/base", 7, "c", "auto", [])
+    setup = setup_of(config, stack, folder)
+    return training_job(setup, setup.layout.round(1).candidate("c00").run(1), 7)
+
+
+def scoring(setup: Setup, folder: Path) -> JobSpec:
+    return evaluation_job(setup, setup.layout.round(1).candidate("c00").run(1), {"a": folder})
 
 
 def test_the_first_way_is_the_default(stack: Substrate, tmp_path: Path) -> None:
@@ -66,10 +74,7 @@ def test_peft_is_as_it_was(stack: Substrate, tmp_path: Path) -> None:
 
 def test_the_evaluator_is_chosen(stack: Substrate, tmp_path: Path) -> None:
     config = configured("evaluator=hf")
-    layout = Layout(tmp_path)
-    files = layout.round(1)
-    job = evaluation_job(layout, files, files.candidate("c00").run(1), stack, config.model,
-                         config.evaluator, "/base", {"a": tmp_path}, "c")
+    job = scoring(setup_of(config, stack, tmp_path), tmp_path)
     assert "--decoder hf --max-new 48" in " ".join(job.steps[0].argv)
 
 
@@ -79,10 +84,8 @@ def test_vllm_gets_its_command_in_one_word_and_the_challenges_settings(
     config = configured("evaluator=vllm", "evaluator.options.tensor_parallel=4",
                         "evaluator.options.command='apptainer exec --nv vllm.sif python3'",
                         "evaluator.options.extra='{\"kv_cache_dtype\": \"fp8\"}'")
-    layout = Layout(tmp_path)
-    files = layout.round(1)
-    argv = evaluation_job(layout, files, files.candidate("c00").run(1), stack, config.model,
-                          config.evaluator, "/base", {"a": tmp_path}, "c").steps[0].argv
+    setup = setup_of(config, stack, tmp_path)
+    argv = scoring(setup, tmp_path).steps[0].argv
     assert argv[argv.index("--command") + 1] == "apptainer exec --nv vllm.sif python3"
     assert argv[argv.index("--max-new") + 1] == "7680"
     engine = [argv[i + 1] for i, word in enumerate(argv) if word == "--engine"]
@@ -93,9 +96,9 @@ def test_vllm_gets_its_command_in_one_word_and_the_challenges_settings(
         'extra={"kv_cache_dtype": "fp8"}',
     ]
     assert argv[-2:] == ["--adapter", f"a={tmp_path}"]
-    base = baseline_job(layout, stack, config.model, config.evaluator, "/base", "c", "code")
+    base = baseline_job(setup, "code")
     assert base.steps[0].argv[-1] == "--include-base"
-    assert base.steps[0].argv[:-1] == [*argv[:8], str(layout.baseline), *argv[9:-2]]
+    assert base.steps[0].argv[:-1] == [*argv[:8], str(setup.layout.baseline), *argv[9:-2]]
 
 
 def test_null_leaves_the_models_own_needs() -> None:

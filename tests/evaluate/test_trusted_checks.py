@@ -21,7 +21,8 @@ from aevo.evaluate import IntegrityError
 from aevo.evaluate.adapters import Limits, check_adapter, copy_adapter, take_adapter
 from aevo.evaluate.outputs import OutputLimits, check_output
 from aevo.evaluate.overlap import overlap
-from aevo.evaluate.proof import check_scores, prove_run
+from aevo.evaluate.proof import prove_run
+from aevo.evaluate.scores import check_scores
 from aevo.files.documents import append_line, write_json
 from aevo.files.paths import RunLayout
 from aevo.jobs.folder import JobFolder

@@ -24,8 +24,9 @@ from aevo.leaderboard.archive import ArchiveError, Rules, check_archive, judge, 
 from aevo.leaderboard.configured import check, described, open_board
 from aevo.leaderboard.external import ExternalBoard
 from aevo.leaderboard.file_site import FileSite
+from aevo.plan.setup import OpenCampaign
 from aevo.records.campaign import Campaign
-from aevo.records.leaderboard import Leaderboard, LedgerLine, Request
+from aevo.records.leaderboard import Leaderboard, Request, SubmissionLine
 from aevo.substrate.frozen import DEFAULT, open_substrate
 from tests.conftest import Cli
 from tests.support.board_support import (
@@ -68,15 +69,15 @@ class Desk:
                 os.utime(folder / "score.json", (1, 1))  # not just being written
 
     def collect(self) -> Leaderboard:
-        board = open_board(read(Campaign, self.layout.campaign), self.layout)
+        board = open_board(OpenCampaign.read(self.layout))
         assert isinstance(board, ExternalBoard)
         clock = self.clock.clock
         board.clock = type(clock)(clock.now, self.sleep)
         collector.collect(self.layout, 1, board)
         return read(Leaderboard, self.layout.round(1).leaderboard)
 
-    def ledger(self) -> list[LedgerLine]:
-        return read_lines(LedgerLine, self.layout.board / "ledger.jsonl")
+    def ledger(self) -> list[SubmissionLine]:
+        return read_lines(SubmissionLine, self.layout.board / "ledger.jsonl")
 
 
 def answer(score: object = 0.8, sha: str = "SHA", **more: object) -> str:
@@ -192,7 +193,7 @@ def test_a_command_that_is_not_there_stops_with_one_line(tmp_path: Path) -> None
     settings = configuration(*FILE, "leaderboard.command=[/no/such/program]").leaderboard
     assert isinstance(settings, FileSettings)
     layout = make_campaign(tmp_path / "camp", paper_world(), *FILE)
-    board = ExternalBoard(read(Campaign, layout.campaign), layout, settings,
+    board = ExternalBoard(OpenCampaign.read(layout), settings,
                           FileSite(settings, layout.board / "outbox"), 0.0, FakeClock().clock)
     with pytest.raises(ConfigError, match="/no/such/program"):
         collector.collect(layout, 1, board)

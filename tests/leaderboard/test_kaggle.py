@@ -28,10 +28,11 @@ from aevo.leaderboard.external import ExternalBoard
 from aevo.leaderboard.kaggle.failure import of_status
 from aevo.leaderboard.kaggle.site import KaggleSite
 from aevo.leaderboard.site import BoardError
+from aevo.plan.setup import OpenCampaign
 from aevo.records.campaign import Campaign
 from aevo.records.evidence import Evidence
 from aevo.records.job import JobSpec
-from aevo.records.leaderboard import Leaderboard, LedgerLine
+from aevo.records.leaderboard import Leaderboard, SubmissionLine
 from aevo.view.trajectory import read_trajectory
 from tests.conftest import until
 from tests.support.board_support import (
@@ -94,7 +95,7 @@ class Bench:
     def board(self, **changes: float) -> ExternalBoard:
         settings = self.settings().model_copy(update=changes)
         return ExternalBoard(
-            read(Campaign, self.layout.campaign), self.layout, settings,
+            OpenCampaign.read(self.layout), settings,
             KaggleSite(settings, self.clock.sleep), settings.quota_wait_s, self.clock.clock)
 
     def collect(self, number: int = 1, **changes: float) -> Leaderboard:
@@ -104,8 +105,8 @@ class Bench:
     def record(self, number: int = 1) -> Leaderboard:
         return read(Leaderboard, self.layout.round(number).leaderboard)
 
-    def ledger(self) -> list[LedgerLine]:
-        return read_lines(LedgerLine, self.layout.board / "ledger.jsonl")
+    def ledger(self) -> list[SubmissionLine]:
+        return read_lines(SubmissionLine, self.layout.board / "ledger.jsonl")
 
 
 @pytest.fixture

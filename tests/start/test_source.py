@@ -16,6 +16,7 @@ from aevo.files.documents import read
 from aevo.files.paths import Layout
 from aevo.jobs.foreground import run_here
 from aevo.plan.cancel import cancel_all
+from aevo.plan.setup import OpenCampaign
 from aevo.records.campaign import Campaign
 from aevo.records.inspection import Inspection
 from aevo.records.job import JobSpec, Step
@@ -193,7 +194,7 @@ def test_an_honest_worker_builds_its_data_and_the_file_is_hidden_wherever_it_lie
     tools = Toolbox(broker.files.fork, broker.substrate, broker)
     said = tools._run(Shell(command=check_command(broker), timeout_s=60))
     assert said.startswith("exit code 0") and "real {" in said, said
-    assert str(source) in broker.sealed
+    assert str(source) in broker.campaign.sealed
     spec: JobSpec = broker.train_spec(1)
     for step in spec.steps:
         assert step.confine is not None and str(source) in step.confine.hide
@@ -207,7 +208,7 @@ def test_rows_that_were_tampered_with_stop_the_campaign(layout: Layout) -> None:
     from aevo.errors import SubstrateError
     from aevo.start.opening import verify
 
-    campaign = read(Campaign, layout.campaign)
+    campaign = OpenCampaign.read(layout)
     verify(campaign)
     path = layout.rows / "train.jsonl"
     before = path.read_text()

@@ -87,6 +87,8 @@ def make_campaign(root: Path, world: World, *overrides: str) -> Layout:
 def add_round(layout: Layout, number: int, world: World) -> None:
     """A round whose workers have ended."""
     write_round(layout, number, world)
+    write_yaml(layout.round(number).config,
+               Config.model_validate(read(Campaign, layout.campaign).config))
     for path in sorted(layout.round(number).root.glob("c*/manifest.json")):
         manifest = read(Manifest, path)
         assert manifest.selected is not None

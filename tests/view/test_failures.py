@@ -9,7 +9,7 @@ import pytest
 from aevo.files.documents import write_text
 from aevo.jobs.folder import JobFolder
 from aevo.view import autopsy
-from aevo.view.failures import Failure, failures
+from aevo.view.failures import FailedAttempt, failures
 from tests.conftest import Cli
 from tests.support.job_records import FakeSlurm, Jobs, fake, jobs
 
@@ -24,7 +24,7 @@ ValueError: bad recipe"""
 OURS = TRACEBACK.replace("ValueError: bad recipe", "aevo.errors.JobError: c00-train-1: exit 1")
 
 
-def only(jobs: Jobs) -> Failure:
+def only(jobs: Jobs) -> FailedAttempt:
     found = failures(jobs.layout)
     assert len(found) == 1, found
     return found[0]
@@ -209,6 +209,7 @@ def test_scheduler_away_still_shows_the_records(jobs: Jobs, fake: FakeSlurm) -> 
 
 def test_command_lists_blocks_newest_last(cli: Cli) -> None:
     jobs = Jobs(cli.folder)
+    write_text(jobs.layout.campaign, "")
 
     def listed(*more: str) -> "subprocess.CompletedProcess[str]":
         return cli.plain("failures", str(jobs.layout.root), *more)

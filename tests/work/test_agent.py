@@ -16,7 +16,7 @@ from aevo.records.plan import Budget, Plan
 from aevo.records.policy import MoveRef
 from aevo.records.trace import ToolCall, Trace, Turn
 from aevo.substrate.catalogue import Move, load
-from aevo.work.brief import opening
+from aevo.work.brief import first_turns
 from aevo.work.budget import Meter
 from aevo.work.loop import run_loop
 from aevo.work.scripted import ScriptedModel
@@ -165,7 +165,7 @@ def test_loop_cut_at_any_turn_ends_the_same(finished_round: Cli, tmp_path: Path)
         model = ScriptedModel(moves, 1, "recipe.yaml", check, broker.candidate.agent_seed)
         tools = Toolbox(broker.files.fork, broker.substrate, broker)
         mutable = broker.substrate.file.mutable
-        first = opening(policy, broker.candidate, mutable, moves, check, 2, 40)
+        first = first_turns(policy, broker.candidate, mutable, moves, check, 2, 40)
         meter = Meter(broker.plan.budget, broker.trace)
         outcome = run_loop(model, tools, broker.trace, first, meter)
         manifest = build_manifest(broker, tools.finish_call, outcome.reason, model.name)
@@ -215,7 +215,9 @@ def test_an_endpoint_that_is_down_shows_in_the_rounds_log_and_the_workers(
     with FakeOpenAI(says_hello) as server:
         server.faults.add(overloaded(times=2))
         agent = EndpointSettings(base_url=server.url, model=server.model)
-        build_model(replace(broker, agent=agent), [], "").complete(OPENING, [])
+        config = broker.campaign.config.model_copy(update={"agent": agent})
+        asked = replace(broker, campaign=replace(broker.campaign, config=config))
+        build_model(asked, [], "").complete(OPENING, [])
     log, again = broker.round.log.read_text(), "the endpoint answers again"
     assert "c01        waiting for the endpoint: server: HTTP 503" in log
     assert f"c01        {again}" in log
@@ -248,7 +250,7 @@ def test_a_stacks_worker_is_asked_for_all_of_it_together(finished_round: Cli) ->
     brief = brief_for(refs, catalogue, "undecided alone")
     plan = read(Plan, layout.round(1).plan).candidate("c01").model_copy(update={"axis": brief})
     moves = catalogue.assigned(brief)
-    turns = opening(read_policy(layout, 1), plan, ["data"], moves, "check", 2, 40)
+    turns = first_turns(read_policy(layout, 1), plan, ["data"], moves, "check", 2, 40)
     text = turns[-1].content
     assert "Make all of it together" in text and "steps/longer" in text
     assert "data.noise=0; train.steps=600" in text and "have not been tried" not in text
@@ -257,7 +259,7 @@ def test_a_stacks_worker_is_asked_for_all_of_it_together(finished_round: Cli) ->
 def test_prompt_tells_a_worker_nothing_of_the_others(finished_round: Cli) -> None:
     layout = finished_round.layout()
     plan = read(Plan, layout.round(1).plan)
-    turns = opening(read_policy(layout, 1), plan.candidate("c01"), ["data"], [], "check", 2, 40)
+    turns = first_turns(read_policy(layout, 1), plan.candidate("c01"), ["data"], [], "check", 2, 40)
     text = " ".join(turn.content for turn in turns)
     assert "schedule" in text and "maximise dev" in text
     assert "c00" not in text and "c02" not in text and "hidden" not in text

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from aevo.leaderboard.site import BoardError, one_line
+from aevo.leaderboard.site import BoardError, foreign
 
 # May pass by itself, so the call is repeated.
 PASSING = ("html", "connection", "rate", "server", "timeout", "odd")
@@ -60,7 +60,7 @@ SAYS = {
 }
 
 
-class Failure(NamedTuple):
+class KaggleFailure(NamedTuple):
     """One failed call. `text` is what was said, without credentials."""
 
     kind: str
@@ -70,34 +70,34 @@ class Failure(NamedTuple):
     def error(self, competition: str) -> BoardError:
         """As one line for the user."""
         says = SAYS[self.kind].format(competition=competition)
-        text = one_line(self.text)
+        text = foreign(self.text)
         return BoardError(f"{says}: {text}" if text else says,
                           MENDS[self.kind].format(competition=competition),
                           lasting=self.kind not in PASSING)
 
 
-def of_status(status: int, body: str, retry_after: str | None) -> Failure:
+def of_status(status: int, body: str, retry_after: str | None) -> KaggleFailure:
     """An answer that is an error, by its status and what its body says."""
     page = "<html" in body[:2000].lower() or "<!doctype" in body[:200].lower()
     text = f"status {status}, a web page" if page else message_of(body) or f"status {status}"
     wait = float(retry_after) if retry_after and retry_after.strip().isdigit() else None
     if status == 429:
-        return Failure("rate", text, wait)
+        return KaggleFailure("rate", text, wait)
     if status >= 500:
-        return Failure("server", f"{status}: {text}" if not page else text, wait)
+        return KaggleFailure("server", f"{status}: {text}" if not page else text, wait)
     if page and status != 404:
-        return Failure("html", text)
+        return KaggleFailure("html", text)
     if status == 401:
-        return Failure("credentials", text)
+        return KaggleFailure("credentials", text)
     if status == 404:
-        return Failure("missing", text)
+        return KaggleFailure("missing", text)
     if QUOTA.search(text):
-        return Failure("quota", text)
+        return KaggleFailure("quota", text)
     if status == 403 and RULES.search(text):
-        return Failure("rules", text)
+        return KaggleFailure("rules", text)
     if CLOSED.search(text):
-        return Failure("closed", text)
-    return Failure("forbidden" if status == 403 else "rejected", text)
+        return KaggleFailure("closed", text)
+    return KaggleFailure("forbidden" if status == 403 else "rejected", text)
 
 
 def message_of(body: str) -> str:
@@ -105,10 +105,10 @@ def message_of(body: str) -> str:
     try:
         data: Any = json.loads(body)
     except ValueError:
-        return one_line(body)
+        return foreign(body)
     if isinstance(data, dict):
         found = data.get("message") or data.get("error") or ""
         if isinstance(found, dict):
             found = found.get("message", "")
-        return one_line(str(found))
-    return one_line(body)
+        return foreign(str(found))
+    return foreign(body)

@@ -19,17 +19,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aevo.files import secrets
-from aevo.leaderboard.kaggle.failure import Failure, of_status
+from aevo.leaderboard.kaggle.failure import KaggleFailure, of_status
 
 PR_SET_PDEATHSIG = 1
 PAGE = 100
 SECRETS = ("KAGGLE_KEY", "KAGGLE_API_TOKEN")
 
 
-class Problem(Exception):
+class Failed(Exception):
     """A question that failed, classified."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: KaggleFailure) -> None:
         self.failure = failure
         super().__init__(failure.text)
 
@@ -45,17 +45,17 @@ class Conversation:
         try:
             import kaggle
         except ImportError as error:
-            raise Problem(Failure("package", str(error))) from error
+            raise Failed(KaggleFailure("package", str(error))) from error
         except OSError as error:  # it makes its folder of settings when it is imported
-            raise Problem(Failure("package", f"{error.strerror}: {error.filename}; set "
+            raise Failed(KaggleFailure("package", f"{error.strerror}: {error.filename}; set "
                                   "KAGGLE_CONFIG_DIR to a folder that can be written")) from error
         self.api = kaggle.api
         if self.api.get_config_value("auth_method") is None:
             try:
                 self.api.authenticate()
             except SystemExit as error:
-                raise Problem(Failure("credentials", "none were found, or the token has expired")
-                              ) from error
+                raise Failed(KaggleFailure(
+                    "credentials", "none were found, or the token has expired")) from error
         return {"user": self.api.get_config_value("username") or ""}
 
     def competition(self, competition: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Conversation:
         """Uploads and submits one file."""
         found = self.api.competition_submit(file, message, competition, quiet=True)
         if found.message == self.api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
-            raise Problem(Failure("connection", "the upload was not completed"))
+            raise Failed(KaggleFailure("connection", "the upload was not completed"))
         return {"ref": str(found.ref or ""), "message": found.message or ""}
 
     @contextlib.contextmanager
@@ -134,25 +134,25 @@ class Conversation:
         try:
             result: dict[str, Any] = getattr(self, question.pop("ask"))(**question)
             return {"ok": result}
-        except Problem as problem:
+        except Failed as problem:
             failure = problem.failure
         except requests.exceptions.JSONDecodeError:
-            failure = Failure("html")
+            failure = KaggleFailure("html")
         except requests.RequestException as error:
             failure = _of_request(error)
         except json.JSONDecodeError:
-            failure = Failure("html")
+            failure = KaggleFailure("html")
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # the package's parsing
-            failure = Failure("odd", f"{type(error).__name__}: {error}")
+            failure = KaggleFailure("odd", f"{type(error).__name__}: {error}")
         except OSError as error:
-            failure = Failure("connection", str(error))
+            failure = KaggleFailure("connection", str(error))
         return {"failure": failure._replace(text=self.clean(failure.text))._asdict()}
 
 
-def _of_request(error: Any) -> Failure:
+def _of_request(error: Any) -> KaggleFailure:
     response = error.response
     if response is None:
-        return Failure("connection", type(error).__name__)
+        return KaggleFailure("connection", type(error).__name__)
     return of_status(response.status_code, response.text, response.headers.get("Retry-After"))
 
 

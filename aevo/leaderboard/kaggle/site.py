@@ -16,8 +16,8 @@ from aevo.config.leaderboard import KaggleSettings
 from aevo.errors import ConfigError
 from aevo.files.paths import CHECKOUT
 from aevo.jobs.environment import package_first
-from aevo.leaderboard.kaggle.failure import PASSING, Failure
-from aevo.leaderboard.site import Posted, Refused, one_line, utc
+from aevo.leaderboard.kaggle.failure import PASSING, KaggleFailure
+from aevo.leaderboard.site import Posted, Refused, foreign, utc
 from aevo.leaderboard.submissions import day
 from aevo.records.leaderboard import Daily, Request, Standing
 
@@ -39,7 +39,7 @@ class KaggleSite:
                               "leaderboard=kaggle leaderboard.competition=SLUG, the last part of "
                               "the competition's address")
         self.settings, self.competition, self._sleep = settings, settings.competition, sleep
-        self._session: Session | None = None
+        self._session: KaggleProcess | None = None
 
     @property
     def settle_s(self) -> float:
@@ -56,11 +56,11 @@ class KaggleSite:
         found = self._call("competition", tries=2)
         name = self.competition
         if found["code_only"]:
-            raise Failure("closed", "it takes notebooks only, no files").error(name)
+            raise KaggleFailure("closed", "it takes notebooks only, no files").error(name)
         if found["disabled"]:
-            raise Failure("closed").error(name)
+            raise KaggleFailure("closed").error(name)
         if not found["entered"]:
-            raise Failure("rules", "this account has not entered it").error(name)
+            raise KaggleFailure("rules", "this account has not entered it").error(name)
         self._call("limits", tries=2)
         return found
 
@@ -85,7 +85,7 @@ class KaggleSite:
 
     def post(self, archive: Path, request: Request) -> str:
         """Submits; after an answer that was lost, looks for the submission before trying again."""
-        failure = Failure("odd")
+        failure = KaggleFailure("odd")
         for attempt in range(self.settings.retries + 1):
             if attempt:
                 self._pause(attempt, failure)
@@ -94,11 +94,11 @@ class KaggleSite:
                     return found.reference
             answer = self._ask("submit", self.settings.upload_timeout_s, file=str(archive),
                                message=request.description, competition=self.competition)
-            if not isinstance(answer, Failure):
+            if not isinstance(answer, KaggleFailure):
                 return str(answer["ref"])
             failure = answer
             if failure.kind in ("quota", "rejected"):
-                raise Refused(one_line(failure.text), exhausted=failure.kind == "quota")
+                raise Refused(foreign(failure.text), exhausted=failure.kind == "quota")
             if failure.kind not in PASSING:
                 break
         raise failure.error(self.competition)
@@ -138,47 +138,47 @@ class KaggleSite:
 
     def _call(self, question: str, tries: int | None = None, **words: Any) -> dict[str, Any]:
         """Asks until there is an answer, or a failure that does not pass, or patience ends."""
-        failure = Failure("odd")
+        failure = KaggleFailure("odd")
         for attempt in range(tries or self.settings.retries + 1):
             if attempt:
                 self._pause(attempt, failure)
             answer = self._ask(question, self.settings.timeout_s,
                                competition=self.competition, **words)
-            if not isinstance(answer, Failure):
+            if not isinstance(answer, KaggleFailure):
                 return answer
             failure = answer
             if failure.kind not in PASSING:
                 break
         raise failure.error(self.competition)
 
-    def _pause(self, attempt: int, failure: Failure) -> None:
+    def _pause(self, attempt: int, failure: KaggleFailure) -> None:
         wait = failure.retry_after_s
         if wait is None:
             wait = self.settings.backoff_s * 2 ** (attempt - 1)
         self._sleep(min(wait, LONGEST_PAUSE_S))
 
-    def _ask(self, question: str, limit_s: float, **words: Any) -> dict[str, Any] | Failure:
+    def _ask(self, question: str, limit_s: float, **words: Any) -> dict[str, Any] | KaggleFailure:
         """One question; a conversation that ended is begun anew.
 
         Raises:
             BoardError: there is no package, or there are no credentials that Kaggle takes.
         """
         if self._session is None:
-            session = Session()
+            session = KaggleProcess()
             answer = session.ask({"ask": "open"}, self.settings.timeout_s + STARTED_S)
-            if isinstance(answer, Failure):
+            if isinstance(answer, KaggleFailure):
                 session.close()
                 if answer.kind in PASSING:
                     return answer
                 raise answer.error(self.competition)
             self._session = session
         answer = self._session.ask({"ask": question, **words}, limit_s)
-        if isinstance(answer, Failure) and not self._session.alive:
+        if isinstance(answer, KaggleFailure) and not self._session.alive:
             self.close()
         return answer
 
 
-class Session:
+class KaggleProcess:
     """The process that talks (`aevo.leaderboard.kaggle.session`)."""
 
     def __init__(self) -> None:
@@ -194,11 +194,11 @@ class Session:
         """False once the process has ended."""
         return self._process.poll() is None
 
-    def ask(self, question: dict[str, Any], limit_s: float) -> dict[str, Any] | Failure:
+    def ask(self, question: dict[str, Any], limit_s: float) -> dict[str, Any] | KaggleFailure:
         """The answer, or why there is none; a process that is silent for too long is killed."""
         sink, source = self._process.stdin, self._process.stdout
         if sink is None or source is None:  # never: both are pipes
-            return Failure("odd", "no pipes")
+            return KaggleFailure("odd", "no pipes")
         with contextlib.suppress(BrokenPipeError):  # then there is no answer either
             sink.write(json.dumps(question).encode() + b"\n")
             sink.flush()
@@ -208,18 +208,18 @@ class Session:
             while not line.endswith(b"\n"):
                 if not selector.select(max(0.0, end - time.monotonic())):
                     self.close()
-                    return Failure("timeout", f"nothing for {limit_s:g} s")
+                    return KaggleFailure("timeout", f"nothing for {limit_s:g} s")
                 piece = os.read(source.fileno(), 1 << 16)
                 if not piece:
                     self.close()
-                    return Failure("odd", "the kaggle package ended without an answer; try "
+                    return KaggleFailure("odd", "the kaggle package ended without an answer; try "
                                    "`kaggle competitions list`")
                 line += piece
         answer = json.loads(line)
         if "ok" in answer:
             found: dict[str, Any] = answer["ok"]
             return found
-        return Failure(**answer["failure"])
+        return KaggleFailure(**answer["failure"])
 
     def close(self) -> None:
         """Ends the process now."""

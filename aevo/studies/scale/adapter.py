@@ -1,6 +1,5 @@
 """LoRA: which matrices carry an adapter, how many parameters that is, and the size of its file."""
 
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -4,7 +4,6 @@ A decoding step reads the weights that its rows need once; where the host launch
 itself (transformers without CUDA graphs) its time counts instead, if it is longer.
 """
 
-
 from dataclasses import dataclass
 
 from aevo.config.schema import Config

@@ -167,16 +167,6 @@ def active(model: Architecture, embeddings: bool = True) -> int:
                        if embeddings and weight.group in ("embedding", "head"))
 
 
-def by_group(model: Architecture) -> dict[str, int]:
-    """Parameters by what they belong to, multi-token prediction as a whole."""
-    found: dict[str, int] = {}
-    for weight in weights(model):
-        found[weight.group] = found.get(weight.group, 0) + weight.parameters
-    if model.mtp:
-        found["mtp"] = sum(weight.parameters for weight in prediction(model))
-    return {group: count for group, count in found.items() if count}
-
-
 def _vector(group: str, size: int, split: Split = "whole") -> Weight:
     return Weight(group, None, 1, size, split)
 

@@ -1,6 +1,5 @@
 """What the sheets assume where no file says it; each can be set on the command line."""
 
-
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from aevo.files.documents import Part

@@ -1,7 +1,6 @@
 """GPU-hours and file traffic of a round: the anchor's seeds, the explorers' trainings, an
 evaluation of every checkpoint on dev, and the leaderboard's."""
 
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from aevo.studies.scale import storage
 from aevo.studies.scale.answering import Evaluation
 from aevo.studies.scale.architecture import Architecture
 from aevo.studies.scale.assumptions import Assumptions
-from aevo.studies.scale.parallel import Layout, resources
+from aevo.studies.scale.parallel import Division, resources
 from aevo.studies.scale.steptime import Step
 
 HOUR, GB = 3600.0, 1e9
@@ -52,7 +51,7 @@ class Round:
         return trainings * (self.training.reads + self.evaluation.reads) + board
 
 
-def of(config: Config, model: Architecture, layout: Layout, recipe: dict[str, Any], step: Step,
+def of(config: Config, model: Architecture, layout: Division, recipe: dict[str, Any], step: Step,
        evaluation: Evaluation, assumed: Assumptions) -> Round:
     """The estimate for one configuration; `recipe` is the `train` section."""
     worker, board = config.worker, config.leaderboard

@@ -5,12 +5,11 @@ Base weights are frozen: no gradients, no optimiser state, and a linear layer ke
 where an adapter reads it. The scan's own kernels (mamba-ssm) compute their states anew.
 """
 
-
 from dataclasses import dataclass
 
 from aevo.studies.scale.architecture import Architecture
 from aevo.studies.scale.assumptions import Assumptions
-from aevo.studies.scale.parallel import Layout
+from aevo.studies.scale.parallel import Division
 
 GIB = 2**30
 FP32 = 4
@@ -36,14 +35,14 @@ class Memory:
         return sum(vars(self).values())
 
 
-def of(model: Architecture, layout: Layout, assumed: Assumptions) -> Memory:
+def of(model: Architecture, layout: Division, assumed: Assumptions) -> Memory:
     """The memory of the GPU that needs most: of the first pipeline stage or of the last."""
     stages = layout.stages(model)
     return max((_of_stage(model, layout, assumed, number) for number in {0, len(stages) - 1}),
                key=lambda found: found.total)
 
 
-def _of_stage(model: Architecture, layout: Layout, assumed: Assumptions, stage: int) -> Memory:
+def _of_stage(model: Architecture, layout: Division, assumed: Assumptions, stage: int) -> Memory:
     held = layout.stages(model)[stage]
     trained = sum(layout.adapter_share(weight) for weight in held)
     spread = layout.data if layout.shared_optimizer else 1
@@ -69,7 +68,7 @@ def _of_stage(model: Architecture, layout: Layout, assumed: Assumptions, stage: 
     return Memory(**parts, reserve=reserve if layout.gpus else 0.0)
 
 
-def saved(model: Architecture, layout: Layout, assumed: Assumptions, kind: str,
+def saved(model: Architecture, layout: Division, assumed: Assumptions, kind: str,
           anew: bool = True) -> float:
     """Bytes a position that a layer keeps for its backward pass.
 
@@ -106,7 +105,7 @@ def saved(model: Architecture, layout: Layout, assumed: Assumptions, kind: str,
     return (between + inside) / tensor * size + fp32 / tensor * FP32
 
 
-def _logits(model: Architecture, layout: Layout) -> float:
+def _logits(model: Architecture, layout: Division) -> float:
     """Of one microbatch, were every position learned: as they are, in fp32, and what the loss keeps
     of them."""
     size = layout.number_bytes
@@ -117,7 +116,7 @@ def _logits(model: Architecture, layout: Layout) -> float:
     return layout.micro_tokens * model.vocab / layout.tensor * each
 
 
-def _dispatch(model: Architecture, layout: Layout, assumed: Assumptions) -> float:
+def _dispatch(model: Architecture, layout: Division, assumed: Assumptions) -> float:
     """Buffers of one layer's exchange, there and back, forward or backward."""
     if model.experts is None or layout.expert == 1:
         return 0.0

@@ -1,8 +1,6 @@
 """How a training is divided over GPUs, as conf/trainer, conf/model and conf/cluster choose it."""
 
-
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from aevo.config.cluster import SlurmCluster
@@ -13,7 +11,7 @@ from aevo.studies.scale.adapter import Adapter, leaves
 from aevo.studies.scale.architecture import Architecture, Weight, ends, layer, prediction
 from aevo.studies.scale.assumptions import Assumptions
 from aevo.substrate import recipe as change
-from aevo.substrate.frozen import DEFAULT, open_substrate
+from aevo.substrate.frozen import source_of
 
 # tensor, pipeline, expert, and what is computed anew in the backward pass, of Megatron-Bridge's
 # LoRA recipes (recipes/nemotronh/h100) by the model's width: trainer=bridge takes them where its
@@ -28,7 +26,7 @@ ROWS = ("out_proj", "o_proj", "down_proj")  # split over ranks by their inputs
 
 
 @dataclass(frozen=True)
-class Layout:
+class Division:
     """One training.
 
     Attributes:
@@ -110,7 +108,9 @@ class Layout:
         return whole - self.adapter.rank * split * (1 - 1 / self.tensor)
 
 
-def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Assumptions) -> Layout:
+def of(
+    config: Config, model: Architecture, recipe: dict[str, Any], assumed: Assumptions
+) -> Division:
     """The layout that a training of this configuration has.
 
     Args:
@@ -126,7 +126,7 @@ def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Ass
     }
     if trainer == "bridge":
         tensor, pipeline, expert, recompute = BRIDGE.get(model.hidden, (1, 1, 1, frozenset[str]()))
-        found = Layout(
+        found = Division(
             **common, tensor=int(options["tensor"]) or tensor,
             pipeline=int(options["pipeline"]) or pipeline, expert=int(options["expert"]) or expert,
             micro_rows=int(options["micro_batch"]),
@@ -136,7 +136,7 @@ def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Ass
     elif trainer == "megatron":
         pieces = int(options["tensor"]) * int(options["pipeline"])
         per_rank = -(-rows // max(common["ranks"] // pieces, 1))
-        found = Layout(
+        found = Division(
             **common, tensor=int(options["tensor"]), pipeline=int(options["pipeline"]),
             expert=int(options["expert"]), row_tokens=assumed.row(config.model.preset),
             micro_rows=min(int(options["micro_batch"]) or per_rank, per_rank),
@@ -144,7 +144,7 @@ def of(config: Config, model: Architecture, recipe: dict[str, Any], assumed: Ass
             gpipe=int(options["pipeline"]) > 1,
             number_bytes=2 if options["precision"] == "bf16" else 4)
     else:  # one process
-        found = Layout(
+        found = Division(
             **(common | {"ranks": 1}), tensor=1, pipeline=1, expert=1, micro_rows=rows,
             row_tokens=assumed.row(config.model.preset), adapter=Adapter(lora["rank"], named),
             number_bytes=4)
@@ -164,7 +164,7 @@ def resources(config: Config, kind: JobKind) -> Resources:
 
 def standing_recipe(config: Config) -> dict[str, Any]:
     """The recipe's `train` section in round 1: the substrate's, with the model's changes."""
-    found = open_substrate(Path(config.substrate) if config.substrate else DEFAULT)
+    found = source_of(config)
     recipe = change.load_recipe(found.root / found.file.recipe)
     for key, value in flatten(config.model.recipe).items():
         set_key(recipe, key, value)
@@ -172,7 +172,7 @@ def standing_recipe(config: Config) -> dict[str, Any]:
     return section
 
 
-def _problems(layout: Layout, model: Architecture) -> list[str]:
+def _problems(layout: Division, model: Architecture) -> list[str]:
     found = []
     gpus, pieces = layout.nodes * layout.gpus, layout.tensor * layout.pipeline
     if layout.gpus and layout.ranks > gpus:
@@ -195,7 +195,7 @@ def _problems(layout: Layout, model: Architecture) -> list[str]:
     return found
 
 
-def _notes(layout: Layout) -> list[str]:
+def _notes(layout: Division) -> list[str]:
     found = []
     gpus = layout.nodes * layout.gpus
     if layout.ranks < gpus:

@@ -5,7 +5,6 @@ docs/performance-summary.md, as of October 2026. Its TFLOP/s count three forward
 passes a step, whatever is frozen, and take Mamba's inner width as twice the model's.
 """
 
-
 from dataclasses import dataclass, replace
 
 from aevo.studies.scale import steptime
@@ -13,7 +12,7 @@ from aevo.studies.scale.adapter import Adapter, leaves
 from aevo.studies.scale.architecture import Architecture, known
 from aevo.studies.scale.assumptions import Assumptions
 from aevo.studies.scale.hardware import GB200, GPUS, Gpu
-from aevo.studies.scale.parallel import BRIDGE, Layout
+from aevo.studies.scale.parallel import BRIDGE, Division
 from aevo.studies.scale.steptime import Step
 
 
@@ -24,7 +23,7 @@ class LoraRun:
     what: str
     model: Architecture
     gpu: Gpu
-    layout: Layout
+    layout: Division
     seconds: float
     rate: float
 
@@ -87,9 +86,9 @@ def lora_on(model: Architecture, rank: int = 32) -> Adapter:
 
 
 def _layout(model: Architecture, ranks: int, rows: int, row_tokens: int,
-            tensor: int | None = None) -> Layout:
+            tensor: int | None = None) -> Division:
     official = BRIDGE[model.hidden]
-    found = Layout(
+    found = Division(
         trainer="bridge", nodes=-(-ranks // 8), gpus=8, ranks=ranks, tensor=official[0],
         pipeline=official[1], expert=official[2], rows=rows, micro_rows=1, row_tokens=row_tokens,
         adapter=lora_on(model), adapter_bytes=2, main_bytes=12, shared_optimizer=True, mtp=True,

@@ -1,6 +1,5 @@
 """One sheet: everything that is computed of one configuration, as labelled lines."""
 
-
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from aevo.studies.scale.cost import Round
 from aevo.studies.scale.hardware import Gpu
 from aevo.studies.scale.hf_config import read
 from aevo.studies.scale.memory import GIB, Memory
-from aevo.studies.scale.parallel import Layout, resources
+from aevo.studies.scale.parallel import Division, resources
 from aevo.studies.scale.steptime import Step
 from aevo.studies.scale.storage import Storage
 from aevo.substrate.frozen import DEFAULT
@@ -30,7 +29,7 @@ class Sheet:
     the time model is one of GPUs. `problems` are what would fail, `notes` what is wasted."""
 
     model: Architecture
-    layout: Layout
+    layout: Division
     gpu: Gpu | None
     memory: Memory
     host: float | None
@@ -87,15 +86,13 @@ def find(config: Config, files: bool = True) -> Architecture:
     Raises:
         ConfigError: neither.
     """
-    base = Path(config.model.base)
-    root = Path(config.substrate) if config.substrate else DEFAULT
-    folder = base if base.is_absolute() else root / base
+    folder = Path(config.substrate or DEFAULT) / config.model.base
     if files and (folder / "config.json").is_file():
         return read(folder)
     return known(config.model.name)
 
 
-def _host(model: Architecture, divided: Layout, held: Memory) -> float | None:
+def _host(model: Architecture, divided: Division, held: Memory) -> float | None:
     """Bytes of a node's memory while weights are read, before they go to GPUs; of trainer=bridge it
     is not known."""
     if divided.trainer == "megatron":

@@ -8,13 +8,12 @@ the peak. Forward FLOPs are Megatron-Bridge's count (flop_utils.py);
 of the backward pass a frozen matrix has one half, the gradient of its input.
 """
 
-
 from dataclasses import dataclass
 
 from aevo.studies.scale.architecture import Architecture, layer
 from aevo.studies.scale.assumptions import Assumptions
 from aevo.studies.scale.hardware import Gpu
-from aevo.studies.scale.parallel import Layout
+from aevo.studies.scale.parallel import Division
 
 SCAN = 7  # FLOPs of the scan a channel and state, as Megatron-Bridge counts them
 
@@ -34,7 +33,7 @@ class Step:
         return self.tokens / self.seconds
 
 
-def of(model: Architecture, layout: Layout, gpu: Gpu, assumed: Assumptions) -> Step:
+def of(model: Architecture, layout: Division, gpu: Gpu, assumed: Assumptions) -> Step:
     """The estimate for one layout on one kind of GPU."""
     flops = step_flops(model, layout)
     passes = layout.microbatches + layout.pipeline - 1
@@ -68,7 +67,7 @@ def forward_flops(model: Architecture, row_tokens: int, mtp: bool = False) -> fl
     return found
 
 
-def step_flops(model: Architecture, layout: Layout) -> float:
+def step_flops(model: Architecture, layout: Division) -> float:
     """What a step needs: forward, gradients of inputs, the adapter's own, and what is computed
     anew."""
     forward = forward_flops(model, layout.row_tokens, layout.mtp)

@@ -5,13 +5,12 @@ trainer=bridge goes by the record of its import), then by every process what it 
 of nodes and file servers make it less.
 """
 
-
 from dataclasses import dataclass
 from typing import Any
 
 from aevo.studies.scale.architecture import Architecture, parameters
 from aevo.studies.scale.memory import FP32
-from aevo.studies.scale.parallel import Layout
+from aevo.studies.scale.parallel import Division
 
 STATE_STEPS = 25  # substrate: train/loop.py writes the state so often at least,
 STATE_SECONDS = 20.0  # and so often;
@@ -48,7 +47,7 @@ class Storage:
         return 2 * self.checkpoints * self.adapter + self.states * self.state
 
 
-def of(model: Architecture, layout: Layout, recipe: dict[str, Any],
+def of(model: Architecture, layout: Division, recipe: dict[str, Any],
        seconds: float | None) -> Storage:
     """Sizes for one configuration.
 
@@ -76,13 +75,13 @@ def base_bytes(model: Architecture) -> float:
     return parameters(model, mtp=True) * model.bytes + 2 * bias
 
 
-def trained_parameters(model: Architecture, layout: Layout) -> int:
+def trained_parameters(model: Architecture, layout: Division) -> int:
     """Of the whole model; fewer than the file has, where matrices share an adapter."""
     return sum(layout.adapter.trained(weight, layout.expert)
                for stage in layout.stages(model) for weight in stage)
 
 
-def read_by_training(model: Architecture, layout: Layout) -> float:
+def read_by_training(model: Architecture, layout: Division) -> float:
     """Bytes of the base that all processes of a training read: its digest, then their parts. A
     process of trainer=megatron reads matrices whole and keeps its shard of them."""
     whole = base_bytes(model)  # read for the digest

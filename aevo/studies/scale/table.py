@@ -1,6 +1,5 @@
 """Sheets as Markdown: one column a configuration, one line a figure."""
 
-
 from collections.abc import Callable, Sequence
 
 from aevo.studies.scale.sheet import Sheet, binary, size

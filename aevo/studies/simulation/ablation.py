@@ -1,7 +1,6 @@
 """aevo without one of its parts. The part is replaced between the stages of a simulated campaign;
 production code has no switch for it."""
 
-
 from dataclasses import replace
 
 from aevo.evidence.inputs import CandidateFacts, RoundFacts

@@ -1,6 +1,5 @@
 """The space that searches move in: recipes as moves of a catalogue, at most one on a knob."""
 
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,6 +1,5 @@
 """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) as a searcher."""
 
-
 from collections.abc import Sequence
 from typing import Any
 
