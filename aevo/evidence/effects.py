@@ -8,7 +8,7 @@ from aevo.evidence.inputs import CandidateFacts, RoundFacts, anchor_boards, anch
 from aevo.policy import trials as ledger
 from aevo.records.evidence import Effect, Readings, Stacked
 from aevo.records.policy import Trial
-from aevo.statistics.effect import Estimate, Reading, at_odds, pool, spread
+from aevo.statistics.effect import Estimate, Reading, at_odds, expected, pool, spread
 from aevo.statistics.figures import figure
 from aevo.statistics.multiplicity import holm
 from aevo.statistics.noise import (
@@ -184,12 +184,8 @@ def stacked(rounds: Sequence[RoundFacts], noise: RoundNoise, spread_: float) -> 
     step = _step(before, facts, noise, external)
     if step is None or any(promise is None for promise in promises):
         return None
-    gain = variance = 0.0
-    for promise in promises:
-        if promise is not None:
-            trust = spread_**2 / (spread_**2 + promise.se**2)
-            gain += trust * promise.gain
-            variance += trust * promise.se**2
+    shrunk = [expected(promise, spread_) for promise in promises]
+    gain, variance = sum(mean for mean, _ in shrunk), sum(own for _, own in shrunk)
     weights = 1 / variance, 1 / step.se**2
     kept = (weights[0] * gain + weights[1] * step.gain) / sum(weights)
     short = step.gain < gain - SHORT * math.sqrt(variance + step.se**2)
