@@ -5,14 +5,14 @@ A manifest that is missing or corrupt is a fact about its candidate, never an er
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from aevo.errors import RecordError
 from aevo.files import documents
 from aevo.files.paths import Layout, RoundLayout
 from aevo.policy import document as policies
-from aevo.records.leaderboard import Leaderboard
+from aevo.records.leaderboard import Leaderboard, with_late_scores
 from aevo.records.manifest import CheckpointScore, Manifest, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.policy import Policy
@@ -115,17 +115,6 @@ def read_rounds(layout: Layout, number: int) -> list[RoundFacts]:
     known = [item.number for item in layout.rounds() if item.number < number]
     earlier = [read_round(layout, item, predictions=False) for item in known]
     return with_late_scores([*earlier, read_round(layout, number)])
-
-
-def with_late_scores(rounds: Sequence[RoundFacts]) -> list[RoundFacts]:
-    """The rounds, each with the scores that later ones of them found for its submissions. Rounds
-    after the last are not asked, so that evidence verifies whatever came in since."""
-    boards = [facts.leaderboard for facts in rounds if facts.leaderboard is not None]
-    return [
-        facts if facts.leaderboard is None else
-        replace(facts, leaderboard=facts.leaderboard.with_late(boards))
-        for facts in rounds
-    ]
 
 
 def read_round(layout: Layout, number: int, predictions: bool = True) -> RoundFacts:
