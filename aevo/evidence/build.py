@@ -15,7 +15,7 @@ from aevo.evidence import wording
 from aevo.evidence.audit import audit
 from aevo.evidence.calibration import build as build_calibration
 from aevo.evidence.effects import effects, readings, round_noise, stacked, true_spread
-from aevo.evidence.inputs import CandidateFacts, RoundFacts, best_checkpoint
+from aevo.evidence.inputs import CandidateFacts, RoundFacts
 from aevo.records.evidence import (
     CandidateSummary,
     Comparison,
@@ -193,7 +193,7 @@ def _summary(
 def _runs(item: CandidateFacts, anchor_dev: float | None) -> list[RunSummary]:
     runs = []
     for run in item.manifest.runs if item.manifest else []:
-        best = best_checkpoint(run) if run.checkpoints else None
+        best = run.best
         dev = best.dev if best else None
         runs.append(
             RunSummary(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aevo.evidence.inputs import CandidateFacts, RoundFacts, anchor_boards, anchor_groups, run_dev
+from aevo.evidence.inputs import CandidateFacts, RoundFacts, anchor_boards, anchor_groups
 from aevo.policy import trials as ledger
 from aevo.records.evidence import Effect, Readings, Stacked
 from aevo.records.policy import Trial
@@ -229,8 +229,8 @@ def _step(
 
 def _anchor_devs(facts: RoundFacts) -> list[float]:
     manifest = facts.anchor.usable if facts.anchor else None
-    found = [run_dev(run) for run in manifest.runs if run.change.empty] if manifest else []
-    return [dev for dev in found if dev is not None]
+    runs = manifest.runs if manifest else []
+    return [run.best.dev for run in runs if run.best and run.change.empty]
 
 
 def _anchor_lb(facts: RoundFacts) -> float | None:

@@ -13,7 +13,7 @@ from aevo.files import documents
 from aevo.files.paths import Layout, RoundLayout
 from aevo.policy import document as policies
 from aevo.records.leaderboard import Leaderboard, with_late_scores
-from aevo.records.manifest import CheckpointScore, Manifest, TrainingRun
+from aevo.records.manifest import Manifest
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.policy import Policy
 from aevo.records.scores import DomainScore, Prediction
@@ -95,8 +95,8 @@ def domain_parts(facts: RoundFacts) -> list[tuple[str, dict[str, float]]]:
 
 def _anchor_domains(facts: RoundFacts) -> dict[str, float]:
     manifest = facts.anchor.usable if facts.anchor else None
-    runs = [best_checkpoint(run).domains for run in (manifest.runs if manifest else [])
-            if run.checkpoints and run.change.empty]
+    runs = [run.best.domains for run in (manifest.runs if manifest else [])
+            if run.best and run.change.empty]
     return {name: sum(run[name].accuracy for run in runs) / len(runs)
             for name in domain_weights(facts)} if runs else {}
 
@@ -166,9 +166,9 @@ def _replicates(manifest: Manifest) -> list[tuple[int, str]]:
     """Run and checkpoint of the anchor's scored runs beside the selected one."""
     selected = manifest.selected
     return [
-        (run.number, best_checkpoint(run).name)
+        (run.number, run.best.name)
         for run in manifest.runs
-        if run.checkpoints and run.change.empty and (selected is None or run.number != selected.run)
+        if run.best and run.change.empty and (selected is None or run.number != selected.run)
     ]
 
 
@@ -197,9 +197,8 @@ def anchor_groups(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
     for facts in rounds:
         manifest = facts.anchor.usable if facts.anchor else None
         for run in manifest.runs if manifest else []:
-            dev = run_dev(run)
-            if dev is not None and run.change.empty:
-                groups.setdefault(facts.standing, []).append(dev)
+            if run.best is not None and run.change.empty:
+                groups.setdefault(facts.standing, []).append(run.best.dev)
     return groups
 
 
@@ -213,15 +212,3 @@ def anchor_boards(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
         if score is not None:
             groups.setdefault(facts.standing, []).append(score)
     return groups
-
-
-def run_dev(run: TrainingRun) -> float | None:
-    """dev of the run's best checkpoint by its selection score; None if none was scored."""
-    if not run.checkpoints:
-        return None
-    return best_checkpoint(run).dev
-
-
-def best_checkpoint(run: TrainingRun) -> CheckpointScore:
-    """The run's checkpoint of the best selection score; of equals the earlier one."""
-    return max(run.checkpoints, key=lambda item: (item.selection_score, -item.step))
