@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from aevo.evidence import wording
+from aevo.evidence.additivity import additivity
 from aevo.evidence.audit import audit
 from aevo.evidence.calibration import build as build_calibration
-from aevo.evidence.effects import effects, readings, round_noise, stacked, true_spread
+from aevo.evidence.effects import effects, readings, round_noise, true_spread
 from aevo.evidence.inputs import CandidateFacts, RoundFacts
 from aevo.records.evidence import (
     CandidateSummary,
@@ -49,7 +50,7 @@ def build(rounds: Sequence[RoundFacts]) -> Evidence:
         external=effects(facts, found, external=True),
     )
     summaries = _summaries(facts, worth)
-    patterns = _patterns(facts, summaries, stacked(rounds, noise, spread))
+    patterns = _patterns(facts, summaries, additivity(rounds, noise, spread))
     calibration = build_calibration(rounds, noise, spread, summaries)
     return Evidence(
         campaign=facts.plan.campaign,
