@@ -6,8 +6,7 @@ from typing import Any
 
 from aevo.errors import SubstrateError
 from aevo.files.keys import get_key
-from aevo.records.manifest import CheckpointScore
-from aevo.records.scores import Score
+from aevo.records.scores import Score, weighted_mean
 
 CRITERIA = ("dev", "reweighted", "last")
 
@@ -26,13 +25,7 @@ class Criterion:
             return float(step)
         if self.name == "dev":
             return score.dev or 0.0
-        weights = {name: self.weights.get(name, 1.0) for name in score.domains}
-        total = sum(weights.values())
-        return sum(score.domains[name].accuracy * weights[name] for name in weights) / total
-
-    def choose(self, checkpoints: list[CheckpointScore]) -> CheckpointScore | None:
-        """The best checkpoint; of equals the earlier one."""
-        return max(checkpoints, key=lambda item: (item.selection_score, -item.step), default=None)
+        return weighted_mean(score.domains, self.weights)
 
 
 def criterion_of(recipe: dict[str, Any]) -> Criterion:

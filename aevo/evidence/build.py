@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from aevo.evidence import wording
+from aevo.evidence.additivity import additivity
 from aevo.evidence.audit import audit
 from aevo.evidence.calibration import build as build_calibration
-from aevo.evidence.effects import effects, readings, round_noise, stacked, true_spread
-from aevo.evidence.inputs import CandidateFacts, RoundFacts, best_checkpoint
+from aevo.evidence.effects import effects, readings, round_noise, true_spread
+from aevo.evidence.inputs import CandidateFacts, RoundFacts
 from aevo.records.evidence import (
     CandidateSummary,
     Comparison,
@@ -49,7 +50,7 @@ def build(rounds: Sequence[RoundFacts]) -> Evidence:
         external=effects(facts, found, external=True),
     )
     summaries = _summaries(facts, worth)
-    patterns = _patterns(facts, summaries, stacked(rounds, noise, spread))
+    patterns = _patterns(facts, summaries, additivity(rounds, noise, spread))
     calibration = build_calibration(rounds, noise, spread, summaries)
     return Evidence(
         campaign=facts.plan.campaign,
@@ -193,7 +194,7 @@ def _summary(
 def _runs(item: CandidateFacts, anchor_dev: float | None) -> list[RunSummary]:
     runs = []
     for run in item.manifest.runs if item.manifest else []:
-        best = best_checkpoint(run) if run.checkpoints else None
+        best = run.best
         dev = best.dev if best else None
         runs.append(
             RunSummary(

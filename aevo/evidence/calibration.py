@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from aevo.evidence import wording
-from aevo.evidence.effects import RoundNoise, stacks
+from aevo.evidence.effects import RoundNoise, bundles
 from aevo.evidence.inputs import RoundFacts, domain_parts, domain_weights
 from aevo.records.evidence import Calibration, CandidateSummary, Pair
 from aevo.records.leaderboard import Submission
@@ -27,7 +27,7 @@ def build(
     gains = transfer.gains(points)
     bests = transfer.round_bests(points)
     slope = transfer.calibrate(gains)
-    moves = stacks(facts)
+    moves = bundles(facts)
     everyone = [item.readings.dev for item in summaries
                 if item.readings is not None and item.candidate not in moves]
     passed = transfer.passage(_probes(summaries, moves), everyone, spread, noise.score)

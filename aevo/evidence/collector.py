@@ -28,7 +28,7 @@ from aevo.plan.setup import OpenCampaign
 from aevo.records.evidence import Evidence
 from aevo.records.manifest import Manifest, Selected
 from aevo.records.policy import Policy
-from aevo.records.scores import DomainScore
+from aevo.records.scores import weighted_mean
 
 
 def main(arguments: list[str]) -> None:
@@ -116,14 +116,7 @@ def selection_score(policy: Policy, selected: Selected) -> float:
     """dev, or the policy's weighted mean of domain accuracies (weight 1 if none is named)."""
     if policy.selection.criterion != "reweighted":
         return selected.dev
-    return weighted(selected.domains, policy.selection.weights)
-
-
-def weighted(domains: dict[str, DomainScore], weights: dict[str, float]) -> float:
-    """Weighted mean of domain accuracies; 0 if no domain has weight."""
-    total = sum(weights.get(name, 1.0) for name in domains)
-    score = sum(weights.get(name, 1.0) * item.accuracy for name, item in domains.items())
-    return score / total if total else 0.0
+    return weighted_mean(selected.domains, policy.selection.weights)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What each explorer of a round is worth, and whether what was promoted before holds."""
+"""What each explorer of a round is worth."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aevo.evidence.inputs import CandidateFacts, RoundFacts, anchor_boards, anchor_groups, run_dev
+from aevo.evidence.inputs import CandidateFacts, RoundFacts, anchor_boards, anchor_groups
 from aevo.policy import trials as ledger
-from aevo.records.evidence import Effect, Readings, Stacked
+from aevo.records.evidence import Effect, Readings
 from aevo.records.policy import Trial
 from aevo.statistics.effect import Estimate, Reading, at_odds, pool, spread
 from aevo.statistics.figures import figure
@@ -22,7 +22,6 @@ from aevo.statistics.noise import (
 from aevo.statistics.paired import flip_variance, item_difference
 
 DEFAULT_DECIMALS = 2
-SHORT = 2.0  # standard errors by which a step misses its promise
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,8 @@ def _earlier(facts: RoundFacts, item: CandidateFacts) -> list[Trial]:
     return ledger.of_change(facts.policy.tried, axis.axis, manifest.change)
 
 
-def stacks(facts: RoundFacts) -> dict[str, int]:
-    """The round's stacks: candidate and how many moves it combines."""
+def bundles(facts: RoundFacts) -> dict[str, int]:
+    """The round's bundles: candidate and how many moves it combines."""
     return {
         item.plan.id: len(item.plan.axis.combines)
         for item in facts.candidates
@@ -162,82 +161,8 @@ def stacks(facts: RoundFacts) -> dict[str, int]:
 def true_spread(facts: RoundFacts, found: Mapping[str, Readings]) -> float:
     """Standard deviation of true dev gains among the single changes tried so far (empirical
     Bayes)."""
-    single = [item for name, item in found.items() if name not in stacks(facts)]
+    single = [item for name, item in found.items() if name not in bundles(facts)]
     own = [Estimate(item.dev, item.dev_se) for item in single]
     tried = [trial for trial in facts.policy.tried if not trial.combines]
     earlier = [Estimate(r.gain, r.se) for r in ledger.dev_readings(tried)]
     return spread([*earlier, *own], facts.policy.noise.band_prior)
-
-
-def stacked(rounds: Sequence[RoundFacts], noise: RoundNoise, spread_: float) -> Stacked | None:
-    """Whether the changes promoted after the last round hold on the new standing recipe.
-
-    While dev is not evidence, by the leaderboard alone.
-    """
-    facts = rounds[-1]
-    fresh = [c for c in facts.policy.standing if c.provenance.round == facts.number - 1]
-    before = next((item for item in rounds if item.number == facts.number - 1), None)
-    if not fresh or before is None:
-        return None
-    external = facts.policy.divergence_known
-    promises = [_promise(facts, change.provenance.candidate, external) for change in fresh]
-    step = _step(before, facts, noise, external)
-    if step is None or any(promise is None for promise in promises):
-        return None
-    gain = variance = 0.0
-    for promise in promises:
-        if promise is not None:
-            trust = spread_**2 / (spread_**2 + promise.se**2)
-            gain += trust * promise.gain
-            variance += trust * promise.se**2
-    weights = 1 / variance, 1 / step.se**2
-    kept = (weights[0] * gain + weights[1] * step.gain) / sum(weights)
-    short = step.gain < gain - SHORT * math.sqrt(variance + step.se**2)
-    return Stacked(
-        changes=[change.id for change in fresh],
-        expected=figure(gain),
-        expected_se=figure(math.sqrt(variance)),
-        step=figure(step.gain),
-        step_se=figure(step.se),
-        kept=figure(kept),
-        verdict="reversed" if kept < 0 else "falls_short" if short else "holds",
-    )
-
-
-def _promise(facts: RoundFacts, candidate: str | None, external: bool) -> Estimate | None:
-    trials = [
-        trial
-        for trial in facts.policy.tried
-        if trial.round == facts.number - 1
-        and trial.candidate == candidate
-        and trial.outcome == "promoted"
-    ]
-    return ledger.known(trials, external)
-
-
-def _step(
-    before: RoundFacts, now: RoundFacts, noise: RoundNoise, external: bool
-) -> Estimate | None:
-    """What this round's anchor gained over the last one's; their seeds differ."""
-    dev: list[Reading] = []
-    old, new = _anchor_devs(before), _anchor_devs(now)
-    if old and new and not external:
-        gain = sum(new) / len(new) - sum(old) / len(old)
-        dev.append(Reading(gain, math.sqrt(noise.run * (1 / len(old) + 1 / len(new)))))
-    lb: list[Reading] = []
-    scores = [_anchor_lb(before), _anchor_lb(now)]
-    if scores[0] is not None and scores[1] is not None:
-        lb.append(Reading(scores[1] - scores[0], math.sqrt(2 * noise.score)))
-    return pool([dev, lb])
-
-
-def _anchor_devs(facts: RoundFacts) -> list[float]:
-    manifest = facts.anchor.usable if facts.anchor else None
-    found = [run_dev(run) for run in manifest.runs if run.change.empty] if manifest else []
-    return [dev for dev in found if dev is not None]
-
-
-def _anchor_lb(facts: RoundFacts) -> float | None:
-    if facts.anchor is None or facts.leaderboard is None:
-        return None
-    return facts.leaderboard.score_of(facts.anchor.plan.id)

@@ -5,15 +5,15 @@ A manifest that is missing or corrupt is a fact about its candidate, never an er
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from aevo.errors import RecordError
 from aevo.files import documents
 from aevo.files.paths import Layout, RoundLayout
 from aevo.policy import document as policies
-from aevo.records.leaderboard import Leaderboard
-from aevo.records.manifest import CheckpointScore, Manifest, TrainingRun
+from aevo.records.leaderboard import Leaderboard, with_late_scores
+from aevo.records.manifest import Manifest
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.policy import Policy
 from aevo.records.scores import DomainScore, Prediction
@@ -95,8 +95,8 @@ def domain_parts(facts: RoundFacts) -> list[tuple[str, dict[str, float]]]:
 
 def _anchor_domains(facts: RoundFacts) -> dict[str, float]:
     manifest = facts.anchor.usable if facts.anchor else None
-    runs = [best_checkpoint(run).domains for run in (manifest.runs if manifest else [])
-            if run.checkpoints and run.change.empty]
+    runs = [run.best.domains for run in (manifest.runs if manifest else [])
+            if run.best and run.change.empty]
     return {name: sum(run[name].accuracy for run in runs) / len(runs)
             for name in domain_weights(facts)} if runs else {}
 
@@ -115,17 +115,6 @@ def read_rounds(layout: Layout, number: int) -> list[RoundFacts]:
     known = [item.number for item in layout.rounds() if item.number < number]
     earlier = [read_round(layout, item, predictions=False) for item in known]
     return with_late_scores([*earlier, read_round(layout, number)])
-
-
-def with_late_scores(rounds: Sequence[RoundFacts]) -> list[RoundFacts]:
-    """The rounds, each with the scores that later ones of them found for its submissions. Rounds
-    after the last are not asked, so that evidence verifies whatever came in since."""
-    boards = [facts.leaderboard for facts in rounds if facts.leaderboard is not None]
-    return [
-        facts if facts.leaderboard is None else
-        replace(facts, leaderboard=facts.leaderboard.with_late(boards))
-        for facts in rounds
-    ]
 
 
 def read_round(layout: Layout, number: int, predictions: bool = True) -> RoundFacts:
@@ -177,9 +166,9 @@ def _replicates(manifest: Manifest) -> list[tuple[int, str]]:
     """Run and checkpoint of the anchor's scored runs beside the selected one."""
     selected = manifest.selected
     return [
-        (run.number, best_checkpoint(run).name)
+        (run.number, run.best.name)
         for run in manifest.runs
-        if run.checkpoints and run.change.empty and (selected is None or run.number != selected.run)
+        if run.best and run.change.empty and (selected is None or run.number != selected.run)
     ]
 
 
@@ -208,9 +197,8 @@ def anchor_groups(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
     for facts in rounds:
         manifest = facts.anchor.usable if facts.anchor else None
         for run in manifest.runs if manifest else []:
-            dev = run_dev(run)
-            if dev is not None and run.change.empty:
-                groups.setdefault(facts.standing, []).append(dev)
+            if run.best is not None and run.change.empty:
+                groups.setdefault(facts.standing, []).append(run.best.dev)
     return groups
 
 
@@ -224,15 +212,3 @@ def anchor_boards(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
         if score is not None:
             groups.setdefault(facts.standing, []).append(score)
     return groups
-
-
-def run_dev(run: TrainingRun) -> float | None:
-    """dev of the run's best checkpoint by its selection score; None if none was scored."""
-    if not run.checkpoints:
-        return None
-    return best_checkpoint(run).dev
-
-
-def best_checkpoint(run: TrainingRun) -> CheckpointScore:
-    """The run's checkpoint of the best selection score; of equals the earlier one."""
-    return max(run.checkpoints, key=lambda item: (item.selection_score, -item.step))

@@ -78,7 +78,7 @@ def patterns(
             f"(accuracy {anchor.domains[weak]:.3f}; dev {anchor.dev:.3f})."
         )
     if held is not None:
-        lines.append(stacking(held))
+        lines.append(additivity(held))
     return " ".join(lines)
 
 
@@ -89,7 +89,7 @@ HELD = {
 }
 
 
-def stacking(held: Stacked) -> str:
+def additivity(held: Stacked) -> str:
     """What became of the changes promoted after the last round."""
     return (
         f"{', '.join(held.changes)} promised {signed(held.expected)}; the anchor moved "

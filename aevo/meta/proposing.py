@@ -20,9 +20,18 @@ from aevo.evidence.quotes import (
     sources,
     text_faults,
 )
+from aevo.meta.assembly import Decision, Remark, assemble
 from aevo.meta.draft import AxisDraft, Draft, NoiseDraft, SelectionDraft
 from aevo.policy import bundles
-from aevo.policy.promotion import demoted, departure, earned, judge, reversed_end, selected_move
+from aevo.policy.promotion import (
+    dead_end,
+    demoted,
+    earned,
+    judge,
+    promoted,
+    reversed_end,
+    selected_move,
+)
 from aevo.records.evidence import CandidateSummary, Evidence
 from aevo.records.policy import (
     AxisBrief,
@@ -71,27 +80,21 @@ class Question:
 def to_proposal(draft: Draft, asked: Question, author: str) -> Proposal:
     """The complete proposal. What `form_faults` objects to is in it where it can be, so that the
     constitution judges the rest in the same try; such a proposal is refused all the same."""
-    evidence, old, rules = asked.evidence, asked.policy, asked.rules.policy
-    number = evidence.round
+    evidence, old = asked.evidence, asked.policy
     added = _promotions(draft, asked)
     gone = demoted(evidence, old)
     dead = [*(reversed_end(evidence, item) for item in gone), *_dead_ends(draft, asked)]
-    noise = _noise(draft.noise, asked) if draft.noise else rules.noise
-    policy = Policy(
-        round=number + 1, mode=draft.mode, objective=draft.objective,
-        mode_reason=draft.reason.rstrip(". "),
-        standing=[*(item for item in old.standing if item not in gone), *added],
+    chosen = Decision(
+        mode=draft.mode, objective=draft.objective, reason=draft.reason.rstrip(". "),
+        promotions=added, dead_ends=dead, trials=list(_trials(draft, asked, added, dead)),
         axes=[_axis(item, asked.catalogue) for item in draft.axes],
-        stack_up_to=old.stack_up_to,
-        noise=noise,
-        selection=_selection(draft.selection, number) if draft.selection else old.selection,
         retired=_retired(draft, asked),
-        dont_waste_budget_on=[*old.dont_waste_budget_on, *dead],
-        tried=[*old.tried, *_trials(draft, asked, added, dead)],
-        provenance=rules.provenance,  # the earlier rounds' and this one's headline, computed
+        noise=_noise(draft.noise, asked) if draft.noise else asked.rules.policy.noise,
+        selection=_selection(draft.selection, evidence.round) if draft.selection
+        else old.selection,
+        remarks=list(_remarks(draft, evidence.round)),
     )
-    return Proposal(author=author, policy=policy,
-                    discoveries=list(_discoveries(draft, asked, policy, added, dead)))
+    return assemble(chosen, evidence, old, author)
 
 
 def form_faults(draft: Draft, asked: Question) -> list[str]:
@@ -212,18 +215,10 @@ def _axis(draft: AxisDraft, catalogue: Catalogue) -> AxisBrief:
 def _promotions(draft: Draft, asked: Question) -> list[StandingChange]:
     """The change is what the candidate's manifest says was measured, never what a model typed."""
     number = asked.evidence.round
-    changes = []
-    for item in draft.promotions:
-        source = asked.explorer(item.candidate)
-        if source is None:
-            continue
-        figure = asked.earned(source, draft.objective) or item.figure
-        changes.append(StandingChange(
-            id=f"r{number:02d}-{source.candidate}-{selected_move(source, asked.extended)}",
-            axis=source.axis or "", change=source.change,
-            provenance=Provenance(round=number, candidate=source.candidate, figure=figure),
-        ))
-    return changes
+    found = [(asked.explorer(item.candidate), item.figure) for item in draft.promotions]
+    return [promoted(source, number, asked.extended,
+                     asked.earned(source, draft.objective) or figure)
+            for source, figure in found if source is not None]
 
 
 def _dead_ends(draft: Draft, asked: Question) -> list[DeadEnd]:
@@ -237,12 +232,11 @@ def _dead_ends(draft: Draft, asked: Question) -> list[DeadEnd]:
         trial = tried.get((item.candidate, item.move))
         if trial is None:
             continue
-        name = f"{trial.axis}/{trial.move}"
-        if name not in known:
-            known.add(name)
-            cited = Provenance(round=trial.round, candidate=trial.candidate, figure=item.figure)
-            entries.append(DeadEnd(id=name, axis=trial.axis, move=trial.move, what=item.what,
-                                   provenance=cited))
+        cited = Provenance(round=trial.round, candidate=trial.candidate, figure=item.figure)
+        end = dead_end(trial.axis, trial.move, item.what, cited)
+        if end.id not in known:
+            known.add(end.id)
+            entries.append(end)
     return entries
 
 
@@ -300,34 +294,9 @@ def _retired(draft: Draft, asked: Question) -> list[RetiredAxis]:
     ]
 
 
-def _discoveries(draft: Draft, asked: Question, new: Policy, added: list[StandingChange],
-                 dead: list[DeadEnd]) -> Iterator[Any]:
-    """What code can log, then the model's lessons; ids are unique within the campaign."""
-    number, old = asked.evidence.round, asked.policy
-
-    def entry(kind: str, name: str, text: str, cited: Provenance) -> dict[str, Any]:
-        return {"id": f"r{number:02d}/{kind}/{name}", "round": number, "kind": kind, "text": text,
-                "provenance": cited}
-
-    for item in added:
-        text = f"Promoted {item.change.summary()} ({item.axis}) into the standing recipe."
-        yield entry("promotion", item.id, text, item.provenance)
-    for item in demoted(asked.evidence, old):
-        text, cited = departure(asked.evidence, item)
-        yield entry("demotion", item.id, text, cited)
-    for end in dead:
-        text = f"Don't waste budget on {end.axis} / {end.move}: {end.what}."
-        yield entry("dead_end", end.id, text, end.provenance)
-    thresholds = [(rule.promotion_threshold, rule.lb_threshold, rule.promotions_per_round)
-                  for rule in (old.noise, new.noise)]
-    if thresholds[0] != thresholds[1]:
-        text = "Promotion threshold, leaderboard threshold, promotions a round: {} (were {})."
-        was, now = (", ".join(f"{value:g}" for value in values) for values in thresholds)
-        yield entry("noise", "threshold", text.format(now, was), new.noise.provenance)
-    if (old.mode, old.objective) != (new.mode, new.objective):
-        text = f"From {old.mode} to {new.mode} (objective {new.objective}): {new.mode_reason}."
-        yield entry("mode", new.mode, text, new.provenance[-1])
+def _remarks(draft: Draft, number: int) -> Iterator[Remark]:
+    """The model's lessons."""
     for place, lesson in enumerate(draft.discoveries, start=1):
         name = "round" if lesson.kind == "summary" else str(place)
         cited = Provenance(round=number, candidate=lesson.candidate, figure=lesson.figure)
-        yield entry(lesson.kind, name, lesson.text, cited)
+        yield Remark(lesson.kind, name, lesson.text, cited)

@@ -4,13 +4,13 @@ Deterministic and pure. An LLM may take its place; the constitution judges both 
 """
 
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from aevo.meta.assembly import Decision, Remark, assemble, headline
 from aevo.policy.mode import LEAST_WEIGHT, leveraged_domain, next_mode
-from aevo.policy.promotion import Judgement, departure, judge
+from aevo.policy.promotion import Judgement, judge
 from aevo.policy.rotation import Assignment, assign
 from aevo.policy.worth import Situation
-from aevo.records.discovery import Discovery
 from aevo.records.evidence import VERDICTS, Evidence
 from aevo.records.policy import (
     MODE_TITLES,
@@ -21,7 +21,7 @@ from aevo.records.policy import (
     Selection,
 )
 from aevo.records.proposal import Proposal
-from aevo.statistics.figures import shown, signed
+from aevo.statistics.figures import signed
 from aevo.substrate.catalogue import Catalogue
 
 AUTHOR = "rules"
@@ -50,26 +50,20 @@ def propose(evidence: Evidence, policy: Policy, catalogue: Catalogue) -> Proposa
         leveraged=leveraged_domain(evidence) or _lightest(selection),
     )
     assignment = assign(situation)
-    proposed = Policy(
-        round=evidence.round + 1,
+    chosen = Decision(
         mode=mode,
-        mode_reason=mode_reason,
         objective=objective,
-        standing=list(situation.standing),
+        reason=mode_reason,
+        promotions=judged.promotions,
+        dead_ends=judged.dead_ends,
+        trials=judged.trials,
         axes=assignment.axes,
-        stack_up_to=policy.stack_up_to,
+        retired=assignment.retired,
         noise=_noise(evidence, policy),
         selection=selection,
-        retired=assignment.retired,
-        dont_waste_budget_on=list(situation.dead_ends),
-        tried=list(situation.tried),
-        provenance=[
-            *policy.provenance,
-            Provenance(round=evidence.round, figure=_headline(evidence)),
-        ],
+        remarks=list(_remarks(evidence, policy, judged, assignment)),
     )
-    discoveries = _discoveries(evidence, policy, proposed, judged, assignment)
-    return Proposal(author=AUTHOR, policy=proposed, discoveries=discoveries)
+    return assemble(chosen, evidence, policy, AUTHOR)
 
 
 def _lightest(selection: Selection) -> str | None:
@@ -119,73 +113,22 @@ def _noise(evidence: Evidence, policy: Policy) -> NoiseRule:
     )
 
 
-def _headline(evidence: Evidence) -> str:
-    best_dev, best_lb = evidence.calibration.best_dev, evidence.calibration.best_lb
-    dev = "n/a" if best_dev is None else f"{best_dev:.4f}"
-    lb = "n/a" if best_lb is None else shown(best_lb)
-    return f"best dev {dev}, best LB {lb}, dev is {evidence.calibration.verdict}"
-
-
-def _discoveries(
-    evidence: Evidence, old: Policy, new: Policy, judged: Judgement, assignment: Assignment
-) -> list[Discovery]:
-    """What changed and why, in a fixed order; ids are unique within the campaign."""
+def _remarks(
+    evidence: Evidence, policy: Policy, judged: Judgement, assignment: Assignment
+) -> Iterator[Remark]:
+    """What the round taught beyond its promotions, dead ends, thresholds and mode."""
     number, found = evidence.round, evidence.calibration
-    log = _Log(number)
-    for item in judged.promotions:
-        text = f"Promoted {item.change.summary()} ({item.axis}) into the standing recipe."
-        log.add("promotion", item.id, text, item.provenance)
-    for item in judged.demotions:
-        log.add("demotion", item.id, *departure(evidence, item))
-    for dead in judged.dead_ends:
-        text = f"Don't waste budget on {dead.axis} / {dead.move}: {dead.what}."
-        log.add("dead_end", dead.id, text, dead.provenance)
-    if new.noise.promotion_threshold != old.noise.promotion_threshold:
-        text = (
-            f"The promotion threshold is {new.noise.promotion_threshold:.4f} "
-            f"(was {old.noise.promotion_threshold:.4f})."
-        )
-        log.add("noise", "threshold", text, new.noise.provenance)
-    if found.verdict != "evidence" and not old.divergence_known:
+    if found.verdict != "evidence" and not policy.divergence_known:
         gains = f"dev {signed(found.dev_gain_of_round)}, LB {signed(found.lb_gain_of_round)}"
         text = f"{VERDICTS[found.verdict]}: {found.reason}."
-        log.add("divergence", found.verdict, text, Provenance(round=number, figure=gains))
-    if new.mode != old.mode:
-        text = (
-            f"From {MODE_TITLES[old.mode]} to {MODE_TITLES[new.mode]} "
-            f"(objective {new.objective}): {new.mode_reason}."
-        )
-        log.add("mode", new.mode, text, Provenance(round=number, figure=_headline(evidence)))
+        yield Remark("divergence", found.verdict, text, Provenance(round=number, figure=gains))
     if assignment.resting:
         text = f"Axis categories rotate. Resting: {', '.join(assignment.resting)}; "
         text += f"coming in: {', '.join(assignment.entering) or 'none idle'}."
         figure = f"{found.plateau_rounds} rounds below the leaderboard threshold"
-        log.add("rotation", "categories", text, Provenance(round=number, figure=figure))
-    figure = _headline(evidence)
-    text = f"{MODE_TITLES[old.mode]}: {_lesson(evidence, judged)}."
-    log.add("summary", "round", text, Provenance(round=number, figure=figure))
-    return log.entries
-
-
-class _Log:
-    """Collects a round's discoveries under ids made of round, kind and name."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.entries: list[Discovery] = []
-
-    def add(self, kind: str, name: str, text: str, provenance: Provenance) -> None:
-        self.entries.append(
-            Discovery.model_validate(
-                {
-                    "id": f"r{self.number:02d}/{kind}/{name}",
-                    "round": self.number,
-                    "kind": kind,
-                    "text": text,
-                    "provenance": provenance,
-                }
-            )
-        )
+        yield Remark("rotation", "categories", text, Provenance(round=number, figure=figure))
+    text = f"{MODE_TITLES[policy.mode]}: {_lesson(evidence, judged)}."
+    yield Remark("summary", "round", text, headline(evidence))
 
 
 def _lesson(evidence: Evidence, judged: Judgement) -> str:

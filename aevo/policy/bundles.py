@@ -1,5 +1,5 @@
-"""A stack: one candidate that tries the likely gains of several axes together (the paper's
-stack-and-calibrate).
+"""A bundle: one candidate that tries the likely gains of several axes together (the paper's
+stack-and-calibrate; records call it a stack).
 
 Gains that no single trial can tell from chance may be plain as a sum: three moves thought to add
 half a point each cost three replications, or one trial whose effect is three times as large.
@@ -25,10 +25,10 @@ class _Likely:
     gain: float  # expected, given what is known of it
 
 
-def stack(situation: Situation, resting: Collection[str]) -> AxisBrief | None:
-    """The next round's stack: the moves of highest expected gain, one an axis, that touch nothing
-    in common; None where fewer than two are likely gains. A stack that was tried and gained nothing
-    is not tried again, but may be without its least likely move.
+def bundle(situation: Situation, resting: Collection[str]) -> AxisBrief | None:
+    """The next round's bundle: the moves of highest expected gain, one an axis, that touch nothing
+    in common; None where fewer than two are likely gains. One that was tried and gained nothing is
+    not tried again, but may be without its least likely move.
 
     While dev misleads, only the leaderboard's word makes a move likely.
     """
@@ -44,7 +44,7 @@ def stack(situation: Situation, resting: Collection[str]) -> AxisBrief | None:
         chosen.pop()  # the least likely of them
     if len(chosen) < 2:
         return None
-    refs = sorted(map(_ref, chosen), key=lambda ref: ref.axis)  # one stack, one name
+    refs = sorted(map(_ref, chosen), key=lambda ref: ref.axis)  # one bundle, one name
     gain = signed(sum(item.gain for item in chosen), 4)
     return brief_for(refs, situation.catalogue, f"undecided alone, they promise {gain} together")
 
@@ -52,7 +52,7 @@ def stack(situation: Situation, resting: Collection[str]) -> AxisBrief | None:
 def brief_for(
     refs: Sequence[MoveRef], catalogue: Catalogue, reason: str, name: str = STACK
 ) -> AxisBrief:
-    """The brief of a stack of moves that the catalogue has."""
+    """The brief of a bundle of moves that the catalogue has."""
     moves = catalogue.moves(refs) or []
     words = [f"{ref.axis}/{ref.move}" + (f" ({move.why})" if move.why else "")
              for ref, move in zip(refs, moves, strict=True)]

@@ -57,7 +57,7 @@ class Case:
 
     @property
     def kept(self) -> list[StandingChange]:
-        """What must be kept of the previous standing recipe: all but what does not stack."""
+        """What must be kept of the previous standing recipe: all but what the anchor lost by."""
         gone = demoted(self.evidence, self.previous)
         return [item for item in self.previous.standing if item not in gone]
 
@@ -187,7 +187,7 @@ def substrate_is_not_overwritten(case: Case) -> list[str]:
 
 
 @_rule("R7")
-def stacked_changes_are_few_and_disjoint(case: Case) -> list[str]:
+def promotions_are_few_and_disjoint(case: Case) -> list[str]:
     admitted = case.previous.noise.promotions_per_round
     faults = []
     if len(case.added) > admitted:
@@ -277,7 +277,7 @@ def axes_are_the_catalogues(case: Case) -> list[str]:
     for brief in case.policy.axes:
         axis = case.history.catalogue.axis(brief.axis)
         if brief.combines:
-            faults += _stack_faults(brief, case)
+            faults += _bundle_faults(brief, case)
         elif axis is None:
             if not brief.knobs or brief.moves:
                 faults.append(
@@ -290,7 +290,7 @@ def axes_are_the_catalogues(case: Case) -> list[str]:
     return faults
 
 
-def _stack_faults(brief: AxisBrief, case: Case) -> list[str]:
+def _bundle_faults(brief: AxisBrief, case: Case) -> list[str]:
     catalogue, count = case.history.catalogue, len(brief.combines)
     moves = catalogue.moves(brief.combines)
     if catalogue.axis(brief.axis) is not None or brief.moves:

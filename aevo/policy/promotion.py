@@ -136,7 +136,9 @@ def judge(
             trials.append(_trial(evidence, tried, "dead_end", what))
             if tried.key not in known:
                 known.add(tried.key)
-                dead_ends.append(_dead_end(evidence, tried, what))
+                cited = Provenance(round=evidence.round, candidate=tried.summary.candidate,
+                                   figure=tried.figure)
+                dead_ends.append(dead_end(*tried.key, what, cited))
     return Judgement(promotions, demotions, dead_ends, trials)
 
 
@@ -174,16 +176,7 @@ def _promote(
             both = ", ".join(conflict(summary.change, clash.change))
             waiting[summary.candidate] = f"{figure}, but {clash.id} also touches {both}"
             continue
-        promotions.append(
-            StandingChange(
-                id=f"r{evidence.round:02d}-{summary.candidate}-{selected_move(summary, catalogue)}",
-                axis=summary.axis or "",
-                change=summary.change,
-                provenance=Provenance(
-                    round=evidence.round, candidate=summary.candidate, figure=figure
-                ),
-            )
-        )
+        promotions.append(promoted(summary, evidence.round, catalogue, figure))
     return promotions, waiting
 
 
@@ -257,13 +250,24 @@ def departure(evidence: Evidence, change: StandingChange) -> tuple[str, Provenan
 
 def reversed_end(evidence: Evidence, change: StandingChange) -> DeadEnd:
     """A demoted change as a dead end."""
-    move = change.id.split("-", 2)[-1]
-    return DeadEnd(
-        id=f"{change.axis}/{move}",
-        axis=change.axis,
-        move=move,
-        what="does not stack: the anchor fell with it",
-        provenance=departure(evidence, change)[1],
+    return dead_end(change.axis, change.id.split("-", 2)[-1],
+                    "does not stack: the anchor fell with it", departure(evidence, change)[1])
+
+
+def dead_end(axis: str, move: str, what: str, cited: Provenance) -> DeadEnd:
+    """A move as an entry of "Don't waste budget on"."""
+    return DeadEnd(id=f"{axis}/{move}", axis=axis, move=move, what=what, provenance=cited)
+
+
+def promoted(
+    summary: CandidateSummary, number: int, catalogue: Catalogue, figure: str
+) -> StandingChange:
+    """A candidate's measured change as a standing one, named by round, candidate and move."""
+    return StandingChange(
+        id=f"r{number:02d}-{summary.candidate}-{selected_move(summary, catalogue)}",
+        axis=summary.axis or "",
+        change=summary.change,
+        provenance=Provenance(round=number, candidate=summary.candidate, figure=figure),
     )
 
 
@@ -295,15 +299,4 @@ def _trial(evidence: Evidence, tried: Tried, outcome: str, reason: str) -> Trial
             "outcome": outcome,
             "reason": reason,
         }
-    )
-
-
-def _dead_end(evidence: Evidence, tried: Tried, what: str) -> DeadEnd:
-    candidate = tried.summary.candidate
-    return DeadEnd(
-        id=f"{tried.key[0]}/{tried.move}",
-        axis=tried.key[0],
-        move=tried.move,
-        what=what,
-        provenance=Provenance(round=evidence.round, candidate=candidate, figure=tried.figure),
     )

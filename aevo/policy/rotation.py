@@ -33,10 +33,10 @@ def assign(situation: Situation) -> Assignment:
     """
     n_axes = len(situation.policy.axes)
     resting = _resting(situation)
-    stack = bundles.stack(situation, resting)
-    chosen = _choose(situation, n_axes - 1, resting, stack) if stack else None
+    bundle = bundles.bundle(situation, resting)
+    chosen = _choose(situation, n_axes - 1, resting, bundle) if bundle else None
     if chosen is None:
-        stack, chosen = None, _choose(situation, n_axes, resting)
+        bundle, chosen = None, _choose(situation, n_axes, resting)
     if chosen is None:
         raise ConfigError(
             f"the catalogue has no {n_axes} orthogonal axes over "
@@ -44,7 +44,7 @@ def assign(situation: Situation) -> Assignment:
             "the substrate's axes.yaml must be the one the campaign started with",
         )
     axes = [axis.brief_for(situation.assigned(axis), _reason(situation, axis)) for axis in chosen]
-    axes += [stack] if stack else []
+    axes += [bundle] if bundle else []
     before = {axis.category for axis in situation.policy.axes}
     entering = sorted({axis.category for axis in chosen} - before)
     return Assignment(axes, _retired(situation, chosen, resting), resting, entering)
@@ -103,15 +103,15 @@ def _category_gains(evidence: Evidence) -> dict[str, tuple[float, float]]:
 
 
 def _choose(
-    situation: Situation, n_axes: int, resting: Sequence[str], stack: AxisBrief | None = None
+    situation: Situation, n_axes: int, resting: Sequence[str], bundle: AxisBrief | None = None
 ) -> list[Axis] | None:
-    """The preferred axes beside a stack; on a plateau one of an idle category comes in if there is
+    """The preferred axes beside a bundle; on a plateau one of an idle category comes in if there is
     any."""
     catalogue = situation.catalogue
     needed = categories_needed(n_axes, catalogue)
     ordered = sorted(catalogue.axes, key=lambda axis: _preference(situation, axis))
     ordered = [axis for axis in ordered if axis.category not in resting
-               and not (stack and shared_knobs(axis.knobs, stack.knobs))]
+               and not (bundle and shared_knobs(axis.knobs, bundle.knobs))]
     if resting:
         current = {axis.category for axis in situation.policy.axes}
         return with_entrant(ordered, current, n_axes, needed) or select(ordered, n_axes, needed)

@@ -1,6 +1,7 @@
 """What a campaign would ship: of all adapters it trained, the one of highest expected score."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from aevo.policy import document
 from aevo.records.change import Change
 from aevo.records.evidence import CandidateSummary, Evidence
 from aevo.records.policy import Policy
+from aevo.statistics.effect import Estimate, expected
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,13 @@ def options(rounds: Sequence[Finished], ending: Policy) -> list[Option]:
         for item in one.evidence.candidates:
             if item.status != "ok" or item.dev is None:
                 continue
-            step, se, basis = expected(item, one.evidence, external)
+            step, se, basis = promised(item, one.evidence, external)
             found.append(Option(one.evidence.round, item.candidate, level + step, step, se, basis,
                                 item.change, standing))
     return sorted(found, key=lambda item: (-item.expected, -item.round, item.candidate))
 
 
-def expected(
+def promised(
     item: CandidateSummary, evidence: Evidence, external: bool
 ) -> tuple[float, float, str]:
     """What a candidate's change is thought to add: posterior mean and standard deviation where true
@@ -76,9 +78,8 @@ def expected(
         return 0.0, 0.0, "the standing recipe"
     if effect is None:
         return 0.0, evidence.calibration.spread, "not on the leaderboard"
-    spread = evidence.calibration.spread
-    trust = spread**2 / (spread**2 + effect.se**2)
-    return trust * effect.gain, trust**0.5 * effect.se, effect.basis
+    gain, variance = expected(Estimate(effect.gain, effect.se), evidence.calibration.spread)
+    return gain, math.sqrt(variance), effect.basis
 
 
 def levels(rounds: Sequence[Finished], external: bool) -> list[float]:
@@ -102,7 +103,7 @@ def _moved(one: Finished, after: Finished, external: bool) -> float:
     else:
         by_name = {item.candidate: item for item in one.evidence.candidates}
         trials = [by_name.get(item.provenance.candidate or "") for item in entered]
-        gained += sum(expected(item, one.evidence, external)[0] for item in trials if item)
+        gained += sum(promised(item, one.evidence, external)[0] for item in trials if item)
     if left and gone is not None:
         gained -= gone.kept
     return gained

@@ -45,7 +45,7 @@ def of_move(tried: Sequence[Trial], axis: str, move: str) -> list[Trial]:
 
 
 def parts(trial: Trial) -> list[MoveRef]:
-    """The moves that a trial tried: its own, or all that its stack combined."""
+    """The moves that a trial tried: its own, or all that its bundle combined."""
     return trial.combines or [MoveRef(axis=trial.axis, move=trial.move)]
 
 

@@ -82,17 +82,17 @@ class Situation:
         return trusted or self.learned(ref, external=False)
 
     def learned(self, ref: MoveRef, external: bool) -> Estimate | None:
-        """What a move's own trials say of it, together with those of stacks that it was part of."""
+        """What a move's own trials say of it, and those of bundles that it was part of."""
         own = ledger.known(ledger.of_move(self.tried, ref.axis, ref.move), external)
         found = [own] if own else []
         for trial in self.tried:
             whole = ledger.known([trial], external) if ref in trial.combines else None
             if whole is not None:
                 found.append(self._share(whole, [p for p in trial.combines if p != ref], external))
-        return combined(found)
+        return combined(found) if found else None
 
     def _share(self, whole: Estimate, others: Sequence[MoveRef], external: bool) -> Estimate:
-        """What a stack leaves to one of its moves: its gain less what its others promised."""
+        """What a bundle leaves to one of its moves: its gain less what its others promised."""
         gain, variance = whole.gain, whole.se**2
         for other in others:
             trials = ledger.of_move(self.tried, other.axis, other.move)

@@ -1,8 +1,9 @@
 """leaderboard.json: the external, authoritative scores of one round, and the quota left; and the
 ledger in which a board outside of aevo's reach is remembered, line by line."""
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from aevo.files.documents import Foreign, Part, Record
 
@@ -94,6 +95,29 @@ class Leaderboard(Record):
         submissions = [_settled(entry, found.get((entry.candidate, entry.run, entry.checkpoint)))
                        for entry in self.submissions]
         return self.model_copy(update={"submissions": submissions})
+
+
+class Scored(Protocol):
+    """A round as some reader sees it: a dataclass with the round's board, if it has one."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def leaderboard(self) -> Leaderboard | None: ...
+
+
+Round = TypeVar("Round", bound=Scored)
+
+
+def with_late_scores(rounds: Sequence[Round]) -> list[Round]:
+    """The rounds, each with the scores that later ones of them found for its submissions. Rounds
+    after the last are not asked, so that evidence verifies whatever came in since."""
+    boards = [item.leaderboard for item in rounds if item.leaderboard is not None]
+    return [
+        item if item.leaderboard is None
+        else replace(item, leaderboard=item.leaderboard.with_late(boards))
+        for item in rounds
+    ]
 
 
 def _settled(entry: Submission, late: LateScore | None) -> Submission:

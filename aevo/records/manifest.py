@@ -4,6 +4,7 @@ Scores are copied by trusted code from evaluation records; what the agent says s
 claims and findings.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from aevo.files.documents import Part, Record
@@ -21,6 +22,11 @@ class CheckpointScore(Part):
     selection_score: float
     domains: dict[str, DomainScore]
     adapter_sha256: str
+
+
+def best_of(checkpoints: Iterable[CheckpointScore]) -> CheckpointScore | None:
+    """The best by its selection score; of equals the earlier one."""
+    return max(checkpoints, key=lambda item: (item.selection_score, -item.step), default=None)
 
 
 class TrainingRun(Part):
@@ -41,6 +47,11 @@ class TrainingRun(Part):
     change: Change
     checkpoints: list[CheckpointScore]
     failure: str | None = None
+
+    @property
+    def best(self) -> CheckpointScore | None:
+        """The checkpoint that the recipe's criterion selects, None if none was scored."""
+        return best_of(self.checkpoints)
 
 
 class Selected(Part):

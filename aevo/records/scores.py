@@ -1,5 +1,7 @@
 """What a training stack writes: a run's result.json, an evaluation's scores and predictions."""
 
+from collections.abc import Mapping
+
 from aevo.files.documents import Foreign, Part
 
 
@@ -8,6 +10,13 @@ class DomainScore(Part):
 
     accuracy: float
     n: int
+
+
+def weighted_mean(domains: Mapping[str, DomainScore], weights: Mapping[str, float]) -> float:
+    """Mean of domain accuracies; a domain without a weight counts 1. 0 if none has weight."""
+    total = sum(weights.get(name, 1.0) for name in domains)
+    score = sum(weights.get(name, 1.0) * item.accuracy for name, item in domains.items())
+    return score / total if total else 0.0
 
 
 class Score(Foreign):

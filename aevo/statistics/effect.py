@@ -7,7 +7,7 @@ the first.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aevo.statistics.paired import above_zero
 
@@ -63,16 +63,12 @@ def pool(sources: Sequence[Sequence[Reading]]) -> Estimate | None:
     found = [item for item in map(replicated, sources) if item is not None]
     if not found:
         return None
-    weights = [1 / max(item.se, 1e-6) ** 2 for item in found]
-    total = sum(weights)
-    gain = sum(weight * item.gain for weight, item in zip(weights, found, strict=True)) / total
-    return Estimate(gain, math.sqrt(1 / total), max(len(source) for source in sources))
+    whole = combined([Estimate(item.gain, item.se) for item in found])
+    return replace(whole, trials=max(len(source) for source in sources))
 
 
-def combined(estimates: Sequence[Estimate]) -> Estimate | None:
-    """Independent estimates of one gain, by precision; None if there is none."""
-    if not estimates:
-        return None
+def combined(estimates: Sequence[Estimate]) -> Estimate:
+    """Independent estimates of one gain, at least one of them, by precision."""
     weights = [1 / max(item.se, 1e-6) ** 2 for item in estimates]
     gain = sum(w * item.gain for w, item in zip(weights, estimates, strict=True)) / sum(weights)
     return Estimate(gain, math.sqrt(1 / sum(weights)), sum(item.trials for item in estimates))

@@ -5,7 +5,7 @@ there, marked unfinished. The report and its figures are drawn from this and fro
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from aevo.errors import RecordError
@@ -14,7 +14,7 @@ from aevo.files.paths import Layout, RoundLayout
 from aevo.records.campaign import Campaign
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import CandidateSummary, Evidence
-from aevo.records.leaderboard import Leaderboard
+from aevo.records.leaderboard import Leaderboard, with_late_scores
 from aevo.records.manifest import Manifest
 from aevo.records.plan import Plan
 from aevo.records.policy import MODE_TITLES, DeadEnd, Policy, StandingChange
@@ -214,23 +214,15 @@ def read_trajectory(root: Path) -> Trajectory:
             "name one, as in: python -m aevo.report runs/<campaign>",
         )
     discoveries = read_lines(Discovery, layout.discoveries)
-    rounds = _with_late_scores(
-        [_read_round(layout, found, discoveries) for found in layout.rounds()])
+    rounds = [_read_round(layout, found, discoveries) for found in layout.rounds()]
     policies = sorted(layout.policy(1).parent.glob("round-[0-9]*.yaml"))
     return Trajectory(
         root=root,
         campaign=read(Campaign, layout.campaign),
         base_dev=_base_dev(layout),
-        rounds=rounds,
+        rounds=with_late_scores(rounds),
         last_policy=read(Policy, policies[-1]) if policies else None,
     )
-
-
-def _with_late_scores(rounds: list[RoundStory]) -> list[RoundStory]:
-    """The rounds, each with what later ones found of its leaderboard scores."""
-    boards = [story.leaderboard for story in rounds if story.leaderboard]
-    return [replace(story, leaderboard=story.leaderboard.with_late(boards))
-            if story.leaderboard else story for story in rounds]
 
 
 def _read_round(layout: Layout, found: RoundLayout, log: list[Discovery]) -> RoundStory:

@@ -22,7 +22,7 @@ from aevo.plan.graph import evaluation_job, training_job
 from aevo.plan.setup import OpenCampaign
 from aevo.records.inspection import Inspection
 from aevo.records.job import JobSpec
-from aevo.records.manifest import CheckpointScore
+from aevo.records.manifest import CheckpointScore, best_of
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.scores import Score, Scores
 from aevo.records.trace import Trace
@@ -190,7 +190,7 @@ class Broker:
         wait(self.evaluate_spec(number), self.campaign.config.cluster)
         scores = self.scores(number)
         criterion = self.criterion(number)
-        chosen = criterion.choose(self.checkpoint_scores(number))
+        chosen = best_of(self.checkpoint_scores(number))
         shown = {name: score.model_dump() for name, score in scores.scores.items()}
         self.trace.note("score", run=number, selected=chosen and chosen.name, scores=shown)
         if chosen is not None:

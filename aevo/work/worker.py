@@ -23,7 +23,7 @@ from aevo.plan.graph import data_step
 from aevo.plan.setup import OpenCampaign
 from aevo.policy import document
 from aevo.records.change import Change
-from aevo.records.manifest import CheckpointScore, Cost, Manifest, Selected, TrainingRun
+from aevo.records.manifest import Cost, Manifest, Selected, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.trace import Trace
 from aevo.substrate.catalogue import Move
@@ -196,7 +196,7 @@ def select(broker: Broker, runs: list[TrainingRun], finish: Finish | None) -> Se
     if finish is not None and finish.run is not None:
         run = next(item for item in scored if item.number == finish.run)
     criterion = broker.criterion(run.number)
-    best: CheckpointScore | None = criterion.choose(run.checkpoints)
+    best = run.best
     name = criterion.name
     if finish is not None and finish.checkpoint is not None:
         best = next(item for item in run.checkpoints if item.name == finish.checkpoint)

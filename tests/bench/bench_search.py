@@ -59,7 +59,7 @@ from aevo.policy import trials  # noqa: E402
 from aevo.records.campaign import Campaign  # noqa: E402
 from aevo.records.change import Change  # noqa: E402
 from aevo.records.evidence import Evidence  # noqa: E402
-from aevo.records.manifest import CheckpointScore  # noqa: E402
+from aevo.records.manifest import CheckpointScore, best_of  # noqa: E402
 from aevo.records.policy import Policy  # noqa: E402
 from aevo.records.scores import Score  # noqa: E402
 from aevo.studies.simulation.campaign import recipe_of  # noqa: E402
@@ -180,7 +180,7 @@ class Trainer:
                     adapter_sha256="0" * 64,
                 )
             )
-        chosen = criterion.choose(scored)
+        chosen = best_of(scored)
         if chosen is None:
             return self._nothing()
         hidden = self.evaluators["hidden"]

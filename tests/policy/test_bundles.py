@@ -9,7 +9,7 @@ from aevo.config.policy import PolicySettings
 from aevo.files.documents import read
 from aevo.files.paths import Layout
 from aevo.policy import document as policies
-from aevo.policy.bundles import STACK, stack
+from aevo.policy.bundles import STACK, bundle
 from aevo.policy.worth import Situation
 from aevo.records.evidence import CandidateSummary, Evidence
 from aevo.records.policy import AxisBrief, Policy
@@ -124,8 +124,8 @@ def test_a_stack_that_gained_nothing_is_not_tried_again(layout: Layout) -> None:
         evidence=read(Evidence, layout.round(2).evidence), policy=after, catalogue=catalogue(),
         mode="transfer", standing=[], dead_ends=[], tried=after.tried,
     )
-    found = stack(situation, [])
+    found = bundle(situation, [])
     assert found is not None and {part.axis for part in found.combines} < names
     forgetful = replace(situation, tried=[item for item in after.tried if not item.combines])
-    again = stack(forgetful, [])
+    again = bundle(forgetful, [])
     assert again is not None and {part.axis for part in again.combines} == names

@@ -20,6 +20,7 @@ import yaml
 from aevo import cli
 from aevo.errors import ConfigError, RecordError
 from aevo.files.documents import write_text
+from aevo.statistics.effect import Estimate, expected
 
 REFERENCE = "default"
 FLIPPED = 0.12  # share of items that a changed recipe answers otherwise, at an accuracy of 0.5
@@ -88,8 +89,8 @@ def _shrink(
     found = {}
     for name, (gain, variance) in seen.items():
         wide = max(spread, abs(gain) / 2)
-        trust = wide**2 / (wide**2 + variance)
-        found[name] = (gain * trust, float(np.sqrt(trust * variance)))
+        mean, left = expected(Estimate(gain, float(np.sqrt(variance))), wide)
+        found[name] = mean, float(np.sqrt(left))
     return found, spread
 
 
