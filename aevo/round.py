@@ -129,7 +129,7 @@ def out_of_round(spec: JobSpec) -> bool:
         return True
     if CandidateLayout(Path(spec.product).parent).cancelled.exists():
         return True
-    job = JobFolder(Path(spec.folder))
+    job = JobFolder.of(spec)
     state = observe(job)
     return state.phase in ("failed", "lost") and exhausted(job, state, spec)
 
@@ -140,7 +140,7 @@ def resubmit(spec: JobSpec, config: Config) -> None:
     Raises:
         JobError: collector or meta is out of attempts, or was cancelled.
     """
-    state = observe(JobFolder(Path(spec.folder)))
+    state = observe(JobFolder.of(spec))
     if state.alive or state.phase == "finished" or out_of_round(spec):
         return
     if state.cancelled:
@@ -152,7 +152,7 @@ def resubmit(spec: JobSpec, config: Config) -> None:
 
 def show_submitted(layout: Layout, number: int, specs: list[JobSpec]) -> None:
     """Job ids, and how to watch them."""
-    states = [observe(JobFolder(Path(spec.folder))) for spec in specs]
+    states = [observe(JobFolder.of(spec)) for spec in specs]
     ids = ", ".join(f"{state.name} {state.job_id}" for state in states if state.job_id)
     print(f"round {number} is under way: {ids}\n"
           f"  python -m aevo.status {layout.root} --round {number} --watch\n"

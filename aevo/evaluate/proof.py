@@ -31,7 +31,7 @@ def prove_run(
     Raises:
         IntegrityError: the job on record is another one, or the run contradicts it.
     """
-    job = JobFolder(Path(expected.folder))
+    job = JobFolder.of(expected)
     _check_job(read(JobSpec, job.spec), expected)
     if not any(str(seed) in step.argv for step in expected.steps):
         raise IntegrityError(f"the commands of {expected.name} do not have the seed {seed}")

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -60,6 +61,57 @@ class Terminated(BaseException):
     """SIGTERM: someone ends the job, or Slurm takes its node away."""
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a job, in this process: what it leaves on record."""
+
+    job: JobFolder
+    spec: JobSpec
+    number: int
+    started: float
+
+    def note(self, event: Any) -> None:
+        """A line of the job's ledger."""
+        append_line(self.job.ledger, LedgerLine(
+            event=event, name=self.spec.name, attempt=self.number, time=time.time(),
+            job_id=os.environ.get("SLURM_JOB_ID") if self.spec.queue is not None else None,
+        ))
+
+    def enter(self, phase: Any, child: int | None = None) -> None:
+        """What it does from now on."""
+        write_json(self.job.running, Running(
+            name=self.spec.name, attempt=self.number, pid=os.getpid(), child=child,
+            host=socket.gethostname(), started=self.started, phase=phase,
+        ))
+
+    def end(self, code: int, message: str = "", requeued: bool = False) -> None:
+        """How it ended; nothing is written after it."""
+        write_json(self.job.end(self.number), JobEnd(
+            name=self.spec.name, attempt=self.number, exit_code=code,
+            seconds=round(time.time() - self.started, 2), host=socket.gethostname(),
+            message=message, requeued=requeued,
+        ))
+
+    def comes_back(self, code: int) -> bool:
+        """True if Slurm starts this submission again; asks it to where the job may go on."""
+        spec = self.spec
+        if spec.queue is None:
+            return False
+        if code == INTERRUPTED:
+            return True
+        earlier = [end for number in range(1, self.number)
+                   if (end := self.job.ended(number)) is not None]
+        if code == TIME_LIMIT:
+            wanted = sum(end.exit_code == TIME_LIMIT for end in earlier) < spec.resumes
+        elif code == CANCELLED or spec.entry is None:  # a worker decides about its trainings
+            wanted = False
+        else:
+            failed = sum(end.exit_code not in (0, INTERRUPTED, CANCELLED, TIME_LIMIT)
+                         for end in earlier)
+            wanted = failed + 1 < spec.attempts
+        return wanted and slurm.requeue(os.environ.get("SLURM_JOB_ID", ""))
+
+
 def run_job(folder: str, attempt: int, slots: list[str]) -> int:
     """Runs the job in `folder`; the function that submitit calls, and `main` on Slurm.
 
@@ -80,22 +132,20 @@ def run_job(folder: str, attempt: int, slots: list[str]) -> int:
     signal.signal(signal.SIGTERM, _on_term)
     signal.signal(signal.SIGUSR2, _on_limit)
     alive = _take_over(job, spec)
-    attempt = _open_attempt(job, spec, attempt)
-    started = time.time()
+    here = _open_attempt(job, spec, attempt)
     try:
-        _run(job, spec, attempt, [Path(slot) for slot in slots], alive, started)
+        _run(here, [Path(slot) for slot in slots], alive)
     except BaseException as error:
         for number in (signal.SIGTERM, signal.SIGUSR2):  # from here on we end in order
             signal.signal(number, signal.SIG_IGN)
         code, message = _judge(error, spec)
         if not isinstance(error, AevoError | TimeLimit | Terminated | KeyboardInterrupt):
             traceback.print_exc()
-        again = spec.queue is not None and _comes_back(job, spec, attempt, code)
-        _leave_end(job, spec, attempt, code, message, started, again)
+        here.end(code, message, here.comes_back(code))
         if code == CANCELLED and spec.kind == "worker":
             cancel_owned(job)
         raise JobError(f"{spec.name}: {message}") from error
-    _leave_end(job, spec, attempt, 0, "", started, False)
+    here.end(0)
     return 0
 
 
@@ -119,42 +169,35 @@ def _take_over(job: JobFolder, spec: JobSpec) -> Lease:
         time.sleep(1.0)
 
 
-def _open_attempt(job: JobFolder, spec: JobSpec, submitted: int) -> int:
-    """The number of this start; on Slurm its log becomes our output."""
+def _open_attempt(job: JobFolder, spec: JobSpec, submitted: int) -> Attempt:
+    """This start; on Slurm its log becomes our output."""
+    here = Attempt(job, spec, submitted, time.time())
     if spec.queue is None:
-        return submitted
+        return here
     lines = job.lines()
-    attempt = submitted
     if any(line.event == "started" and line.attempt >= submitted for line in lines):
-        attempt = last_attempt(lines) + 1
-        _note(job, spec, "requeued", attempt)
-    folder = job.open_attempt(attempt)
+        here = replace(here, number=last_attempt(lines) + 1)
+        here.note("requeued")
+    folder = job.open_attempt(here.number)
     sys.stdout.flush()
     sys.stderr.flush()
     with (folder / "log.txt").open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    return attempt
+    return here
 
 
-def _run(
-    job: JobFolder, spec: JobSpec, attempt: int, slots: list[Path], alive: Lease, started: float
-) -> None:
-    def enter(phase: Any, child: int | None = None) -> None:
-        write_json(job.running, Running(
-            name=spec.name, attempt=attempt, pid=os.getpid(), child=child,
-            host=socket.gethostname(), started=started, phase=phase,
-        ))
-
-    enter("waiting" if spec.after or spec.needs else "queued")
+def _run(here: Attempt, slots: list[Path], alive: Lease) -> None:
+    spec = here.spec
+    here.enter("waiting" if spec.after or spec.needs else "queued")
     _await_dependencies(spec)
     inherited = [alive.fd]
     if slots and spec.resources.slots:
-        enter("queued")
+        here.enter("queued")
         slot = lease.take_any(slots, POLL_S, lambda: None)
         inherited.append(slot.fd)
-    enter("running")
-    _note(job, spec, "started", attempt)
+    here.enter("running")
+    here.note("started")
     if Path(spec.product).exists():
         return
     if spec.entry is not None:
@@ -163,7 +206,7 @@ def _run(
     deadline = time.monotonic() + 60 * spec.resources.time_min
     with tempfile.TemporaryDirectory(prefix="aevo-") as scratch:
         for step in spec.steps:
-            _run_step(spec, step, inherited, deadline, scratch, enter)
+            _run_step(here, step, inherited, deadline, scratch)
     if not Path(spec.product).exists():
         raise JobError(f"ended without leaving {spec.product}")
 
@@ -188,8 +231,9 @@ def _await_dependencies(spec: JobSpec) -> None:
 
 
 def _run_step(
-    spec: JobSpec, step: Step, inherited: list[int], deadline: float, scratch: str, enter: Any
+    here: Attempt, step: Step, inherited: list[int], deadline: float, scratch: str
 ) -> None:
+    spec = here.spec
     print(f"$ {' '.join(argv(spec, step))}", flush=True)
     variables = environment(os.environ, step.env, spec.resources.cpus, scratch)
     command = argv(spec, step, _confined(spec, step, scratch, variables))
@@ -200,7 +244,7 @@ def _run_step(
                              start_new_session=True, env=variables)
     watch = Watch(spec)
     try:
-        enter("running", child.pid)
+        here.enter("running", child.pid)
         while child.poll() is None:
             if time.monotonic() > deadline:
                 raise JobError(f"TIMEOUT after {spec.resources.time_min} min: {step.argv[2]}")
@@ -265,39 +309,6 @@ def _judge_term(spec: JobSpec) -> tuple[int, str]:
     if count is None or count > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
         return INTERRUPTED, "requeued by Slurm"
     return CANCELLED, "cancelled"
-
-
-def _comes_back(job: JobFolder, spec: JobSpec, attempt: int, code: int) -> bool:
-    """True if Slurm starts this submission again; asks it to where the job may go on."""
-    if code == INTERRUPTED:
-        return True
-    earlier = [end for number in range(1, attempt) if (end := job.ended(number)) is not None]
-    if code == TIME_LIMIT:
-        wanted = sum(end.exit_code == TIME_LIMIT for end in earlier) < spec.resumes
-    elif code == CANCELLED or spec.entry is None:  # a worker decides about its trainings
-        wanted = False
-    else:
-        failed = sum(end.exit_code not in (0, INTERRUPTED, CANCELLED, TIME_LIMIT)
-                     for end in earlier)
-        wanted = failed + 1 < spec.attempts
-    return wanted and slurm.requeue(os.environ.get("SLURM_JOB_ID", ""))
-
-
-def _leave_end(
-    job: JobFolder, spec: JobSpec, attempt: int, code: int, message: str, started: float,
-    requeued: bool,
-) -> None:
-    write_json(job.end(attempt), JobEnd(
-        name=spec.name, attempt=attempt, exit_code=code, seconds=round(time.time() - started, 2),
-        host=socket.gethostname(), message=message, requeued=requeued,
-    ))
-
-
-def _note(job: JobFolder, spec: JobSpec, event: Any, attempt: int) -> None:
-    append_line(job.ledger, LedgerLine(
-        event=event, name=spec.name, attempt=attempt, time=time.time(),
-        job_id=os.environ.get("SLURM_JOB_ID") if spec.queue is not None else None,
-    ))
 
 
 def _exit_text(code: int) -> str:

@@ -3,10 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from aevo.files.documents import finished, read, read_lines
-from aevo.records.job import JobEnd, LedgerLine, Running
+from aevo.records.job import JobEnd, JobSpec, LedgerLine, Running
 
 Phase = Literal["none", "starting", "waiting", "queued", "running", "ending", "unknown",
                 "finished", "failed", "lost"]
@@ -22,6 +22,11 @@ class JobFolder:
     """The files of one job, below `<round>/jobs/<name>`."""
 
     root: Path
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Self:
+        """The folder that a job names."""
+        return cls(Path(spec.folder))
 
     @property
     def spec(self) -> Path:

@@ -102,7 +102,7 @@ def executor(
     options = cluster.options(spec.kind, spec.resources)
     _refuse_unwritable(spec, options)
     python = cluster.python or sys.executable
-    made = Executor(JobFolder(Path(spec.folder)).attempt(attempt), dependencies, python)
+    made = Executor(JobFolder.of(spec).attempt(attempt), dependencies, python)
     made.update_parameters(**_parameters(options), job_name=job_name(spec, attempt))
     made.update_parameters(
         use_srun=False,  # srun inside the job is ours to call; see aevo.jobs.launch

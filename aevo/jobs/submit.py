@@ -50,7 +50,7 @@ def submit(spec: JobSpec, cluster: ClusterSettings) -> JobState:
         ConfigError: the scheduler refused it.
         JobError: it has failed or been lost too often; jobs nest too deep, or are too many.
     """
-    job = JobFolder(Path(spec.folder))
+    job = JobFolder.of(spec)
     job.root.mkdir(parents=True, exist_ok=True)
     with FileLock(job.submitting):
         _adopt(job)
@@ -189,7 +189,7 @@ def wait(spec: JobSpec, cluster: ClusterSettings, poll_s: float = 0.2) -> JobSta
     Raises:
         JobError: the job is out of attempts or was cancelled; the message ends with its log.
     """
-    job = JobFolder(Path(spec.folder))
+    job = JobFolder.of(spec)
     state = observe(job)
     fresh = not state.alive
     while True:

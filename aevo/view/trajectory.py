@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aevo.errors import RecordError
 from aevo.files.documents import read, read_lines
-from aevo.files.paths import Layout, RoundLayout
+from aevo.files.paths import Layout, RoundLayout, campaign_at
 from aevo.records.campaign import Campaign
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import CandidateSummary, Evidence
@@ -207,12 +207,7 @@ def read_trajectory(root: Path) -> Trajectory:
     Raises:
         RecordError: `root` holds no campaign, or a record in it is corrupt.
     """
-    layout = Layout(root)
-    if not layout.campaign.is_file():
-        raise RecordError(
-            f"{root} is not a campaign folder (it has no campaign.yaml)",
-            "name one, as in: python -m aevo.report runs/<campaign>",
-        )
+    layout = Layout(campaign_at(root))
     discoveries = read_lines(Discovery, layout.discoveries)
     rounds = [_read_round(layout, found, discoveries) for found in layout.rounds()]
     policies = sorted(layout.policy(1).parent.glob("round-[0-9]*.yaml"))
@@ -255,12 +250,8 @@ def _spent(manifests: Iterator[Manifest]) -> Expense:
     for manifest in manifests:
         cost = manifest.cost
         whole += Expense(
-            candidates=1,
-            trainings=len(manifest.runs),
-            training_s=cost.training_s,
-            turns=cost.turns,
-            tokens=cost.tokens_in + cost.tokens_out,
-            dollars=cost.dollars,
+            candidates=1, trainings=len(manifest.runs), training_s=cost.training_s,
+            turns=cost.turns, tokens=cost.tokens_in + cost.tokens_out, dollars=cost.dollars,
         )
     return whole
 
@@ -289,15 +280,8 @@ def _row(story: RoundStory) -> Row:
     notes = [story.state] if story.state else []
     if top.candidate != best.candidate and top.dev is not None:
         notes.append(f"highest dev of the round: {top.dev:.3f} ({top.candidate})")
-    return Row(
-        story.number,
-        story.mode,
-        best.dev,
-        best.lb,
-        story.learned,
-        best.candidate,
-        note="; ".join(notes),
-    )
+    return Row(story.number, story.mode, best.dev, best.lb, story.learned, best.candidate,
+               note="; ".join(notes))
 
 
 def _or_low(score: float | None) -> float:

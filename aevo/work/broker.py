@@ -132,7 +132,7 @@ class Broker:
         try:
             wait(spec, self.campaign.config.cluster)
         except JobError as error:
-            state = observe(JobFolder(Path(spec.folder)))
+            state = observe(JobFolder.of(spec))
             self._log(f"run {number} failed: {state.message}")
             return RunStatus(run=number, status="failed", failure=error.what,
                              log=tail(state.log, 30))
@@ -159,7 +159,7 @@ class Broker:
 
     def settle(self, number: int) -> str:
         """Ends run `number` if it is still going; returns why it has no result."""
-        job = JobFolder(Path(self.train_spec(number).folder))
+        job = JobFolder.of(self.train_spec(number))
         # one that has said how it failed may be in its last breath: it was not cancelled
         if observe(job).phase != "failed" and cancel(job):
             return "cancelled when its candidate ended"
@@ -168,7 +168,7 @@ class Broker:
     def logs(self, number: int, lines: int) -> str:
         """The end of a run's log."""
         self._known(number)
-        state = observe(JobFolder(Path(self.train_spec(number).folder)))
+        state = observe(JobFolder.of(self.train_spec(number)))
         return f"{state.phase} {state.message}\n{tail(state.log, lines)}"
 
     def evaluate(self, number: int) -> Evaluation:
