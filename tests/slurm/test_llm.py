@@ -17,7 +17,7 @@ from tests.role_brains import by_role
 from tests.slurm.conftest import QUICK, Slurm
 from tests.test_llm_round import FEW_STEPS, agent, check_roles
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(30)]
+pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(30)]
 
 
 def test_round_of_language_models_on_slurm(
