@@ -19,11 +19,12 @@ from aevo.substrate.frozen import open_substrate
 from tests.parallel import (
     made_once,
     pytest_collection_modifyitems,
+    pytest_configure_node,
     pytest_terminal_summary,
     pytest_xdist_make_scheduler,
 )
 
-__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary",
+__all__ = ["pytest_collection_modifyitems", "pytest_configure_node", "pytest_terminal_summary",
            "pytest_xdist_make_scheduler"]  # hooks
 
 REPO = Path(__file__).parents[1]

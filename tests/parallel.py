@@ -1,12 +1,18 @@
 """How the tests are spread over processes, and what the end of a run says beside its result.
 
-With `-n 3 --dist loadgroup` (what scripts/test does) a module stays in one process, so that what
-its tests share is made once. `@pytest.mark.xdist_group(name)` takes a test out of its module, to
-those of the same name: tests that share a machine's service, or one that is alone by its length.
-`@pytest.mark.long(seconds)` says what a module, or a test, takes; the longest group begins.
+With `-n 3 --dist loadscope` (what scripts/test does) a module stays in one process, so that what
+its tests share is made once. `@pytest.mark.together(name)` takes a test out of its module, to those
+of the same name: tests that share a service of the machine. `@pytest.mark.long(seconds)` says what
+a module, or a test, takes; the longest group begins.
+
+xdist's own mark `xdist_group` does nothing under pytest 9.2: xdist 3.8 writes the group into an
+attribute that pytest no longer reads. Here the processes tell the groups in a file.
 """
 
+import json
 import os
+import shutil
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +21,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+GROUPS = pytest.StashKey[Path]()
+
 
 def group_of(item: pytest.Item) -> str:
     """What runs in one process, one after the other."""
-    mark = item.get_closest_marker("xdist_group")
+    mark = item.get_closest_marker("together")
     return str(mark.args[0]) if mark else item.nodeid.split("::")[0]
 
 
@@ -33,25 +41,49 @@ def seconds_by_group(items: list[pytest.Item]) -> dict[str, float]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long groups first, so that the processes end together; elsewhere the files' order."""
-    if hasattr(config, "workerinput"):
-        seconds = seconds_by_group(items)
-        items.sort(key=lambda item: -seconds.get(group_of(item), 0.0))
+    given = getattr(config, "workerinput", None)
+    if given is None:
+        return
+    seconds = seconds_by_group(items)
+    items.sort(key=lambda item: -seconds.get(group_of(item), 0.0))
+    path = Path(given["groups"])
+    fresh = path.with_suffix(f".{given['workerid']}")
+    fresh.write_text(json.dumps({item.nodeid: group_of(item) for item in items}))
+    fresh.replace(path)  # the same from every process
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tells a process where to write the groups."""
+    node.workerinput["groups"] = str(groups_file(node.config))
+
+
+def groups_file(config: pytest.Config) -> Path:
+    """Where the processes of this run say what belongs together."""
+    if GROUPS not in config.stash:
+        folder = Path(tempfile.mkdtemp(prefix="aevo-tests-"))
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        config.stash[GROUPS] = folder / "groups.json"
+    return config.stash[GROUPS]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Groups as marked, and each other module is a group; in the order of the items."""
-    if config.getoption("dist") != "loadgroup":
+    """Groups as told, in the order of the items."""
+    if config.getoption("dist") != "loadscope":
         return None
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadScopeScheduling
 
-    class ByModule(LoadGroupScheduling):
+    class ByGroup(LoadScopeScheduling):
+        known: dict[str, str] | None = None
+
         def _split_scope(self, nodeid: str) -> str:
-            found = str(super()._split_scope(nodeid))
-            return nodeid.split("::")[0] if found == nodeid else found
+            if self.known is None:
+                self.known = json.loads(groups_file(config).read_text())
+            return self.known[nodeid]
 
     config.option.loadscopereorder = False
-    return ByModule(config, log)
+    return ByGroup(config, log)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

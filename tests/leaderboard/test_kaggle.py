@@ -47,6 +47,8 @@ from tests.support.fake_kaggle import QUOTA_TEXT, FakeKaggle, Fault, page, says
 
 pytest.importorskip("kaggle", reason="the kaggle package is not installed")
 
+pytestmark = pytest.mark.long(35)
+
 FAST = ("leaderboard=kaggle", "leaderboard.competition=the-challenge", "leaderboard.backoff_s=1",
         "leaderboard.retries=2", "leaderboard.deadline_s=3600", "leaderboard.timeout_s=20")
 SCORES = {"c00": "0.80", "c01": "0.82", "c02": "0.76", "c03": "0.80"}

@@ -21,7 +21,7 @@ PROGRAMS = ("slurmctld", "slurmd", "munged", "slurmdbd", "mariadbd")
 OTHER = "nobody"  # a Unix user that is not root and is everywhere
 
 pytestmark = [
-    pytest.mark.xdist_group("slurm"),  # both clusters write to /etc/hosts
+    pytest.mark.together("slurm"),  # both clusters write to /etc/hosts
     pytest.mark.long(15),
     pytest.mark.skipif(
         os.getuid() != 0 or any(shutil.which(name) is None for name in PROGRAMS),

@@ -164,7 +164,7 @@ def test_test_extras_serve_quickstart_too(machine: Machine) -> None:
     machine.call("scripts/test", "-k", "a b")
     calls = machine.calls()
     assert pip("-e .[train,megatron,slurm,dev]") in calls
-    assert calls[-1] == "run -m pytest -n 3 --dist loadgroup -k a b"
+    assert calls[-1] == "run -m pytest -n 3 --dist loadscope -k a b"
     machine.call("scripts/quickstart")
     assert machine.calls() == ["run -u -m aevo.campaign rounds=2"]
 
@@ -172,7 +172,7 @@ def test_test_extras_serve_quickstart_too(machine: Machine) -> None:
 def test_quick_leaves_out_what_is_long(machine: Machine) -> None:
     machine.tool("ruff", "#!/usr/bin/env bash\n")
     machine.call("scripts/test", "--quick", "tests/x.py", AEVO_TEST_WORKERS="0")
-    assert machine.calls()[-1] == "run -m pytest -n 0 --dist loadgroup -m not long tests/x.py"
+    assert machine.calls()[-1] == "run -m pytest -n 0 --dist loadscope -m not long tests/x.py"
 
 
 def test_a_failed_step_fails_the_test_command(machine: Machine) -> None:

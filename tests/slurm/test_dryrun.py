@@ -24,7 +24,7 @@ from aevo.start.command import CONF
 from tests.conftest import REPO, Cli
 from tests.slurm.conftest import Slurm
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(40)]
+pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(40)]
 
 GOLDEN = Path(__file__).parent / "golden"
 SITE = (  # what a demanding site asks for

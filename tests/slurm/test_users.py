@@ -18,7 +18,7 @@ from tests.conftest import REGRESSION, REPO, Cli
 from tests.slurm.conftest import QUICK, Slurm
 from tests.support.outcome import outcome
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.long(30)]
+pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(30)]
 
 USER = "aevo-test-user"
 SYSTEM_PYTHON = Path(f"/usr/bin/python3.{sys.version_info[1]}")

@@ -338,7 +338,7 @@ def said(*argv: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.xdist_group("slurm")
+@pytest.mark.together("slurm")
 @pytest.mark.long(2)
 def test_held_job_and_dependent_of_a_failed_one_on_a_real_cluster(
     tmp_path: Path, cluster: list[str]
