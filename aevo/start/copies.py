@@ -10,7 +10,7 @@ edit of the source in place shows in the copy, and is refused like any other.
 import shutil
 from pathlib import Path
 
-from aevo.errors import SubstrateError
+from aevo.errors import ConfigError, SubstrateError
 from aevo.files import digest
 from aevo.files.documents import whole_folder, write_bytes
 from aevo.files.paths import Layout
@@ -52,9 +52,15 @@ def keep_constitution(layout: Layout, source: Path) -> None:
     """Copies the constitution into the campaign, at once or not at all.
 
     Raises:
+        ConfigError: `source` cannot be read.
         RecordError: the copy cannot be written.
     """
-    write_bytes(layout.constitution, source.read_bytes(), 0o444)
+    try:
+        text = source.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"constitution={source} cannot be read ({error.strerror})",
+                          "mend its permissions, or give another") from error
+    write_bytes(layout.constitution, text, 0o444)
 
 
 def _copy_substrate(source: Substrate, destination: Path) -> None:
