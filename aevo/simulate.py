@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
         for index in range(settings.campaigns)
     ]
     begun = time.monotonic()
-    outcomes = run(tasks, _bench(rest), settings.workers)
+    outcomes = run(tasks, default_bench(rest), settings.workers)
     seconds = time.monotonic() - begun
     found = table(outcomes, chosen.onset)
     title = f"surface={settings.surface} campaigns={settings.campaigns} rounds={settings.rounds} "
@@ -114,7 +114,12 @@ def _dotlist(words: list[str]) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _bench(overrides: list[str]) -> Bench:
+def default_bench(overrides: list[str]) -> Bench:
+    """The default substrate's catalogue under the configuration with these overrides.
+
+    Raises:
+        ConfigError: an unknown key or value.
+    """
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = configuration.load(compose("config", overrides))
