@@ -114,7 +114,7 @@ def beyond_items(
         values = np.array([run[name][0] for run in runs])
         level, items = float(np.median(values)), runs[0][name][1]
         away = np.abs(values - level)
-        spread = MAD * float(np.median(away)) * math.sqrt(len(runs) / (len(runs) - 1))
+        spread = MAD * float(np.median(away))
         single = FLIPPED * level * (1 - level) / items
         found[name] = Variance(max(0.0, spread**2 - single), (len(runs) - 1) / 2)
     return found
