@@ -538,7 +538,7 @@ def scatter(drawn: Surface, recipe: Recipe, runs: int = 60) -> tuple[float, floa
 
 
 def test_tiny_is_as_noisy_as_real_runs_and_more_so_at_a_higher_rate(bench: Bench) -> None:
-    """Measured (docs/simulator.md): default 0.010 and 0.009, at five times the rate 0.016, 0.017."""
+    """Measured (docs/simulator.md): default 0.010, 0.009; at five times the rate 0.016, 0.017."""
     drawn = surface(bench, "tiny")
     quiet, loud = scatter(drawn, ()), scatter(drawn, (("learning_rate", "lr_x5"),))
     assert quiet[:2] == (pytest.approx(0.0105, abs=0.003), pytest.approx(0.0105, abs=0.003))

@@ -55,7 +55,7 @@ def _promise(facts: RoundFacts, candidate: str | None, external: bool) -> Estima
         for trial in facts.policy.tried
         if trial.round == facts.number - 1
         and trial.candidate == candidate
-        and trial.outcome == "promoted"
+        and trial.outcome in ("promoted", "likely")
     ]
     return ledger.known(trials, external)
 

@@ -8,13 +8,16 @@ once, so that the log reads alike whoever proposed.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from aevo.policy.posterior import beliefs
 from aevo.policy.promotion import demoted, departure
+from aevo.policy.trials import moves_of
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import Evidence
 from aevo.records.policy import (
     MODE_TITLES,
     AxisBrief,
     DeadEnd,
+    MoveBelief,
     NoiseRule,
     Objective,
     Policy,
@@ -60,19 +63,22 @@ class Decision:
 def assemble(chosen: Decision, evidence: Evidence, old: Policy, author: str) -> Proposal:
     """The next policy and the entries of the discovery log, whose ids are unique in a campaign."""
     gone = demoted(evidence, old)
+    standing = [*(item for item in old.standing if item not in gone), *chosen.promotions]
+    tried = [*old.tried, *chosen.trials]
     policy = Policy(
         round=evidence.round + 1,
         mode=chosen.mode,
         mode_reason=chosen.reason,
         objective=chosen.objective,
-        standing=[*(item for item in old.standing if item not in gone), *chosen.promotions],
+        standing=standing,
         axes=list(chosen.axes),
         stack_up_to=old.stack_up_to,
         noise=chosen.noise,
         selection=chosen.selection,
         retired=list(chosen.retired),
         dont_waste_budget_on=[*old.dont_waste_budget_on, *chosen.dead_ends],
-        tried=[*old.tried, *chosen.trials],
+        tried=tried,
+        beliefs=believed(tried, standing, evidence, chosen.objective == "maximise_transfer"),
         provenance=[*old.provenance, headline(evidence)],
     )
     remarks = [*_from_trials(chosen, evidence, gone), *_from_policies(chosen, evidence, old)]
@@ -85,6 +91,18 @@ def assemble(chosen: Decision, evidence: Evidence, old: Policy, author: str) -> 
         for item in remarks
     ]
     return Proposal(author=author, policy=policy, discoveries=log)
+
+
+def believed(
+    tried: Sequence[Trial], standing: Sequence[StandingChange], evidence: Evidence, external: bool
+) -> list[MoveBelief]:
+    """What the trials so far make of every move; established is what stands by a test."""
+    established = {
+        (part.axis, part.move)
+        for item in standing if item.established
+        for part in moves_of(tried, item.provenance.round, item.provenance.candidate)
+    }
+    return beliefs(tried, evidence.calibration.spread, external, established)
 
 
 def headline(evidence: Evidence) -> Provenance:
