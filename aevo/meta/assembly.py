@@ -10,14 +10,12 @@ from dataclasses import dataclass
 
 from aevo.policy.posterior import beliefs
 from aevo.policy.promotion import demoted, departure
-from aevo.policy.trials import moves_of
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import Evidence
 from aevo.records.policy import (
     MODE_TITLES,
     AxisBrief,
     DeadEnd,
-    MoveBelief,
     NoiseRule,
     Objective,
     Policy,
@@ -78,7 +76,8 @@ def assemble(chosen: Decision, evidence: Evidence, old: Policy, author: str) -> 
         retired=list(chosen.retired),
         dont_waste_budget_on=[*old.dont_waste_budget_on, *chosen.dead_ends],
         tried=tried,
-        beliefs=believed(tried, standing, evidence, chosen.objective == "maximise_transfer"),
+        beliefs=beliefs(tried, standing, evidence.calibration.spread,
+                        chosen.objective == "maximise_transfer"),
         provenance=[*old.provenance, headline(evidence)],
     )
     remarks = [*_from_trials(chosen, evidence, gone), *_from_policies(chosen, evidence, old)]
@@ -91,18 +90,6 @@ def assemble(chosen: Decision, evidence: Evidence, old: Policy, author: str) -> 
         for item in remarks
     ]
     return Proposal(author=author, policy=policy, discoveries=log)
-
-
-def believed(
-    tried: Sequence[Trial], standing: Sequence[StandingChange], evidence: Evidence, external: bool
-) -> list[MoveBelief]:
-    """What the trials so far make of every move; established is what stands by a test."""
-    established = {
-        (part.axis, part.move)
-        for item in standing if item.established
-        for part in moves_of(tried, item.provenance.round, item.provenance.candidate)
-    }
-    return beliefs(tried, evidence.calibration.spread, external, established)
 
 
 def headline(evidence: Evidence) -> Provenance:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aevo.errors import RecordError, SubstrateError
 from aevo.policy.mode import dev_regained
+from aevo.policy.posterior import beliefs
 from aevo.policy.promotion import MOST_LIKELY, demoted, earned, likely_gain
 from aevo.policy.rotation import active, can_rest, rotation_due, used_categories, with_entrant
 from aevo.records.discovery import Discovery
@@ -411,6 +412,14 @@ def everything_cites_provenance(case: Case) -> list[str]:
     known = {entry.id for entry in case.history.discoveries if entry.round < number}
     taken = [entry.id for entry in case.proposal.discoveries if entry.id in known]
     return faults + [f"discovery {name} is already in the log" for name in taken]
+
+
+@_rule("R24")
+def beliefs_are_the_posterior(case: Case) -> list[str]:
+    new = case.policy
+    found = beliefs(new.tried, new.standing, case.evidence.calibration.spread,
+                    new.divergence_known)
+    return [] if found == new.beliefs else ["beliefs are not the posterior of the trials"]
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aevo.policy import trials as ledger
-from aevo.records.policy import MoveBelief, MoveRef, Trial
+from aevo.records.policy import MoveBelief, MoveRef, StandingChange, Trial
 from aevo.statistics.effect import Estimate
 from aevo.statistics.figures import figure
 
@@ -75,9 +75,15 @@ def likely(found: Estimate) -> bool:
 
 
 def beliefs(
-    tried: Sequence[Trial], spread: float, external: bool, established: Collection[Key]
+    tried: Sequence[Trial], standing: Sequence[StandingChange], spread: float, external: bool
 ) -> list[MoveBelief]:
-    """What is believed of every move that was measured, the most promising first."""
+    """What the trials so far make of every move that was measured, the most promising first;
+    established is what stands by a test."""
+    established = {
+        _key(part)
+        for item in standing if item.established
+        for part in ledger.moves_of(tried, item.provenance.round, item.provenance.candidate)
+    }
     found = posterior(tried, spread, external)
     entries = []
     for axis, move in found.moves:
