@@ -23,7 +23,7 @@ from aevo import cli
 from aevo.files.documents import Part
 from aevo.start.command import configured, dotlist, own_keys
 from aevo.studies.simulation.ablation import ABLATIONS
-from aevo.studies.simulation.campaign import bench_of
+from aevo.studies.simulation.campaign import Bench, bench_of
 from aevo.studies.simulation.study import AEVO, METHODS, Task, cell, run, searcher, table, write
 from aevo.studies.simulation.surface import preset
 from aevo.substrate.catalogue import load as load_catalogue
@@ -71,9 +71,8 @@ def main(arguments: list[str]) -> None:
         for name in methods
         for index in range(settings.campaigns)
     ]
-    bench = bench_of(configured(rest), load_catalogue(DEFAULT / "axes.yaml"))
     begun = time.monotonic()
-    outcomes = run(tasks, bench, settings.workers)
+    outcomes = run(tasks, default_bench(rest), settings.workers)
     seconds = time.monotonic() - begun
     found = table(outcomes, chosen.onset)
     title = f"surface={settings.surface} campaigns={settings.campaigns} rounds={settings.rounds} "
@@ -90,6 +89,15 @@ def _parse(arguments: list[str]) -> tuple[Settings, dict[str, Any], list[str]]:
     settings, rest = own_keys(Settings, [word for word in arguments if word not in changes],
                               "simulate")
     return settings, dotlist([word.removeprefix(OWN) for word in changes]), rest
+
+
+def default_bench(overrides: list[str]) -> Bench:
+    """The default substrate's catalogue under the configuration with these overrides.
+
+    Raises:
+        ConfigError: an unknown key or value.
+    """
+    return bench_of(configured(overrides), load_catalogue(DEFAULT / "axes.yaml"))
 
 
 def _show(found: Any, title: str) -> None:

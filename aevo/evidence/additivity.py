@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from aevo.evidence.effects import RoundNoise
-from aevo.evidence.inputs import RoundFacts
+from aevo.evidence.inputs import RoundFacts, anchor_groups, anchor_scores
 from aevo.policy import trials as ledger
 from aevo.records.evidence import Stacked
 from aevo.statistics.effect import Estimate, Reading, combined, expected, pool
@@ -55,7 +55,7 @@ def _promise(facts: RoundFacts, candidate: str | None, external: bool) -> Estima
         for trial in facts.policy.tried
         if trial.round == facts.number - 1
         and trial.candidate == candidate
-        and trial.outcome == "promoted"
+        and trial.outcome in ("promoted", "likely")
     ]
     return ledger.known(trials, external)
 
@@ -68,21 +68,14 @@ def _step(
     old, new = _anchor_devs(before), _anchor_devs(now)
     if old and new and not external:
         gain = sum(new) / len(new) - sum(old) / len(old)
-        dev.append(Reading(gain, math.sqrt(noise.run * (1 / len(old) + 1 / len(new)))))
+        dev.append(Reading(gain, math.sqrt(noise.run.value * (1 / len(old) + 1 / len(new)))))
     lb: list[Reading] = []
-    scores = [_anchor_lb(before), _anchor_lb(now)]
-    if scores[0] is not None and scores[1] is not None:
-        lb.append(Reading(scores[1] - scores[0], math.sqrt(2 * noise.score)))
+    was, is_ = anchor_scores(before), anchor_scores(now)
+    if was and is_:
+        error = math.sqrt(noise.score.value * (1 / len(was) + 1 / len(is_)))
+        lb.append(Reading(sum(is_) / len(is_) - sum(was) / len(was), error))
     return pool([dev, lb])
 
 
 def _anchor_devs(facts: RoundFacts) -> list[float]:
-    manifest = facts.anchor.usable if facts.anchor else None
-    runs = manifest.runs if manifest else []
-    return [run.best.dev for run in runs if run.best and run.change.empty]
-
-
-def _anchor_lb(facts: RoundFacts) -> float | None:
-    if facts.anchor is None or facts.leaderboard is None:
-        return None
-    return facts.leaderboard.score_of(facts.anchor.plan.id)
+    return [dev for devs in anchor_groups([facts]).values() for dev in devs]

@@ -46,8 +46,8 @@ def build(rounds: Sequence[RoundFacts]) -> Evidence:
     worth = _Worth(
         comparisons=_comparisons(facts, noise.band),
         readings=found,
-        effects=effects(facts, found, external=False),
-        external=effects(facts, found, external=True),
+        effects=effects(facts, found, noise, external=False),
+        external=effects(facts, found, noise, external=True),
     )
     summaries = _summaries(facts, worth)
     patterns = _patterns(facts, summaries, additivity(rounds, noise, spread))

@@ -7,7 +7,6 @@ from aevo.evidence import wording
 from aevo.evidence.effects import RoundNoise, bundles
 from aevo.evidence.inputs import RoundFacts, domain_parts, domain_weights
 from aevo.records.evidence import Calibration, CandidateSummary, Pair
-from aevo.records.leaderboard import Submission
 from aevo.statistics import transfer
 from aevo.statistics.domains import DomainProbe, DomainShare, leading_share
 from aevo.statistics.figures import figure
@@ -30,7 +29,8 @@ def build(
     moves = bundles(facts)
     everyone = [item.readings.dev for item in summaries
                 if item.readings is not None and item.candidate not in moves]
-    passed = transfer.passage(_probes(summaries, moves), everyone, spread, noise.score)
+    passed = transfer.passage(_probes(summaries, moves), everyone, spread, noise.score.value,
+                              noise.score.value / max(noise.boards, 1))
     source = _source(rounds, summaries, noise)
     judged = transfer.divergence(bests, transfer.Noise(noise.band, noise.lb), passed, source)
     own = bests[-1] if len(bests) > 1 and bests[-1].round == facts.number else None
@@ -41,9 +41,9 @@ def build(
         seed_dof=noise.seeds.dof,
         dev_band=figure(noise.band),
         lb_noise=figure(noise.lb),
-        run_sd=figure(math.sqrt(noise.run)),
-        lb_sd=figure(math.sqrt(noise.score)),
-        lb_runs=noise.boards.runs,
+        run_sd=figure(math.sqrt(noise.run.value)),
+        lb_sd=figure(math.sqrt(noise.score.value)),
+        lb_runs=noise.repeats.runs,
         spread=figure(spread),
         passed=figure(passed.share) if passed else None,
         passed_se=figure(passed.se) if passed else None,
@@ -101,8 +101,8 @@ def _source(
         probes,
         [parts for _, _, parts in found],
         {name: weight * chance for name, weight in weights.items()},
-        own=noise.score,
-        shared=noise.score,
+        own=noise.score.value,
+        shared=noise.score.value / max(noise.boards, 1),
     )
 
 
@@ -122,20 +122,15 @@ def _detectable(facts: RoundFacts, summaries: Sequence[CandidateSummary]) -> dic
 
 
 def _points(facts: RoundFacts) -> list[Point]:
-    """One point per submitted candidate: its best submission."""
+    """One point per submitted candidate: the means over its submissions."""
     points = []
     for item in facts.candidates:
-        best: Submission | None = None
-        for entry in facts.leaderboard.submissions if facts.leaderboard else []:
-            if entry.candidate != item.plan.id or entry.score is None:
-                continue
-            if best is None or best.score is None or entry.score > best.score:
-                best = entry
-        if best is not None and best.score is not None:
-            anchor = item.plan.role == "anchor"
-            points.append(
-                Point(facts.number, item.plan.id, anchor, best.dev, best.score)
-            )
+        own = [(entry.dev, entry.score)
+               for entry in (facts.leaderboard.submissions if facts.leaderboard else [])
+               if entry.candidate == item.plan.id and entry.score is not None]
+        if own:
+            dev, lb = (sum(values) / len(own) for values in zip(*own, strict=True))
+            points.append(Point(facts.number, item.plan.id, item.plan.role == "anchor", dev, lb))
     return points
 
 

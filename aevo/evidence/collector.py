@@ -75,6 +75,9 @@ def collect(layout: Layout, number: int, board: Board) -> Evidence:
 def choose(facts: RoundFacts, quota: int) -> list[Manifest]:
     """What to submit: the anchor, then explorers by the policy's selection score.
 
+    The anchor's further seeds go with its first, which every leaderboard gain is measured against,
+    as long as they take no more than half of the quota: each is a manifest that stands by its run.
+
     When the objective is transfer, explorers on transfer axes go before all others. Explorers that
     changed nothing, which repeat the anchor, go last.
     """
@@ -88,8 +91,24 @@ def choose(facts: RoundFacts, quota: int) -> list[Manifest]:
         idle = explorer and item.usable is not None and item.usable.change.empty
         return explorer, idle, not transfer, -score, item.plan.id
 
-    ordered = [item.usable for item in sorted(scored, key=order)]
-    return [manifest for manifest in ordered if manifest is not None][:quota]
+    chosen: list[Manifest] = []
+    for manifest in [item.usable for item in sorted(scored, key=order)]:
+        if manifest is not None:
+            seeds = _seeds(manifest) if manifest.role == "anchor" else [manifest]
+            chosen += seeds[:1] + seeds[1 : quota // 2]
+    return chosen[:quota]
+
+
+def _seeds(anchor: Manifest) -> list[Manifest]:
+    """The anchor as it stands, then standing by each of its other scored runs."""
+    stood = anchor.selected
+    others = [
+        Selected(run=run.number, checkpoint=run.best.name, criterion=stood.criterion,
+                 dev=run.best.dev, domains=run.best.domains, adapter_sha256=run.best.adapter_sha256)
+        for run in anchor.runs
+        if stood and run.best and run.change.empty and run.number != stood.run
+    ]
+    return [anchor, *(anchor.model_copy(update={"selected": item}) for item in others)]
 
 
 def entry_of(folder: RoundLayout, manifest: Manifest) -> Entry | None:

@@ -2,9 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from aevo.evidence.inputs import CandidateFacts, RoundFacts, anchor_boards, anchor_groups
+from aevo.evidence.inputs import (
+    CandidateFacts,
+    RoundFacts,
+    anchor_boards,
+    anchor_groups,
+    anchor_scores,
+    domain_weights,
+    run_domains,
+)
 from aevo.policy import trials as ledger
 from aevo.records.evidence import Effect, Readings
 from aevo.records.policy import Trial
@@ -13,10 +21,14 @@ from aevo.statistics.figures import figure
 from aevo.statistics.multiplicity import holm
 from aevo.statistics.noise import (
     SeedBand,
+    Variance,
+    beyond_items,
+    by_recipe,
     difference_band,
+    implied_variance,
     lb_noise,
-    lb_variance,
-    run_variance,
+    lb_step,
+    rounding,
     seed_band,
 )
 from aevo.statistics.paired import flip_variance, item_difference
@@ -26,35 +38,77 @@ DEFAULT_DECIMALS = 2
 
 @dataclass(frozen=True)
 class RoundNoise:
-    """The noise of a round's scores: `run` and `flips` are variances of one run's dev, as a whole
-    and by single items alone; `score` that of one leaderboard score."""
+    """The noise of a round's scores on its standing recipe.
+
+    `run` and `score` are the variances of one run's dev and of one leaderboard score between seeds,
+    each with the degrees of freedom that it is known with; `flips` is the part of `run` that single
+    items give. `boards` scores of the anchor are averaged. `seeds` and `repeats` are the spreads of
+    dev and leaderboard between anchors of one recipe, over all rounds.
+    """
 
     seeds: SeedBand
-    boards: SeedBand
+    repeats: SeedBand
     band: float
     lb: float
-    run: float
+    run: Variance
     flips: float
-    score: float
+    score: Variance
+    boards: int
+
+    @property
+    def lb_se(self) -> float:
+        """Standard error of one submitted explorer's leaderboard gain over the anchor's mean."""
+        return math.sqrt(self.score.value * (1 + 1 / max(self.boards, 1)))
 
 
 def round_noise(rounds: Sequence[RoundFacts]) -> RoundNoise:
-    """Measured on the anchors of all rounds, pooled with the operator's prior."""
-    facts = rounds[-1]
-    prior = facts.policy.noise.band_prior
-    seeds, boards = seed_band(anchor_groups(rounds)), seed_band(anchor_boards(rounds))
+    """The operator's prior, the anchors of all rounds, and the scatter of this round's runs.
+
+    What runs of one recipe scatter by beyond single items is measured on dev, domain by domain. It
+    carries over to the leaderboard, whose mixture is not known: there, domains count alike.
+    """
+    facts, rule = rounds[-1], rounds[-1].policy.noise
     decimals = facts.leaderboard.decimals if facts.leaderboard else DEFAULT_DECIMALS
+    devs, boards = anchor_groups(rounds), anchor_boards(rounds)
     runs = _anchor_runs(facts)
     items = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
+    flips = flip_variance(runs, items)
+    by_domain, weights = beyond_items(run_domains(facts)), domain_weights(facts)
+    even = dict.fromkeys(weights, 1 / max(len(weights), 1))
+    run = by_recipe(implied_variance(rule.band_prior), *_bands(devs, facts.standing),
+                    *_carried(by_domain, weights, flips))
+    step = lb_step(decimals, rule.lb_prior)
+    score = by_recipe(step**2 / 2, *_bands(boards, facts.standing),
+                      *_carried(by_domain, even, flips + rounding(decimals)))
+    score = replace(score, value=max(score.value, rounding(decimals)))
     return RoundNoise(
-        seeds=seeds,
-        boards=boards,
-        band=difference_band(prior, seeds),
-        lb=lb_noise(decimals, boards, facts.policy.noise.lb_prior),
-        run=run_variance(prior, seeds),
-        flips=flip_variance(runs, items),
-        score=lb_variance(decimals, boards, facts.policy.noise.lb_prior),
+        seeds=seed_band(devs),
+        repeats=seed_band(boards),
+        band=difference_band(rule.band_prior, run.value),
+        lb=lb_noise(decimals, rule.lb_prior, score.value),
+        run=run,
+        flips=flips,
+        score=score,
+        boards=len(anchor_scores(facts)),
     )
+
+
+def _bands(groups: Mapping[str, Sequence[float]], standing: str) -> tuple[SeedBand, SeedBand]:
+    """The spread between runs of what stands, and between those of other recipes."""
+    own = {name: values for name, values in groups.items() if name == standing}
+    return seed_band(own), seed_band({k: v for k, v in groups.items() if k != standing})
+
+
+def _carried(
+    by_domain: Mapping[str, Variance], weights: Mapping[str, float], items: float
+) -> list[Variance]:
+    """The variance that the domains' own scatter gives a score in which they have these weights,
+    with what single items add; empty where it was not measured."""
+    known = [(by_domain[name], weight) for name, weight in weights.items() if name in by_domain]
+    if not known:
+        return []
+    value = sum(weight**2 * found.value for found, weight in known)
+    return [Variance(value + items, min(found.dof for found, _ in known))]
 
 
 def _anchor_runs(facts: RoundFacts) -> list[Mapping[str, bool]]:
@@ -72,8 +126,6 @@ def readings(facts: RoundFacts, noise: RoundNoise) -> dict[str, Readings]:
     anchor's mean.
     """
     runs = _anchor_runs(facts)
-    board = facts.leaderboard
-    anchor_lb = board.score_of(facts.anchor.plan.id) if board and facts.anchor else None
     common = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
     found = {}
     for item in facts.candidates:
@@ -83,22 +135,21 @@ def readings(facts: RoundFacts, noise: RoundNoise) -> dict[str, Readings]:
         if not items:
             continue
         gain, variance = item_difference(runs, item.correct, items)
-        seeds = max(0.0, noise.run - noise.flips) * (1 + 1 / len(runs))
+        seeds = max(0.0, noise.run.value - noise.flips) * (1 + 1 / len(runs))
         flipping = noise.flips * (1 + 1 / len(runs))
-        lb = board.score_of(item.plan.id) if board else None
-        known = lb is not None and anchor_lb is not None
+        lb = facts.lb_gain(item.plan.id)
         found[item.plan.id] = Readings(
             dev=figure(gain),
             dev_se=figure(math.sqrt(variance + seeds)),
             dev_shared=figure(math.sqrt(max(0.0, variance - flipping))),
-            lb=figure(lb - anchor_lb) if lb is not None and anchor_lb is not None else None,
-            lb_se=figure(math.sqrt(2 * noise.score)) if known else None,
+            lb=None if lb is None else figure(lb),
+            lb_se=None if lb is None else figure(noise.lb_se),
         )
     return found
 
 
 def effects(
-    facts: RoundFacts, found: Mapping[str, Readings], external: bool
+    facts: RoundFacts, found: Mapping[str, Readings], noise: RoundNoise, external: bool
 ) -> dict[str, Effect]:
     """The effect of every explorer that changed something, pooled with its move's earlier trials.
 
@@ -123,10 +174,11 @@ def effects(
         if not external and at_odds(dev, lb):
             # scores that the leaderboard gave on another standing recipe cannot overrule this dev
             dev, lb = ([], lb) if reading.lb is not None else (dev, [])
-        estimate = pool([lb] if external else [dev, lb])
+        alone = external or not dev
+        estimate = pool([lb] if alone else [dev, lb])
         if estimate is not None:
-            known[item.plan.id] = estimate
-            alone = external or not dev
+            dof = noise.score.dof if alone else noise.run.dof
+            known[item.plan.id] = replace(estimate, dof=min(dof, noise.score.dof) if lb else dof)
             basis[item.plan.id] = (
                 "leaderboard" if alone else "dev and leaderboard" if lb else "dev"
             )
@@ -135,7 +187,7 @@ def effects(
         name: Effect.model_validate({
             "basis": basis[name], "gain": figure(one.gain), "se": figure(one.se),
             "low": figure(one.low), "high": figure(one.high), "p": float(f"{one.p:.6g}"),
-            "p_adjusted": float(f"{p:.6g}"), "trials": one.trials,
+            "p_adjusted": float(f"{p:.6g}"), "trials": one.trials, "dof": figure(one.dof),
         })
         for (name, one), p in zip(known.items(), adjusted, strict=True)
     }

@@ -4,7 +4,7 @@ A manifest that is missing or corrupt is a fact about its candidate, never an er
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,7 +13,7 @@ from aevo.files import documents
 from aevo.files.paths import Layout, RoundLayout
 from aevo.policy import document as policies
 from aevo.records.leaderboard import Leaderboard, with_late_scores
-from aevo.records.manifest import Manifest
+from aevo.records.manifest import Manifest, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.policy import Policy
 from aevo.records.scores import DomainScore, Prediction
@@ -94,14 +94,12 @@ def domain_parts(facts: RoundFacts) -> list[tuple[str, dict[str, float]]]:
 
 
 def _anchor_domains(facts: RoundFacts) -> dict[str, float]:
-    manifest = facts.anchor.usable if facts.anchor else None
-    runs = [run.best.domains for run in (manifest.runs if manifest else [])
-            if run.best and run.change.empty]
+    runs = [run.best.domains for run in _anchor_runs(facts) if run.best]
     return {name: sum(run[name].accuracy for run in runs) / len(runs)
             for name in domain_weights(facts)} if runs else {}
 
 
-def _domains(item: CandidateFacts) -> Mapping[str, DomainScore]:
+def _domains(item: CandidateFacts) -> dict[str, DomainScore]:
     manifest = item.usable
     return manifest.selected.domains if manifest and manifest.selected else {}
 
@@ -195,20 +193,33 @@ def anchor_groups(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
     """dev of every scored anchor run, grouped by what stands."""
     groups: dict[str, list[float]] = {}
     for facts in rounds:
-        manifest = facts.anchor.usable if facts.anchor else None
-        for run in manifest.runs if manifest else []:
-            if run.best is not None and run.change.empty:
-                groups.setdefault(facts.standing, []).append(run.best.dev)
+        own = [run.best.dev for run in _anchor_runs(facts) if run.best]
+        groups.setdefault(facts.standing, []).extend(own)
     return groups
 
 
 def anchor_boards(rounds: Sequence[RoundFacts]) -> dict[str, list[float]]:
-    """The anchors' leaderboard scores, grouped by what stands."""
+    """All leaderboard scores of the anchors, grouped by what stands."""
     groups: dict[str, list[float]] = {}
     for facts in rounds:
-        if facts.anchor is None or facts.leaderboard is None:
-            continue
-        score = facts.leaderboard.score_of(facts.anchor.plan.id)
-        if score is not None:
-            groups.setdefault(facts.standing, []).append(score)
+        groups.setdefault(facts.standing, []).extend(anchor_scores(facts))
     return groups
+
+
+def anchor_scores(facts: RoundFacts) -> list[float]:
+    """The leaderboard scores of the anchor's runs, as many as were submitted."""
+    board, anchor = facts.leaderboard, facts.anchor
+    return board.scores_of(anchor.plan.id) if board and anchor else []
+
+
+def run_domains(facts: RoundFacts) -> list[dict[str, tuple[float, int]]]:
+    """Accuracy and number of items by domain of the anchor's runs and of every scored explorer's
+    selected one."""
+    found = [run.best.domains for run in _anchor_runs(facts) if run.best]
+    found += [_domains(item) for item in facts.candidates if item.plan.role == "explorer"]
+    return [{name: (one.accuracy, one.n) for name, one in run.items()} for run in found if run]
+
+
+def _anchor_runs(facts: RoundFacts) -> list[TrainingRun]:
+    manifest = facts.anchor.usable if facts.anchor else None
+    return [run for run in (manifest.runs if manifest else []) if run.best and run.change.empty]

@@ -10,7 +10,9 @@ from aevo.evidence.inputs import read_rounds
 from aevo.evidence.quotes import prose_faults
 from aevo.files import documents
 from aevo.files.paths import Layout
+from aevo.policy.posterior import beliefs
 from aevo.records.evidence import Evidence
+from aevo.records.policy import Policy
 
 
 def differences(recorded: Any, computed: Any, where: str = "") -> list[str]:
@@ -37,7 +39,8 @@ def differences(recorded: Any, computed: Any, where: str = "") -> list[str]:
 
 
 def verify(layout: Layout) -> list[str]:
-    """Recomputes the evidence of every finished round; one line for each difference.
+    """Recomputes the evidence of every finished round, and the posterior in the policy that it led
+    to; one line for each difference.
 
     A model's prose is no figure: it is taken as it is, and its quotations are checked again.
 
@@ -58,8 +61,21 @@ def verify(layout: Layout) -> list[str]:
             found += [f"prose.sections.{fault}" for fault in faults]
         if not found and _text(folder.evidence_text) != wording.render(computed):
             found = ["evidence.md is not the rendering of evidence.json"]
+        if layout.policy(number + 1).exists():
+            found += _beliefs(documents.read(Policy, layout.policy(number + 1)), computed)
         lines += [f"round {number}: {line}" for line in found]
     return lines
+
+
+def _beliefs(policy: Policy, evidence: Evidence) -> list[str]:
+    """Where the posterior that the round's policy states is not that of its trials; a policy of
+    before there was one states none."""
+    if not policy.beliefs:
+        return []
+    found = beliefs(policy.tried, policy.standing, evidence.calibration.spread,
+                    policy.divergence_known)
+    stated = [item.model_dump() for item in policy.beliefs]
+    return differences(stated, [item.model_dump() for item in found], "policy.beliefs")
 
 
 def _text(path: Path) -> str:

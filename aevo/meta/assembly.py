@@ -8,6 +8,7 @@ once, so that the log reads alike whoever proposed.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from aevo.policy.posterior import beliefs
 from aevo.policy.promotion import demoted, departure
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import Evidence
@@ -60,19 +61,23 @@ class Decision:
 def assemble(chosen: Decision, evidence: Evidence, old: Policy, author: str) -> Proposal:
     """The next policy and the entries of the discovery log, whose ids are unique in a campaign."""
     gone = demoted(evidence, old)
+    standing = [*(item for item in old.standing if item not in gone), *chosen.promotions]
+    tried = [*old.tried, *chosen.trials]
     policy = Policy(
         round=evidence.round + 1,
         mode=chosen.mode,
         mode_reason=chosen.reason,
         objective=chosen.objective,
-        standing=[*(item for item in old.standing if item not in gone), *chosen.promotions],
+        standing=standing,
         axes=list(chosen.axes),
         stack_up_to=old.stack_up_to,
         noise=chosen.noise,
         selection=chosen.selection,
         retired=list(chosen.retired),
         dont_waste_budget_on=[*old.dont_waste_budget_on, *chosen.dead_ends],
-        tried=[*old.tried, *chosen.trials],
+        tried=tried,
+        beliefs=beliefs(tried, standing, evidence.calibration.spread,
+                        chosen.objective == "maximise_transfer"),
         provenance=[*old.provenance, headline(evidence)],
     )
     remarks = [*_from_trials(chosen, evidence, gone), *_from_policies(chosen, evidence, old)]

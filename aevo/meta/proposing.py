@@ -48,7 +48,7 @@ from aevo.records.policy import (
 from aevo.records.proposal import Proposal
 from aevo.substrate.catalogue import Catalogue
 
-RULES = tuple(f"R{number}" for number in range(1, 24))  # names a text may mention
+RULES = tuple(f"R{number}" for number in range(1, 25))  # names a text may mention
 CANDIDATE = re.compile(r"\bc\d{2,}\b")
 
 

@@ -5,18 +5,21 @@ Each function returns what breaks the rule, in words; an empty list means it hol
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from aevo.errors import RecordError, SubstrateError
 from aevo.policy.mode import dev_regained
-from aevo.policy.promotion import demoted, earned
+from aevo.policy.posterior import beliefs
+from aevo.policy.promotion import MOST_LIKELY, demoted, earned, likely_gain
 from aevo.policy.rotation import active, can_rest, rotation_due, used_categories, with_entrant
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import SECTIONS, CandidateSummary, Evidence
 from aevo.records.policy import AxisBrief, Policy, Provenance, StandingChange
 from aevo.records.proposal import Proposal, RuleResult, Verdict
+from aevo.statistics.effect import Estimate
 from aevo.statistics.noise import EPSILON
 from aevo.substrate.catalogue import (
     Catalogue,
@@ -60,6 +63,12 @@ class Case:
         """What must be kept of the previous standing recipe: all but what the anchor lost by."""
         gone = demoted(self.evidence, self.previous)
         return [item for item in self.previous.standing if item not in gone]
+
+    @cached_property
+    def likely(self) -> Mapping[str, Estimate]:
+        """Candidates of this round whose change may be built upon though not established."""
+        return likely_gain(self.evidence, self.previous, self.history.catalogue,
+                           self.policy.objective)
 
     def source(self, change: StandingChange) -> CandidateSummary | None:
         """The candidate of this round that a promotion cites."""
@@ -142,8 +151,10 @@ def promotion_beyond_noise(case: Case) -> list[str]:
     for change in case.added:
         source = case.source(change)
         figure = earned(source, rule, found, case.policy.objective) if source else None
-        if figure is None:
+        if change.established and figure is None:
             faults.append(f"{change.id} has not earned promotion by this round's evidence")
+        elif not change.established and (source is None or source.candidate not in case.likely):
+            faults.append(f"{change.id} is not even likely to help by the posterior")
     return faults
 
 
@@ -189,9 +200,13 @@ def substrate_is_not_overwritten(case: Case) -> list[str]:
 @_rule("R7")
 def promotions_are_few_and_disjoint(case: Case) -> list[str]:
     admitted = case.previous.noise.promotions_per_round
+    claimed = sum(change.established for change in case.added)
     faults = []
-    if len(case.added) > admitted:
-        faults.append(f"{len(case.added)} changes are promoted, the noise rule admits {admitted}")
+    if claimed > admitted:
+        faults.append(f"{claimed} changes are promoted, the noise rule admits {admitted}")
+    if len(case.added) - claimed > MOST_LIKELY:
+        faults.append(f"{len(case.added) - claimed} changes enter that are only likely, "
+                      f"{MOST_LIKELY} may")
     return faults + [
         f"{one.id} and {other.id} both touch {', '.join(conflict(one.change, other.change))}"
         for index, one in enumerate(case.added)
@@ -397,6 +412,14 @@ def everything_cites_provenance(case: Case) -> list[str]:
     known = {entry.id for entry in case.history.discoveries if entry.round < number}
     taken = [entry.id for entry in case.proposal.discoveries if entry.id in known]
     return faults + [f"discovery {name} is already in the log" for name in taken]
+
+
+@_rule("R24")
+def beliefs_are_the_posterior(case: Case) -> list[str]:
+    new = case.policy
+    found = beliefs(new.tried, new.standing, case.evidence.calibration.spread,
+                    new.divergence_known)
+    return [] if found == new.beliefs else ["beliefs are not the posterior of the trials"]
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

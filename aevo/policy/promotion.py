@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aevo.policy import trials as ledger
+from aevo.policy.posterior import likely, posterior
 from aevo.records.evidence import Calibration, CandidateSummary, Effect, Evidence
 from aevo.records.policy import (
     DeadEnd,
@@ -16,10 +17,12 @@ from aevo.records.policy import (
     StandingChange,
     Trial,
 )
+from aevo.statistics.effect import Estimate
 from aevo.statistics.figures import signed
 from aevo.statistics.noise import EPSILON
 from aevo.substrate.catalogue import Axis, Catalogue, conflict, has_all, move_of
 
+MOST_LIKELY = 1  # changes a round that enter the working recipe unestablished
 COLLAPSE = 5  # bands of dev that even a transfer intervention may not lose
 
 
@@ -110,6 +113,8 @@ def judge(
     """Judges every trial of the round under the objective that the evidence supports."""
     catalogue = catalogue.with_stacks(policy.axes)
     promotions, waiting = _promote(evidence, policy, catalogue, objective)
+    claimed = {item.provenance.candidate for item in promotions}
+    promotions += _build_upon(evidence, policy, catalogue, objective, promotions)
     demotions = demoted(evidence, policy)
     known = {(item.axis, item.move) for item in policy.dont_waste_budget_on}
     winners = {item.provenance.candidate: item for item in promotions}
@@ -122,8 +127,9 @@ def judge(
         combined = _combined(summary, policy, catalogue)
         for tried in _tried(summary, catalogue.axis(summary.axis), combined):
             if tried.chosen and summary.candidate in winners:
+                outcome = "promoted" if summary.candidate in claimed else "likely"
                 reason = winners[summary.candidate].provenance.figure
-                trials.append(_trial(evidence, tried, "promoted", reason))
+                trials.append(_trial(evidence, tried, outcome, reason))
                 continue
             if tried.chosen and summary.candidate in waiting:
                 trials.append(_trial(evidence, tried, "undecided", waiting[summary.candidate]))
@@ -178,6 +184,53 @@ def _promote(
             continue
         promotions.append(promoted(summary, evidence.round, catalogue, figure))
     return promotions, waiting
+
+
+def likely_gain(
+    evidence: Evidence, policy: Policy, catalogue: Catalogue, objective: Objective
+) -> dict[str, Estimate]:
+    """By candidate, what its change is believed to add to the target after this round's trials,
+    where that is likely enough to be built upon (constitution R2)."""
+    external = objective == "maximise_transfer" or evidence.calibration.verdict != "evidence"
+    extended = catalogue.with_stacks(policy.axes)
+    own = {
+        item.candidate: _trial(evidence, tried, "undecided", "")
+        for item in evidence.candidates
+        if item.role == "explorer" and item.axis is not None and item.readings is not None
+        for tried in _tried(item, extended.axis(item.axis), _combined(item, policy, extended))
+        if tried.chosen and tried.gain is not None
+    }
+    found = posterior([*policy.tried, *own.values()], evidence.calibration.spread, external)
+    noise = evidence.calibration.lb_noise
+    gains = {name: found.of(ledger.parts(trial)) for name, trial in own.items()
+             if trial.lb_gain is not None and trial.lb_gain >= -noise - EPSILON}
+    return {name: gain for name, gain in gains.items() if likely(gain)}
+
+
+def likely_figure(gain: Estimate) -> str:
+    """A belief as a figure."""
+    size = f"{signed(gain.gain, 4)} ± {gain.se:.4f}"
+    return f"not established: expected {size}, a gain at {1 - gain.p:.0%}"
+
+
+def _build_upon(
+    evidence: Evidence, policy: Policy, catalogue: Catalogue, objective: Objective,
+    promotions: Sequence[StandingChange],
+) -> list[StandingChange]:
+    """Changes that are only likely and yet enter the working recipe, most promising first: none
+    that touches what was promoted, or what another of them does."""
+    gains = likely_gain(evidence, policy, catalogue, objective)
+    by_name = {item.candidate: item for item in evidence.candidates}
+    added: list[StandingChange] = []
+    for name in sorted(gains, key=lambda name: (-gains[name].gain, name)):
+        others = [*promotions, *added]
+        change = by_name[name].change
+        if len(added) < MOST_LIKELY and not any(conflict(change, o.change) for o in others) and (
+                name not in {o.provenance.candidate for o in others}):
+            extended = catalogue.with_stacks(policy.axes)
+            entry = promoted(by_name[name], evidence.round, extended, likely_figure(gains[name]))
+            added.append(entry.model_copy(update={"established": False}))
+    return added
 
 
 def _tried(

@@ -56,7 +56,7 @@ class Situation:
     def _open_moves(self, axis: Axis) -> list[str]:
         dead = {item.move for item in self.dead_ends if item.axis == axis.id}
         trials = self.trials(axis)
-        promoted = {name for name, trial in trials.items() if trial.outcome == "promoted"}
+        promoted = {name for name, t in trials.items() if t.outcome in ("promoted", "likely")}
         moves = [
             move.id
             for move in axis.moves

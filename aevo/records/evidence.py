@@ -58,7 +58,9 @@ class Effect(Part):
     """What a candidate's change is worth over the anchor, from all that is known of it.
 
     Readings of dev and leaderboard, and of earlier trials of the same move, weighed by precision.
-    `p` is one-sided against no gain, `p_adjusted` its Holm adjustment over the round's candidates.
+    `p` is one-sided against no gain, by Student's t with `dof` degrees of freedom, those that the
+    noise is known with (None: by the normal distribution, as records before had it). `p_adjusted`
+    is its Holm adjustment over the round's candidates.
     Promotion is decided by it (constitution R2).
     """
 
@@ -70,6 +72,7 @@ class Effect(Part):
     p: float
     p_adjusted: float
     trials: int
+    dof: float | None = None
 
 
 class RunSummary(Part):

@@ -80,11 +80,16 @@ class Leaderboard(Record):
     standing: Standing | None = None
     late: list[LateScore] = []
 
+    def scores_of(self, candidate: str) -> list[float]:
+        """The scores of all of the candidate's submissions that have one, in their order."""
+        return [s.score for s in self.submissions
+                if s.candidate == candidate and s.score is not None]
+
     def score_of(self, candidate: str) -> float | None:
-        """The candidate's board score (its best submission), or None if it has none."""
-        scores = [s.score for s in self.submissions if s.candidate == candidate]
-        known = [score for score in scores if score is not None]
-        return max(known) if known else None
+        """The mean of the candidate's scores, or None if it has none. The best of several would be
+        the luckiest."""
+        known = self.scores_of(candidate)
+        return sum(known) / len(known) if known else None
 
     def with_late(self, later: Iterable["Leaderboard"]) -> "Leaderboard":
         """This round's board with the scores that `later` boards found for it."""

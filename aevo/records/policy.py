@@ -5,7 +5,9 @@ from the meta step. Markdown beside it is rendered from it, with the paper's sec
 """
 
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from aevo.files.documents import Part, Record
 from aevo.records.change import Change
@@ -22,6 +24,12 @@ MODE_TITLES: dict[str, str] = {
 }
 
 
+def without_defaults(dumped: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The dumped record without fields that a newer version added and this record does not use."""
+    return {name: value for name, value in dumped.items()
+            if name not in defaults or value != defaults[name]}
+
+
 class Provenance(Part):
     """Where a statement comes from: the round, the candidate and the figure it rests on."""
 
@@ -31,12 +39,19 @@ class Provenance(Part):
 
 
 class StandingChange(Part):
-    """One promoted change; every later fork starts with it."""
+    """One change that every later fork starts with. `established`: the test promoted it; else it is
+    only likely to help, is measured again by every anchor, and leaves when expected to lose."""
 
     id: str
     axis: str
     change: Change
     provenance: Provenance
+    established: bool = True
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what says nothing new, so that records and digests of earlier campaigns hold."""
+        return without_defaults(dump(self), {"established": True})
 
 
 class MoveRef(Part):
@@ -89,6 +104,18 @@ class NoiseRule(Part):
     provenance: Provenance
 
 
+class MoveBelief(Part):
+    """What is believed of a move after all trials: expected gain on the target (accuracy), its
+    standard deviation, the probability that it is a gain, and whether a test has established it."""
+
+    axis: str
+    move: str
+    expected: float
+    sd: float
+    probability: float
+    established: bool
+
+
 class DeadEnd(Part):
     """An entry of "Don't waste budget on": never removed, always with its provenance."""
 
@@ -120,7 +147,7 @@ class Trial(Part):
     lb_se: float | None = None
     change_sha256: str | None = None
     combines: list[MoveRef] = []
-    outcome: Literal["promoted", "dead_end", "undecided", "failed"]
+    outcome: Literal["promoted", "likely", "dead_end", "undecided", "failed"]
     reason: str
 
 
@@ -143,7 +170,7 @@ class RetiredAxis(Part):
 
 class Policy(Record):
     """The complete search policy of one round. A stack combines at most `stack_up_to` moves, the
-    operator's choice; below 2 there are none."""
+    operator's choice; below 2 there are none. `beliefs` are those that the last round left."""
 
     round: int
     mode: SearchMode
@@ -157,7 +184,12 @@ class Policy(Record):
     retired: list[RetiredAxis] = []
     dont_waste_budget_on: list[DeadEnd] = []
     tried: list[Trial] = []
+    beliefs: list[MoveBelief] = []
     provenance: list[Provenance]
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(dump(self), {"beliefs": []})
 
     @property
     def divergence_known(self) -> bool:

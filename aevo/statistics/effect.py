@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from aevo.statistics.paired import above_zero
+from aevo.statistics.paired import above_zero, t_quantile
 
 Z95 = 1.959964
 ODDS = 2.0  # standard errors between two readings of one gain beyond which they contradict
@@ -27,23 +27,30 @@ class Reading:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A pooled gain: 95 % interval, and the one-sided p that it is not above zero."""
+    """A pooled gain: 95 % interval, and the one-sided p that it is not above zero. Both are
+    by Student's t where `dof` degrees of freedom are all that the standard error rests on."""
 
     gain: float
     se: float
     trials: int = 1
+    dof: float = math.inf
+
+    @property
+    def reach(self) -> float:
+        """Half of the width of the 95 % interval."""
+        return self.se * (Z95 if math.isinf(self.dof) else t_quantile(self.dof, 0.975))
 
     @property
     def low(self) -> float:
-        return self.gain - Z95 * self.se
+        return self.gain - self.reach
 
     @property
     def high(self) -> float:
-        return self.gain + Z95 * self.se
+        return self.gain + self.reach
 
     @property
     def p(self) -> float:
-        return above_zero(self.gain, self.se)
+        return above_zero(self.gain, self.se, self.dof)
 
 
 def replicated(readings: Sequence[Reading]) -> Reading | None:

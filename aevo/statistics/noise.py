@@ -13,6 +13,8 @@ import numpy as np
 
 EPSILON = 1e-9  # differences of scores rounded to two decimals are not exact in binary
 PRIOR_DOF = 2  # how many degrees of freedom a prior counts for
+MAD = 1.4826  # a normal standard deviation in median absolute deviations
+FLIPPED = 0.4  # of p(1-p)/n: what single items add to a run's variance (0.3 to 0.6 on tiny)
 
 
 @dataclass(frozen=True)
@@ -35,21 +37,49 @@ def seed_band(groups: Mapping[str, Sequence[float]]) -> SeedBand:
     return SeedBand(math.sqrt(squares / dof), runs, dof)
 
 
-def run_variance(prior: float, seeds: SeedBand) -> float:
-    """Variance of one run's score between seeds. `prior` is the difference of two runs that the
-    operator takes for chance: 2 standard deviations of a difference, 2*sqrt(2)*sd."""
-    implied = (prior / (2 * math.sqrt(2))) ** 2
-    if seeds.sd is None:
-        return implied
-    return (PRIOR_DOF * implied + seeds.dof * seeds.sd**2) / (PRIOR_DOF + seeds.dof)
+@dataclass(frozen=True)
+class Variance:
+    """An estimated variance and the degrees of freedom that it was estimated with."""
+
+    value: float
+    dof: float
 
 
-def difference_band(prior: float, seeds: SeedBand) -> float:
-    """The difference between two runs that seeds alone explain: 2 sd of a difference.
+def pooled(prior: float, *measured: Variance) -> Variance:
+    """Measurements of one variance with a prior, which counts for `PRIOR_DOF`."""
+    known = [Variance(prior, PRIOR_DOF), *measured]
+    dof = sum(item.dof for item in known)
+    return Variance(sum(item.value * item.dof for item in known) / dof, dof)
+
+
+def by_recipe(prior: float, own: SeedBand, others: SeedBand, *measured: Variance) -> Variance:
+    """Variance between runs of one recipe.
+
+    Runs of the campaign's other recipes say what is usual here, and so only move what the prior
+    expects, half of the way at most: a recipe of a higher rate is noisier, and would otherwise be
+    thought as quiet as the one before it.
+    """
+    usual = prior
+    if others.sd is not None:
+        weight = min(others.dof, PRIOR_DOF)
+        usual = (PRIOR_DOF * prior + weight * others.sd**2) / (PRIOR_DOF + weight)
+    seen = [] if own.sd is None else [Variance(own.sd**2, own.dof)]
+    return pooled(usual, *seen, *measured)
+
+
+def implied_variance(band: float) -> float:
+    """Variance of one run's score where `band` is the difference of two runs that the operator
+    takes for chance: 2 standard deviations of a difference, 2*sqrt(2)*sd."""
+    return (band / (2 * math.sqrt(2))) ** 2
+
+
+def difference_band(prior: float, run: float) -> float:
+    """The difference between two runs that seeds alone explain: 2 sd of a difference, where `run`
+    is the variance of one run's score.
 
     The prior is also the floor: two runs that happen to agree do not make small gains real.
     """
-    return max(prior, 2 * math.sqrt(2 * run_variance(prior, seeds)))
+    return max(prior, 2 * math.sqrt(2 * run))
 
 
 def lb_step(decimals: int, prior: float) -> float:
@@ -58,20 +88,33 @@ def lb_step(decimals: int, prior: float) -> float:
     return max(prior, 10.0**-decimals)
 
 
-def lb_variance(decimals: int, repeats: SeedBand, prior: float) -> float:
-    """Variance of one leaderboard score between runs of one recipe.
+def lb_noise(decimals: int, prior: float, score: float) -> float:
+    """The difference of two leaderboard scores that chance explains (1 sd), at least `lb_step`;
+    `score` is the variance of one score."""
+    return max(lb_step(decimals, prior), math.sqrt(2 * score))
 
-    `repeats` is the spread of scores that anchors of one recipe got, pooled with the prior.
-    Rounding adds a uniform error of one step.
+
+def rounding(decimals: int) -> float:
+    """Variance of the uniform error that rounding to so many decimals adds."""
+    return (10.0**-decimals) ** 2 / 12
+
+
+def beyond_items(
+    runs: Sequence[Mapping[str, tuple[float, int]]]
+) -> Mapping[str, Variance]:
+    """By domain, how much a run's accuracy varies beyond what single items explain.
+
+    `runs` are a round's runs, each with accuracy and number of items by domain. Most moves do
+    little to most domains, so the middle of the runs' deviations from their median is noise and the
+    far ones may be effects: the spread is 1.48 median absolute deviations (after Lenth 1989, who
+    judges unreplicated designs by their own scatter), with half of the degrees of freedom.
     """
-    implied = lb_step(decimals, prior) ** 2 / 2
-    if repeats.sd is None:
-        return implied
-    measured = max(repeats.sd**2, (10.0**-decimals) ** 2 / 12)
-    return (PRIOR_DOF * implied + repeats.dof * measured) / (PRIOR_DOF + repeats.dof)
-
-
-def lb_noise(decimals: int, repeats: SeedBand, prior: float) -> float:
-    """The difference of two leaderboard scores that chance explains (1 sd), at least `lb_step`."""
-    measured = math.sqrt(2 * lb_variance(decimals, repeats, prior))
-    return max(lb_step(decimals, prior), measured)
+    found = {}
+    for name in sorted(set.intersection(*(set(run) for run in runs))) if len(runs) > 3 else []:
+        values = np.array([run[name][0] for run in runs])
+        level, items = float(np.median(values)), runs[0][name][1]
+        away = np.abs(values - level)
+        spread = MAD * float(np.median(away))
+        single = FLIPPED * level * (1 - level) / items
+        found[name] = Variance(max(0.0, spread**2 - single), (len(runs) - 1) / 2)
+    return found

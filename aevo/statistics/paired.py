@@ -110,8 +110,20 @@ def detectable(se: float, alpha: float, tests: int) -> float:
     return float(se * (ndtri(POWER) - ndtri(alpha / max(tests, 1))))
 
 
-def above_zero(gain: float, se: float) -> float:
-    """One-sided p that a gain of this size is chance (normal)."""
+@lru_cache(maxsize=4096)
+def t_quantile(dof: float, level: float) -> float:
+    """Student's t; scipy is loaded only where it is asked for."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(dof, level))
+
+
+def above_zero(gain: float, se: float, dof: float = math.inf) -> float:
+    """One-sided p that a gain of this size is chance (Student's t; normal by default)."""
     if se <= 0:
         return 0.0 if gain > 0 else 1.0
+    if math.isfinite(dof):
+        from scipy.special import stdtr
+
+        return float(stdtr(dof, -gain / se))
     return 0.5 * math.erfc(gain / se / math.sqrt(2))

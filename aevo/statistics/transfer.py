@@ -194,7 +194,8 @@ class Passage:
 
 
 def passage(
-    probes: Sequence[Probe], everyone: Sequence[float], spread: float, lb_variance: float
+    probes: Sequence[Probe], everyone: Sequence[float], spread: float, lb_variance: float,
+    shared: float | None = None,
 ) -> Passage | None:
     """The share of dev's gains that reached the leaderboard, over explorers whose dev rose.
 
@@ -204,7 +205,8 @@ def passage(
     gains, submitted or not; `spread`: standard deviation of true gains), and that mean towards no
     gain, because the anchor's luck moves it. Given that, LB gains scatter by the rest of the
     spread, by what a sound proxy's domains weigh differently (`MIXTURE`), by their own noise
-    (`lb_variance` of one score), and together by the anchor's; generalised least squares through
+    (`lb_variance` of one score), and together by the anchor's (`shared`, of its mean; by default
+    one score's); generalised least squares through
     the origin takes all of these into account. None if no dev rose.
     """
     rising = [probe for probe in probes if probe.dev > EPSILON]
@@ -222,7 +224,7 @@ def passage(
         return None
     expected, trust, lb = expected[rising_on], trust[rising_on], lb[rising_on]
     own = true[rising_on] * (1 - trust + MIXTURE**2) + lb_variance
-    scatter = np.diag(own) + lb_variance
+    scatter = np.diag(own) + (lb_variance if shared is None else shared)
     weights = np.linalg.solve(scatter, expected)
     information = float(weights @ expected)
     if information < EPSILON:

@@ -188,11 +188,13 @@ def training_run(broker: Broker, number: int) -> TrainingRun:
 
 def select(broker: Broker, runs: list[TrainingRun], finish: Finish | None) -> Selected | None:
     """The checkpoint the candidate stands by: the agent's choice, else the recipe's criterion
-    over its last scored run."""
+    over its last scored run. An anchor's agent has no choice: every gain of the round is measured
+    against what the anchor stands by, which is its first scored run's, by the criterion."""
     scored = [run for run in runs if run.checkpoints]
     if not scored:
         return None
-    run = scored[0] if broker.candidate.role == "anchor" else scored[-1]
+    anchor = broker.candidate.role == "anchor"
+    run, finish = (scored[0], None) if anchor else (scored[-1], finish)
     if finish is not None and finish.run is not None:
         run = next(item for item in scored if item.number == finish.run)
     criterion = broker.criterion(run.number)

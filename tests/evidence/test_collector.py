@@ -260,11 +260,11 @@ def test_killed_at_every_write_it_gives_the_same_files(
 def test_an_explorer_that_changed_nothing_goes_last_and_tests_nothing(layout: Layout) -> None:
     path = layout.round(1).candidate("c01").manifest  # the best by dev
     manifest = read(Manifest, path)
-    before = {item.candidate: item.comparison for item in collect(layout, quota=8).candidates}
+    before = {item.candidate: item.comparison for item in collect(layout, quota=9).candidates}
     write_json(path, manifest.model_copy(update={"change": Change(), "move": None}))
     for record in (layout.round(1).evidence, layout.round(1).leaderboard):
         record.unlink()
-    evidence = collect(layout, quota=8)
+    evidence = collect(layout, quota=9)
     assert submitted(layout)[0] == "c00" and submitted(layout)[-1] == "c01"
     after = {item.candidate: item.comparison for item in evidence.candidates}
     clip, same = before["c02"], after["c02"]

@@ -19,10 +19,14 @@ from aevo.statistics.effect import (
 from aevo.statistics.multiplicity import holm
 from aevo.statistics.noise import (
     SeedBand,
+    Variance,
+    beyond_items,
+    by_recipe,
     difference_band,
+    implied_variance,
     lb_noise,
-    lb_variance,
-    run_variance,
+    pooled,
+    rounding,
     seed_band,
 )
 from aevo.statistics.paired import (
@@ -114,10 +118,12 @@ def test_seed_band_needs_a_repeat() -> None:
 
 
 def test_difference_band_moves_from_the_prior_to_the_measurement() -> None:
-    assert difference_band(0.02, SeedBand(None, 0, 0)) == 0.02
-    few = difference_band(0.02, SeedBand(0.02, 2, 1))
-    many = difference_band(0.02, SeedBand(0.02, 101, 100))
-    assert difference_band(0.02, SeedBand(0.0, 2, 1)) == 0.02  # never below
+    def band(*measured: Variance) -> float:
+        return difference_band(0.02, pooled(implied_variance(0.02), *measured).value)
+
+    assert band() == pytest.approx(0.02)
+    few, many = band(Variance(0.02**2, 1)), band(Variance(0.02**2, 100))
+    assert band(Variance(0.0, 1)) == 0.02  # never below
     full = 2 * math.sqrt(2) * 0.02
     assert 0.02 < few < many < full
     assert many == pytest.approx(full, rel=0.01)
@@ -190,7 +196,7 @@ def test_plateau_ends_with_an_improvement() -> None:
 
 @pytest.mark.parametrize("band", [0.014, 0.02, 0.03])
 def test_the_papers_proxy_falls_after_round_three_and_not_before(band: float) -> None:
-    noise = Noise(dev_band=band, lb=lb_noise(2, SeedBand(None, 0, 0), 0.01))
+    noise = Noise(dev_band=band, lb=lb_noise(2, 0.01, 0.01**2 / 2))
     verdicts = [divergence(PAPER[:n], noise).verdict for n in range(1, 6)]
     assert verdicts == ["evidence", "evidence", "evidence", "not_evidence", "not_evidence"]
 
@@ -335,22 +341,51 @@ def test_no_domain_leads_where_none_rose() -> None:
 
 
 def test_coarse_boards_have_coarser_noise() -> None:
-    none = SeedBand(None, 0, 0)
-    assert [lb_noise(decimals, none, 0.01) for decimals in (2, 4, 1)] == [0.01, 0.01, 0.1]
-    noise = Noise(dev_band=0.02, lb=lb_noise(1, none, 0.01))
+    assert [lb_noise(decimals, 0.01, 0.0) for decimals in (2, 4, 1)] == [0.01, 0.01, 0.1]
+    noise = Noise(dev_band=0.02, lb=lb_noise(1, 0.01, 0.0))
     assert divergence(PAPER[:4], noise).verdict == "evidence"
 
 
-def test_board_noise_moves_from_the_prior_to_the_measurement() -> None:
-    assert lb_variance(2, SeedBand(None, 0, 0), 0.01) == pytest.approx(0.01**2 / 2)
-    wide = [lb_variance(2, SeedBand(0.02, dof + 1, dof), 0.01) for dof in (1, 10, 1000)]
+def test_noise_moves_from_the_prior_to_the_measurement() -> None:
+    prior = 0.01**2 / 2
+    none = SeedBand(None, 0, 0)
+    assert by_recipe(prior, none, none) == Variance(prior, 2)
+    wide = [by_recipe(prior, SeedBand(0.02, dof + 1, dof), none).value for dof in (1, 10, 1000)]
     assert wide == sorted(wide) and wide[-1] == pytest.approx(0.02**2, rel=0.01)
-    same = lb_variance(2, SeedBand(0.0, 1000, 999), 0.01)  # equal rounded scores still hide a step
-    assert same == pytest.approx(0.01**2 / 12, rel=0.01)
+    assert rounding(2) == pytest.approx(0.01**2 / 12)
 
 
-def test_run_variance_of_the_prior_is_its_definition() -> None:
-    assert 2 * math.sqrt(2 * run_variance(0.02, SeedBand(None, 0, 0))) == pytest.approx(0.02)
+def test_a_noisy_recipe_is_not_thought_as_quiet_as_the_one_before() -> None:
+    """Other recipes' runs, however many, move no more than half of the prior."""
+    prior, quiet = 0.02**2, SeedBand(0.001, 1001, 1000)
+    unknown = by_recipe(prior, SeedBand(None, 0, 0), quiet)
+    assert unknown.value == pytest.approx(prior / 2, rel=0.01) and unknown.dof == 2
+    own = by_recipe(prior, SeedBand(0.04, 21, 20), quiet)
+    assert own.value > 0.9 * 0.04**2
+
+
+def test_a_prior_is_its_definition() -> None:
+    assert 2 * math.sqrt(2 * implied_variance(0.02)) == pytest.approx(0.02)
+
+
+def test_what_domains_scatter_by_is_told_from_the_items_and_from_one_effect() -> None:
+    generator = np.random.default_rng(1)
+    seen = []
+    for _ in range(400):
+        level = 0.6 + 0.05 * generator.standard_normal(9)
+        level[0] += 0.3  # one move has an effect
+        single = np.sqrt(0.4 * 0.24 / 100) * generator.standard_normal(9)
+        runs = [{"cipher": (float(value), 100)} for value in level + single]
+        seen.append(beyond_items(runs)["cipher"].value)
+    assert 0.9 < float(np.mean(seen)) / 0.05**2 < 1.6  # a variance without robustness: 5
+    assert beyond_items(runs[:3]) == {}
+
+
+def test_few_degrees_of_freedom_widen_the_interval_and_raise_p() -> None:
+    normal, few = Estimate(0.02, 0.01), Estimate(0.02, 0.01, dof=5)
+    assert few.high > normal.high and few.p > normal.p
+    assert few.p == pytest.approx(0.0510, abs=1e-4)  # Student's t
+    assert Estimate(0.02, 0.01, dof=1e9).p == pytest.approx(normal.p, rel=1e-3)
 
 
 def test_readings_are_weighed_by_precision() -> None:

@@ -372,7 +372,8 @@ def test_what_is_shipped_may_hold_a_gain_that_was_not_promoted(bench: Bench) -> 
 
 def test_what_the_table_says_follows_from_the_outcomes() -> None:
     def outcome(seed: int, hidden: float, false: int, verdicts: tuple[str, ...]) -> Outcome:
-        return Outcome("aevo", seed, hidden, 0.0, 2, false, 4, 36, seed, 2 * hidden, verdicts)
+        return Outcome("aevo", seed, hidden, 0.0, 2, false, 4, 36, seed, 2 * hidden,
+                       verdicts=verdicts)
 
     good, bad = "evidence", "not_evidence"
     outcomes = [
@@ -525,3 +526,38 @@ def test_the_condensed_file_is_what_surfaces_read(bench: Bench) -> None:
     for name in measured:
         for split in ("dev", "hidden"):
             assert set(data["moves"][name][split]) == set(chosen.domains)
+
+
+# -- runs as loud as real ones ---------------------------------------------------------------------
+
+
+def scatter(drawn: Surface, recipe: Recipe, runs: int = 60) -> tuple[float, float, float]:
+    """Standard deviations of dev and hidden between runs of a recipe, and their correlation."""
+    made = [World(drawn, 1).run(recipe, seed, 1) for seed in range(runs)]
+    dev, hidden = np.array([run.dev for run in made]), np.array([run.hidden for run in made])
+    return float(dev.std()), float(hidden.std()), float(np.corrcoef(dev, hidden)[0, 1])
+
+
+def test_tiny_is_as_noisy_as_real_runs_and_more_so_at_a_higher_rate(bench: Bench) -> None:
+    """Measured (docs/simulator.md): default 0.010, 0.009; at five times the rate 0.016, 0.017."""
+    drawn = surface(bench, "tiny")
+    quiet, loud = scatter(drawn, ()), scatter(drawn, (("learning_rate", "lr_x5"),))
+    assert quiet[:2] == (pytest.approx(0.0105, abs=0.003), pytest.approx(0.0105, abs=0.003))
+    assert loud[:2] == (pytest.approx(0.0165, abs=0.004), pytest.approx(0.0165, abs=0.005))
+
+
+def test_loud_runs_are_lucky_on_dev_and_hidden_together(bench: Bench) -> None:
+    dev, hidden, together = scatter(surface(bench, "loud"), ())
+    assert 0.02 < dev < 0.034 and 0.018 < hidden < 0.03 and together > 0.35
+
+
+def test_luck_has_no_mean(bench: Bench) -> None:
+    drawn = surface(bench, "loud", domains=dict.fromkeys(preset("loud").domains, 0.5))
+    made = [World(drawn, seed).run((), seed, 1).hidden for seed in range(200)]
+    assert float(np.mean(made)) == pytest.approx(0.5, abs=0.006)
+
+
+def test_a_share_of_moves_destroys_a_domain(bench: Bench) -> None:
+    drawn = surface(bench, "collapse")
+    fallen = [key for key, row in drawn.moves.items() if drawn.hidden[row].min() < -0.25]
+    assert 0.05 < len(fallen) / len(drawn.moves) < 0.35

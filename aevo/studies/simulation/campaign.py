@@ -148,17 +148,17 @@ def _play(
     """Runs every candidate and submits what the collector would submit."""
     standing = recipe_of(policy)
     candidates: list[CandidateFacts] = []
-    boards: dict[str, Run] = {}
+    boards: dict[tuple[str, int], Run] = {}
     runs = 0
     for item in plan.candidates:
         move, own = _tried(item, catalogue)
         seeds = item.seeds if item.role == "anchor" else item.seeds[:1]
         made = [world.run((*standing, *own), seed, plan.round) for seed in seeds]
         runs += len(made)
-        boards[item.id] = made[0]
+        boards |= {(item.id, number): run for number, run in enumerate(made, start=1)}
         candidates.append(_facts(item, plan, world, made, move))
     facts = RoundFacts(plan.round, policy, plan, tuple(candidates), None)
-    submitted = [manifest.candidate for manifest in choose(facts, quota)]
+    submitted = [(one.candidate, one.selected.run) for one in choose(facts, quota) if one.selected]
     board = _board(plan.round, submitted, boards, quota, world.surface.preset.decimals)
     return RoundFacts(plan.round, policy, plan, tuple(candidates), board), runs
 
@@ -229,14 +229,15 @@ def _domains(world: World, run: Run) -> dict[str, DomainScore]:
 
 
 def _board(
-    number: int, submitted: Sequence[str], runs: dict[str, Run], quota: int, decimals: int
+    number: int, submitted: Sequence[tuple[str, int]], runs: dict[tuple[str, int], Run],
+    quota: int, decimals: int,
 ) -> Leaderboard:
     entries = [
         Submission.model_construct(
-            candidate=name, run=1, checkpoint=STEP, adapter_sha256=NOWHERE, dev=runs[name].dev,
-            score=runs[name].board(decimals), error=None,
+            candidate=one[0], run=one[1], checkpoint=STEP, adapter_sha256=NOWHERE,
+            dev=runs[one].dev, score=runs[one].board(decimals), error=None,
         )
-        for name in submitted
+        for one in submitted
     ]
     return Leaderboard.model_construct(
         schema_version=1, kind="simulated", round=number, decimals=decimals, quota=quota,

@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from aevo.studies.simulation.space import Key, Recipe, Space
 
 
@@ -36,6 +38,10 @@ class Searcher:
     def propose(self, count: int) -> list[Recipe]:
         """The next `count` recipes to run."""
         raise NotImplementedError
+
+    def submitted(self, seen: Sequence[Observation], quota: int) -> list[int]:
+        """Which of a batch are scored besides its first: by default those of best dev."""
+        return sorted(range(1, len(seen)), key=lambda i: -seen[i].dev)[: quota - 1]
 
     def observe(self, seen: Sequence[Observation]) -> None:
         """Takes up the results; by default the best dev so far is kept."""
@@ -104,6 +110,119 @@ class GreedyBoard(GreedyAnchor):
         top = max(scored, key=lambda item: (item.lb or 0.0, item.dev))
         if (top.lb or 0.0) > anchor:
             self.best = top.recipe
+
+
+class GreedyConfirmed(GreedyBoard):
+    """The same, but what won on the leaderboard is kept only if it beats the anchor there in a
+    second batch too."""
+
+    name = "greedy_confirmed"
+
+    def __init__(self, space: Space, seed: int) -> None:
+        super().__init__(space, seed)
+        self.pending: Recipe | None = None
+
+    def propose(self, count: int) -> list[Recipe]:
+        found = super().propose(count)
+        if self.pending is not None and count > 1:
+            found[1] = self.pending
+        return found
+
+    def submitted(self, seen: Sequence[Observation], quota: int) -> list[int]:
+        order = super().submitted(seen, quota)
+        if self.pending is None or len(seen) < 2:
+            return order
+        return [1, *(index for index in order if index != 1)][: quota - 1]
+
+    def observe(self, seen: Sequence[Observation]) -> None:
+        asked, before = self.pending, self.best
+        super().observe(seen)
+        won, self.best, self.pending = self.best, before, None
+        if asked is not None and len(seen) > 1 and (seen[1].lb or 0.0) > (seen[0].lb or 0.0):
+            self.best = asked
+        elif won != before and won != asked:
+            self.pending = won
+
+
+class Thompson(Searcher):
+    """Linear Thompson sampling (Agrawal and Goyal 2013): a normal effect on the leaderboard a move,
+    dev taken for a leaderboard score of twice its variance; each run is the best recipe under a
+    sample of the posterior, and what stands is the best under its mean."""
+
+    name = "thompson"
+    batch = 9
+    submits = True
+    SPREAD, NOISE = 0.02, 0.012  # of effects and of one score
+
+    def __init__(self, space: Space, seed: int) -> None:
+        super().__init__(space, seed)
+        self.place = {key: row for row, key in enumerate(space.keys)}
+        count = len(self.place)
+        self.precision = np.eye(count + 1) / self.SPREAD**2
+        self.precision[-1, -1] = 1.0  # the default recipe's score
+        self.weighted = np.zeros(count + 1)
+        self.samples = np.random.default_rng([seed, 31])
+
+    def propose(self, count: int) -> list[Recipe]:
+        mean, root = self._belief()
+        draws = (mean + root @ self.samples.standard_normal(mean.size) for _ in range(count - 1))
+        return [self.best, *(self._top(draw) for draw in draws)][:count]
+
+    def observe(self, seen: Sequence[Observation]) -> None:
+        for item in seen:
+            score, variance = item.lb, self.NOISE**2
+            if score is None:
+                score, variance = item.dev, 2 * variance
+            row = np.zeros(self.weighted.size)
+            row[[self.place[key] for key in item.recipe]] = 1.0
+            row[-1] = 1.0
+            self.precision += np.outer(row, row) / variance
+            self.weighted += row * (score - 0.6) / variance
+        self.best = self._top(self._belief()[0])
+
+    def _belief(self) -> tuple[np.ndarray, np.ndarray]:
+        """The posterior's mean, and a root of its covariance."""
+        covariance = np.linalg.inv(self.precision)
+        return covariance @ self.weighted, np.linalg.cholesky(covariance)
+
+    def _top(self, effects: np.ndarray) -> Recipe:
+        """The best moves of different knobs, at most four, that are gains at all."""
+        recipe: list[Key] = []
+        for key in sorted(self.place, key=lambda key: -effects[self.place[key]]):
+            if len(recipe) == 4 or effects[self.place[key]] <= 0:
+                break
+            if not any(other in self.space.rivals[key] for other in recipe):
+                recipe.append(key)
+        return tuple(recipe)
+
+
+class Halving(Searcher):
+    """Successive halving (Jamieson and Talwalkar 2016) on the leaderboard: of a batch of recipes of
+    one to three moves the better half goes on with a move more and is scored again."""
+
+    name = "halving"
+    batch = 9
+    submits = True
+
+    def __init__(self, space: Space, seed: int) -> None:
+        super().__init__(space, seed)
+        self.scores: dict[Recipe, list[float]] = {}
+
+    def propose(self, count: int) -> list[Recipe]:
+        kept = sorted(self.scores, key=self._mean, reverse=True)[: count // 2]
+        fresh = [self.another(self.random.choice(kept) if kept else ())
+                 for _ in range(count - len(kept))]
+        return [*kept, *fresh]
+
+    def _mean(self, recipe: Recipe) -> float:
+        return sum(self.scores[recipe]) / len(self.scores[recipe])
+
+    def observe(self, seen: Sequence[Observation]) -> None:
+        for item in seen:
+            if item.lb is not None:
+                self.scores.setdefault(item.recipe, []).append(item.lb)
+        if self.scores:
+            self.best = max(self.scores, key=lambda one: (self._mean(one), len(self.scores[one])))
 
 
 class Random(Searcher):
@@ -176,7 +295,7 @@ def search(
         number = 1 + spent // per_round
         seen = [trial(recipe, batch, number) for recipe in recipes]
         if searcher.submits and len(seen) > 1:
-            others = sorted(range(1, len(seen)), key=lambda i: -seen[i].dev)[: quota - 1]
+            others = searcher.submitted(seen, quota)
             seen = [
                 Observation(item.recipe, item.dev, board(item, batch, number))
                 if index == 0 or index in others else item
@@ -191,5 +310,6 @@ def search(
 
 
 SEARCHERS: dict[str, type[Searcher]] = {
-    found.name: found for found in (Greedy, GreedyAnchor, GreedyBoard, Random, MapElites)
+    found.name: found for found in (
+        Greedy, GreedyAnchor, GreedyBoard, GreedyConfirmed, Thompson, Halving, Random, MapElites)
 }

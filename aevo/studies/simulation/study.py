@@ -12,8 +12,9 @@ import pandas as pd
 
 from aevo.errors import ConfigError
 from aevo.files.documents import write_text
+from aevo.policy import trials
 from aevo.studies.simulation.ablation import ABLATIONS
-from aevo.studies.simulation.campaign import Bench, Parts, recipe_of, simulate
+from aevo.studies.simulation.campaign import Bench, Parts, Round, recipe_of, simulate
 from aevo.studies.simulation.searchers import SEARCHERS, Observation, Searcher, search
 from aevo.studies.simulation.space import Recipe
 from aevo.studies.simulation.surface import Surface, draw, preset
@@ -43,6 +44,7 @@ class Outcome:
     is `aevo.release`'s choice and for the others the same.
 
     `false_rounds` are rounds after which the method stood by something truly no better than before;
+    `false_claims` those after which it called such a thing established, as only aevo tells apart.
     `verdicts` and `modes` are aevo's, by round; `runs` what it spent.
     """
 
@@ -56,6 +58,7 @@ class Outcome:
     runs: int
     refused: int
     shipped: float
+    false_claims: int = 0
     verdicts: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
 
@@ -94,9 +97,25 @@ def _aevo(task: Task, bench: Bench, world: World, parts: Parts) -> Outcome:
     stood = [recipe_of(item.next) for item in found.rounds]
     return _outcome(
         task, world.surface, stood, found.runs, refused=len(found.refused),
+        false_claims=sum(_claimed_falsely(item, world.surface) for item in found.rounds),
         verdicts=tuple(item.evidence.calibration.verdict for item in found.rounds),
         modes=tuple(item.next.mode for item in found.rounds), shipped=found.shipped,
     )
+
+
+def _claimed_falsely(made: Round, surface: Surface) -> bool:
+    """True if what the round established is truly no gain on the recipe that it was tried on."""
+    before = recipe_of(made.policy)
+    claims = [item for item in made.next.standing
+              if item.established and item not in made.policy.standing]
+    number = made.policy.round
+    start = surface.truth(surface.active(before), number)[1]
+    for item in claims:
+        own = trials.moves_of(made.next.tried, item.provenance.round, item.provenance.candidate)
+        after = (*before, *((part.axis, part.move) for part in own))
+        if surface.truth(surface.active(after), number)[1] - start <= EPSILON:
+            return True
+    return False
 
 
 def _other(task: Task, bench: Bench, world: World, kind: type[Searcher]) -> Outcome:
@@ -120,6 +139,7 @@ def _other(task: Task, bench: Bench, world: World, kind: type[Searcher]) -> Outc
 def _outcome(
     task: Task, surface: Surface, stood: Sequence[Recipe], runs: int, refused: int = 0,
     verdicts: tuple[str, ...] = (), modes: tuple[str, ...] = (), shipped: Recipe | None = None,
+    false_claims: int | None = None,
 ) -> Outcome:
     changed = false = 0
     before: Recipe = ()
@@ -138,6 +158,7 @@ def _outcome(
         method=task.method, seed=task.seed, hidden=hidden - base_hidden, dev=dev - base_dev,
         changed_rounds=changed, false_rounds=false, rounds=task.rounds, runs=runs,
         refused=refused, verdicts=verdicts, modes=modes, shipped=ships,
+        false_claims=false if false_claims is None else false_claims,
     )
 
 
@@ -184,6 +205,8 @@ def _row(name: str, own: pd.DataFrame, onset: int | None) -> dict[str, Any]:
         "changes / round": float(own["changed_rounds"].sum()) / rounds,
         "false / round": float(own["false_rounds"].sum()) / rounds,
         "false ≤": wilson(int(own["false_rounds"].sum()), rounds)[1],
+        "false claims / round": float(own["false_claims"].sum()) / rounds,
+        "claims ≤": wilson(int(own["false_claims"].sum()), rounds)[1],
         "refused": int(own["refused"].sum()),
     }
     verdicts = [item for item in own["verdicts"] if item]

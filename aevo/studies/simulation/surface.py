@@ -29,6 +29,10 @@ class Preset(Part):
     errors give the moves' effects. Without one, a share `active` of moves has a gain or loss of
     N(`centre`, `spread`) spread over the domains, hidden's in part (`agreement`, the
     correlation) dev's own.
+    `run_sd` is by how much a run's accuracy in a domain is luck, on dev and hidden alike but for
+    1 - `shared` (their correlation); a domain that is learned suddenly has a long lower tail
+    (`run_tail`, the share of runs that miss it). On a recipe with a move of an axis in `restless`
+    it is so many times larger. A share `collapses` of the moves costs one domain `collapse_depth`.
     `onset` is the round from which dev misleads: a share `proxies` of the moves then gains
     `proxy_gain` on dev through `proxy_domain`, and `proxy_cost` of it is lost on the target.
     """
@@ -51,6 +55,12 @@ class Preset(Part):
     dev_items: int = 720
     hidden_items: int = 1200
     seed_sd: float = 0.004
+    run_sd: dict[str, float] = {}
+    run_tail: float = 0.0
+    shared: float = 0.7
+    restless: dict[str, float] = {}
+    collapses: float = 0.0
+    collapse_depth: float = 0.4
     flips: float = 0.10
     reshuffle: float = 0.05
     decimals: int = 2
@@ -84,6 +94,7 @@ class Surface:
     hidden: np.ndarray
     overlap: np.ndarray  # interaction of pairs, as a share of the smaller gain
     proxies: np.ndarray  # extra dev gain of each move from the onset on
+    restless: np.ndarray  # factor of each move on the luck of runs
     cache: dict[tuple[frozenset[Key], bool], tuple[np.ndarray, np.ndarray]] = field(
         default_factory=dict
     )
@@ -133,6 +144,10 @@ class Surface:
         """Weighted mean over the last axis."""
         return np.asarray(by_domain @ weights)
 
+    def unrest(self, recipe: Recipe) -> float:
+        """By how much a recipe's runs differ more than those of the default recipe."""
+        return float(max((self.restless[self.moves[key]] for key in recipe), default=1.0))
+
     def truth(self, recipe: Recipe, number: int) -> tuple[float, float]:
         """True dev and true hidden score of a recipe in a round, without any noise."""
         dev, hidden = self.accuracies(recipe, number)
@@ -161,7 +176,14 @@ def draw(chosen: Preset, space: Space, seed: int) -> Surface:
     overlap = np.triu(overlap, 1)
     misleading = generator.random(count) < chosen.proxies
     proxies = np.where(misleading, generator.uniform(*chosen.proxy_gain, count), 0.0)
-    return Surface(chosen, space, moves, dev, hidden, overlap + overlap.T, proxies)
+    restless = np.array([chosen.restless.get(axis, 1.0) for axis, _ in space.keys])
+    if chosen.collapses:
+        broken = generator.random(count) < chosen.collapses
+        fall = np.zeros_like(dev)
+        fall[np.arange(count), generator.integers(len(chosen.domains), size=count)] = (
+            chosen.collapse_depth)
+        dev, hidden = (table - fall * broken[:, None] for table in (dev, hidden))
+    return Surface(chosen, space, moves, dev, hidden, overlap + overlap.T, proxies, restless)
 
 
 def _invented(

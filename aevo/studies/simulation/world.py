@@ -15,6 +15,8 @@ from scipy.special import ndtri
 from aevo.studies.simulation.space import Recipe
 from aevo.studies.simulation.surface import Surface
 
+DEEP = 3.0  # standard deviations that a run falls by if it misses a domain
+
 
 @dataclass(frozen=True)
 class Run:
@@ -57,11 +59,27 @@ class World:
         shift = self.surface.preset.seed_sd * common
         mine = np.random.default_rng([self.seed, 17, _digest(active)])
         luck = np.random.default_rng([self.seed, 19, _digest(active), seed])
+        if self.surface.preset.run_sd:
+            on_dev, on_hidden = self._lucky(active, seed)
+            dev, hidden = dev + on_dev, hidden + on_hidden
         correct = self._answers(dev + shift, self.domain_of, self.difficulty, mine, luck)
         board = self._answers(
             hidden + shift, self.hidden_domain_of, self.hidden_difficulty, mine, luck
         )
         return Run(active, correct, float(correct.mean()), float(board.mean()))
+
+    def _lucky(self, recipe: Recipe, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """What this run's luck adds to the domains on dev and on hidden: mean 0, correlated."""
+        chosen = self.surface.preset
+        generator = np.random.default_rng([self.seed, 23, _digest(recipe), seed])
+        sd = np.array([chosen.run_sd.get(name, 0.0) for name in self.surface.domains])
+        sd = sd * self.surface.unrest(recipe)
+        common = generator.standard_normal(sd.size)
+        if chosen.run_tail:
+            common = _with_tail(common, generator.random(sd.size), chosen.run_tail)
+        own = generator.standard_normal((2, sd.size))
+        both = np.sqrt(chosen.shared) * common + np.sqrt(1 - chosen.shared) * own
+        return sd * both[0], sd * both[1]
 
     def _answers(
         self,
@@ -78,6 +96,12 @@ class World:
         )
         reach = ndtri(np.clip(accuracies, 1e-9, 1 - 1e-9))
         return np.asarray(met < reach[domain_of])
+
+
+def _with_tail(values: np.ndarray, chance: np.ndarray, share: float) -> np.ndarray:
+    """Standard normal values of which a share falls `DEEP` lower, again with mean 0 and sd 1."""
+    fallen = values - DEEP * (chance < share)
+    return np.asarray((fallen + DEEP * share) / np.sqrt(1 + DEEP**2 * share * (1 - share)))
 
 
 def _layout(weights: np.ndarray, items: int) -> np.ndarray:

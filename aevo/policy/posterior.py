@@ -1,0 +1,122 @@
+"""What a campaign believes of every move: one joint posterior of their gains on the target.
+
+Every trial of the ledger is one equation: what it gained over its round's anchor is the sum of its
+moves' gains (one, or those of a bundle), and noise. Of that noise the anchor's part is common to
+all trials of the round, and the items' part repeats where a change is tried again. Gains of moves
+are N(centre, spread) beforehand, with a centre that the trials tell (most moves harm), so that the
+best of many is shrunk for its luck, and a bundle speaks for each of its parts as far as the others
+do not explain it. Linear and normal, in closed form.
+
+Beliefs say what is *likely* and decide what forks start from; what is *claimed* has passed the test
+of `aevo.policy.promotion.earned`.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aevo.policy import trials as ledger
+from aevo.records.policy import MoveBelief, MoveRef, StandingChange, Trial
+from aevo.statistics.effect import Estimate
+from aevo.statistics.figures import figure
+
+ANCHOR = 1 / 3  # of a gain's variance: the mean of an anchor's two runs, against one explorer's
+CENTRE = 0.7  # how far from none the mean of a catalogue's gains may lie, in spreads
+LIKELY = 1.0  # posterior standard deviations above no gain from which a move may be built upon
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Means and covariance of the gains of `moves` on the target (accuracy, 0..1)."""
+
+    moves: Mapping[Key, int]
+    mean: np.ndarray
+    covariance: np.ndarray
+    spread: float
+
+    def of(self, parts: Collection[MoveRef]) -> Estimate:
+        """The gain of these moves together; one that was never tried is at the prior."""
+        rows = [row for part in parts if (row := self.moves.get(_key(part))) is not None]
+        unknown = len(parts) - len(rows)
+        variance = float(self.covariance[np.ix_(rows, rows)].sum())
+        variance += unknown * (1 + CENTRE**2) * self.spread**2
+        return Estimate(float(self.mean[rows].sum()), math.sqrt(max(variance, 0.0)))
+
+
+def posterior(tried: Sequence[Trial], spread: float, external: bool) -> Posterior:
+    """The posterior after these trials.
+
+    Args:
+        spread: standard deviation of true gains among the changes tried.
+        external: dev is no longer evidence, so that only leaderboard gains count.
+    """
+    known = [(trial, found) for trial in tried
+             if trial.change_sha256 and (found := ledger.known([trial], external))]
+    keys = dict.fromkeys(_key(part) for trial, _ in known for part in ledger.parts(trial))
+    moves = {key: row for row, key in enumerate(keys)}
+    design = np.zeros((len(known), len(moves)))
+    for row, (trial, _) in enumerate(known):
+        design[row, [moves[_key(part)] for part in ledger.parts(trial)]] = 1.0
+    prior = (np.eye(len(moves)) + CENTRE**2) * spread**2
+    gains = np.array([found.gain for _, found in known])
+    reach = design @ prior
+    scatter = reach @ design.T + _noise(known, external)
+    held = np.linalg.solve(scatter, reach) if known else reach
+    return Posterior(moves, held.T @ gains, prior - held.T @ reach, spread)
+
+
+def likely(found: Estimate) -> bool:
+    """True if a gain is likely enough to be built upon, though it may not be established."""
+    return found.gain > LIKELY * found.se
+
+
+def beliefs(
+    tried: Sequence[Trial], standing: Sequence[StandingChange], spread: float, external: bool
+) -> list[MoveBelief]:
+    """What the trials so far make of every move that was measured, the most promising first;
+    established is what stands by a test."""
+    established = {
+        _key(part)
+        for item in standing if item.established
+        for part in ledger.moves_of(tried, item.provenance.round, item.provenance.candidate)
+    }
+    found = posterior(tried, spread, external)
+    entries = []
+    for axis, move in found.moves:
+        one = found.of([MoveRef(axis=axis, move=move)])
+        entries.append(MoveBelief(
+            axis=axis, move=move, expected=figure(one.gain), sd=figure(one.se),
+            probability=figure(1 - one.p),
+            established=(axis, move) in established,
+        ))
+    return sorted(entries, key=lambda item: (-item.expected, item.axis, item.move))
+
+
+def _noise(known: Sequence[tuple[Trial, Estimate]], external: bool) -> np.ndarray:
+    """Covariance of the trials' errors: each its own, the anchor's by round, the items' by change.
+    """
+    errors = np.array([found.se for _, found in known])
+    rounds = np.array([trial.round for trial, _ in known])
+    together = ANCHOR * np.outer(errors, errors) * (rounds[:, None] == rounds[None, :])
+    changes = np.array([trial.change_sha256 for trial, _ in known])
+    repeated = np.array([0.0 if external else _repeated(trial, found) for trial, found in known])
+    apart = rounds[:, None] != rounds[None, :]
+    together += np.outer(repeated, repeated) * ((changes[:, None] == changes[None, :]) & apart)
+    np.fill_diagonal(together, errors**2)
+    return together
+
+
+def _repeated(trial: Trial, found: Estimate) -> float:
+    """What another trial of the change on the same items would repeat of the error of its pooled
+    gain: dev's shared part, by the weight that dev has in it."""
+    if trial.dev_se is None or not trial.dev_se:
+        return 0.0
+    return trial.dev_shared * min(1.0, (found.se / trial.dev_se) ** 2)
+
+
+def _key(part: MoveRef) -> Key:
+    return part.axis, part.move
