@@ -18,7 +18,6 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -30,6 +29,7 @@ from megatron.core.transformer.transformer_layer import (
 from torch import Tensor
 
 from train.mcore.experts import Router, use_own_dispatcher
+from train.mcore.grouped import GroupedExperts
 from train.mcore.mixer import MambaMixerSubmodules, TorchMambaMixer
 from train.mcore.packing import Packing
 
@@ -104,7 +104,7 @@ def stack_spec(chunk: int) -> ModuleSpec:
         ),
     )
     experts = ModuleSpec(module=MoELayer, submodules=MoESubmodules(
-        experts=ModuleSpec(module=SequentialMLP, submodules=linears),
+        experts=ModuleSpec(module=GroupedExperts),
         shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=linears),
         router=Router,
     ))
