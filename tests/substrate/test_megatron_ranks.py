@@ -43,10 +43,15 @@ TRAINED = {
     "data": ("dense_base", {}),  # two halves of each batch
     "pipeline": ("dense_base", {"pipeline": 2, "micro_batch": 3}),
     "expert": ("nemotron_base", {"expert": 2, "micro_batch": 3}),
+    # tensor > 1 with experts: activations between layers are split along the sequence
+    "tensor-moe": ("nemotron_base", {"tensor": 2}),
+    "tensor-expert": ("nemotron_base", {"tensor": 2, "expert": 2, "micro_batch": 5}),
 }
 ANSWERED = {
     "tensor-logits": ("dense_base", {"tensor": 2}),
     "expert-logits": ("nemotron_base", {"expert": 2}),
+    "tensor-moe-logits": ("nemotron_base", {"tensor": 2}),
+    "tensor-expert-logits": ("nemotron_base", {"tensor": 2, "expert": 2}),
 }
 
 

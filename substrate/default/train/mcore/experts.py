@@ -10,12 +10,13 @@ import copy
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.moe.token_dispatcher import MoEAllGatherTokenDispatcher
 from torch import Tensor
+
+from train.mcore.collectives import gather, joined, scatter_sum
 
 
 class Router(TopKRouter):
@@ -41,44 +42,6 @@ class Router(TopKRouter):
         return F.linear(input.to(dtype), self.weight.to(dtype), bias)
 
 
-class _Gather(torch.autograd.Function):
-    """All ranks' rows, one after the other; the gradient is summed and given back by rank."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _gathered(rows, group)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _summed(grads[0], ctx.group), None
-
-
-class _Sum(torch.autograd.Function):
-    """The reverse: rows summed over ranks, each keeping its own."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _summed(rows, group)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _gathered(grads[0], ctx.group), None
-
-
-def _gathered(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-    parts = [torch.empty_like(rows) for _ in range(group.size())]
-    dist.all_gather(parts, rows.contiguous(), group=group)
-    return torch.cat(parts)
-
-
-def _summed(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-    whole = rows.contiguous().clone()
-    dist.all_reduce(whole, group=group)
-    return whole.chunk(group.size())[group.rank()].contiguous()
-
-
 class Dispatcher(MoEAllGatherTokenDispatcher):
     """The all-gather dispatcher, its communication on the tensors' own device."""
 
@@ -89,17 +52,15 @@ class Dispatcher(MoEAllGatherTokenDispatcher):
         if self.tp_size == 1 and self.ep_size == 1:
             return hidden_states, probs
         with torch.no_grad():  # gloo gathers no booleans
-            routing = _gathered(self.routing_map.to(torch.uint8), self.tp_ep_group)
+            routing = joined(self.routing_map.to(torch.uint8), self.tp_ep_group)
             self.routing_map = routing.bool()
-        tokens: Tensor = _Gather.apply(hidden_states, self.tp_ep_group)
-        chances: Tensor = _Gather.apply(probs, self.tp_ep_group)
-        return tokens, chances
+        return gather(hidden_states, self.tp_ep_group), gather(probs, self.tp_ep_group)
 
     def token_combine(self, hidden_states: Tensor) -> Tensor:
         """Experts' outputs summed over ranks, each rank keeping its own tokens."""
         if self.tp_size == 1 and self.ep_size == 1:
             return hidden_states
-        summed: Tensor = _Sum.apply(hidden_states.to(self.local_probs.dtype), self.tp_ep_group)
+        summed = scatter_sum(hidden_states.to(self.local_probs.dtype), self.tp_ep_group)
         return summed.to(hidden_states.dtype)
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
+from megatron.core import parallel_state, tensor_parallel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -70,6 +70,8 @@ def start(layout: Layout, seconds: int = 1800) -> torch.device:
         expert_model_parallel_size=layout.expert,
         expert_tensor_parallel_size=1,
     )
+    if device.type == "cuda":  # megatron's generators, which some of its layers ask for
+        tensor_parallel.model_parallel_cuda_manual_seed(1)
     return device
 
 

@@ -19,12 +19,11 @@ from megatron.core.models.mamba import MambaModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
-    gather_from_sequence_parallel_region,
     reduce_from_tensor_model_parallel_region,
-    reduce_scatter_to_sequence_parallel_region,
 )
 from torch import Tensor, nn
 
+from train.mcore.collectives import gather, scatter_sum
 from train.mcore.names import HF_NAMES, mamba_rows, targets
 from train.mcore.weights import shard
 
@@ -40,7 +39,8 @@ class LoRALinear(nn.Module):
         layer: Any = base
         self.base, self.scale, self.dropout = base, alpha / rank, dropout
         self.row = isinstance(base, RowParallelLinear)
-        self.sequence: bool = layer.config.sequence_parallel
+        self.sequence: bool = layer.sequence_parallel
+        self.group = layer.tp_group
         out, into = layer.weight.shape
         self.lora_a = nn.Parameter(torch.zeros(rank, into))
         self.lora_b = nn.Parameter(torch.zeros(out, rank))
@@ -55,10 +55,10 @@ class LoRALinear(nn.Module):
         out, bias = self.base(x, *rest, **more)
         low = F.linear(F.dropout(x, self.dropout, self.training), self.lora_a.to(x.dtype))
         if self.row:
-            low = (reduce_scatter_to_sequence_parallel_region(low) if self.sequence
+            low = (scatter_sum(low, self.group) if self.sequence
                    else reduce_from_tensor_model_parallel_region(low))
         else:
-            low = (gather_from_sequence_parallel_region(low) if self.sequence
+            low = (gather(low, self.group) if self.sequence
                    else copy_to_tensor_model_parallel_region(low))
         return out + F.linear(low, self.lora_b.to(x.dtype)) * self.scale, bias
 

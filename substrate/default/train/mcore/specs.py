@@ -13,7 +13,6 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.ssm.mamba_block import MambaStack, MambaStackSubmodules
 from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
 from megatron.core.ssm.mlp_layer import MLPLayer
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
@@ -21,15 +20,15 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.spec_utils import ModuleSpec
-from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from megatron.core.transformer.transformer_layer import (
     TransformerLayer,
     TransformerLayerSubmodules,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.mcore.experts import Router, use_own_dispatcher
 from train.mcore.grouped import GroupedExperts
+from train.mcore.linears import Column, Row
 from train.mcore.mixer import MambaMixerSubmodules, TorchMambaMixer
 from train.mcore.packing import Packing
 
@@ -73,6 +72,14 @@ class SDPACoreAttention(MegatronModule):
         return out.permute(2, 0, 1, 3).flatten(2).contiguous()
 
 
+class Norm(nn.RMSNorm):
+    """RMSNorm in the model's precision. megatron-core's wrapper of it refuses a sequence shard,
+    whose weight gradients it would have to sum over ranks; a frozen norm has none."""
+
+    def __init__(self, config: Any, hidden_size: int, eps: float | None = None) -> None:
+        super().__init__(hidden_size, eps or config.layernorm_epsilon, dtype=config.params_dtype)
+
+
 class TorchStack(MambaStack):
     """MambaStack with a torch norm at its end (mcore's is Transformer Engine's), and experts that
     talk to each other on their tensors' device."""
@@ -84,23 +91,20 @@ class TorchStack(MambaStack):
             if isinstance(getattr(layer, "mlp", None), MoELayer):
                 use_own_dispatcher(layer.mlp, rest["pg_collection"])
         if self.post_process:
-            self.final_norm = WrappedTorchNorm(
-                config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon
-            )
+            self.final_norm = Norm(config, config.hidden_size)
 
 
 def stack_spec(chunk: int) -> ModuleSpec:
     """The stack's layers; `chunk` is the Mamba scan's."""
-    linears = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    linears = MLPSubmodules(linear_fc1=Column, linear_fc2=Row)
     mixer = ModuleSpec(
         module=TorchMambaMixer, params={"chunk_size": chunk},
-        submodules=MambaMixerSubmodules(in_proj=ColumnParallelLinear, out_proj=RowParallelLinear),
+        submodules=MambaMixerSubmodules(in_proj=Column, out_proj=Row),
     )
     attention = ModuleSpec(
         module=SelfAttention, params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
-            linear_qkv=ColumnParallelLinear, core_attention=SDPACoreAttention,
-            linear_proj=RowParallelLinear,
+            linear_qkv=Column, core_attention=SDPACoreAttention, linear_proj=Row,
         ),
     )
     experts = ModuleSpec(module=MoELayer, submodules=MoESubmodules(
@@ -110,13 +114,13 @@ def stack_spec(chunk: int) -> ModuleSpec:
     ))
     return ModuleSpec(module=TorchStack, submodules=MambaStackSubmodules(
         mamba_layer=ModuleSpec(module=MambaLayer, submodules=MambaLayerSubmodules(
-            norm=WrappedTorchNorm, mixer=mixer, mamba_bda=get_bias_dropout_add)),
+            norm=Norm, mixer=mixer, mamba_bda=get_bias_dropout_add)),
         attention_layer=ModuleSpec(module=TransformerLayer, submodules=TransformerLayerSubmodules(
-            input_layernorm=WrappedTorchNorm, self_attention=attention,
+            input_layernorm=Norm, self_attention=attention,
             self_attn_bda=get_bias_dropout_add)),
         mlp_layer=ModuleSpec(module=MLPLayer, submodules=TransformerLayerSubmodules(
-            pre_mlp_layernorm=WrappedTorchNorm,
+            pre_mlp_layernorm=Norm,
             mlp=ModuleSpec(module=MLP, submodules=linears), mlp_bda=get_bias_dropout_add)),
         moe_layer=ModuleSpec(module=TransformerLayer, submodules=TransformerLayerSubmodules(
-            pre_mlp_layernorm=WrappedTorchNorm, mlp=experts, mlp_bda=get_bias_dropout_add)),
+            pre_mlp_layernorm=Norm, mlp=experts, mlp_bda=get_bias_dropout_add)),
     ))
