@@ -72,6 +72,13 @@ def test_outputs_and_gradients_are_those_of_the_loop(
     assert all(p.grad is None and not p.requires_grad for p in ours.parameters())
 
 
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_whoever_asks_first_gets_the_same_answer(off: Any) -> None:
+    grouped._takes.cache_clear()
+    with off():
+        assert method("cpu", torch.bfloat16, 64, 32) == "grouped_mm"
+
+
 def test_the_loop_is_kept_for_what_torch_cannot_multiply_at_once() -> None:
     assert method("cpu", torch.float64, 64, 32) == "sequential"
     assert method("cpu", torch.float32, 64, 6) == "sequential"  # 24 bytes

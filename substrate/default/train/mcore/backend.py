@@ -91,7 +91,7 @@ class MegatronBackend:
         torch.manual_seed(
             (self.run.seed * 1_000_003 + step) * 4099 + parallel_state.get_data_parallel_rank()
         )
-        parts, total = split(batch, self.layout.micro_batch, self.device)
+        parts, total = split(batch, self.layout, self.device)
         loss = _over_ranks(forward_backward(self.model, parts, total, True))
         self._reduce_gradients()
         return loss

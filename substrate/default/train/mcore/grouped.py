@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
+from train.mcore.recompute import recomputed
+
 ALIGNED = 16  # bytes: what grouped_mm wants every row to be a multiple of
 
 
@@ -55,7 +57,7 @@ def multiply(rows: Tensor, weight: Tensor, groups: Groups) -> Tensor:
 
 
 def method(device: str, dtype: torch.dtype, *widths: int) -> str:
-    """`grouped_mm`, or `sequential` where torch cannot multiply matrices of these widths at once."""
+    """`grouped_mm`, or `sequential` where torch cannot multiply matrices so wide at once."""
     aligned = all(width * dtype.itemsize % ALIGNED == 0 for width in widths)
     return "grouped_mm" if aligned and _takes(device, dtype) else "sequential"
 
@@ -65,13 +67,15 @@ def _takes(device: str, dtype: torch.dtype) -> bool:
     """Whether grouped_mm goes forward and backward here: tried, since torch documents no list."""
     if not hasattr(F, "grouped_mm"):  # torch < 2.10
         return False
-    rows = torch.ones(32, 32, device=device, dtype=dtype, requires_grad=True)
-    weight = torch.ones(2, 32, 32, device=device, dtype=dtype)
-    ends = torch.tensor([16, 32], device=device, dtype=torch.int32)
-    try:
-        F.grouped_mm(rows, weight, offs=ends).backward(torch.ones_like(rows))
-    except RuntimeError:
-        return False
+    # The first to ask may be an evaluation, which has gradients off.
+    with torch.inference_mode(False), torch.enable_grad():
+        rows = torch.ones(32, 32, device=device, dtype=dtype, requires_grad=True)
+        weight = torch.ones(2, 32, 32, device=device, dtype=dtype)
+        ends = torch.tensor([16, 32], device=device, dtype=torch.int32)
+        try:
+            F.grouped_mm(rows, weight, offs=ends).backward(torch.ones_like(rows))
+        except RuntimeError:
+            return False
     return True
 
 
@@ -98,8 +102,10 @@ class GroupedExperts(MegatronModule):
     Expert tensor parallelism is 1, so each matrix is whole.
     """
 
-    def __init__(self, num_local_experts: int, config: Any, pg_collection: Any = None) -> None:
+    def __init__(self, num_local_experts: int, config: Any, pg_collection: Any = None,
+                 recompute: bool = False) -> None:
         super().__init__(config=copy.copy(config))
+        self.recompute = recompute
         wide, inner, dtype = config.hidden_size, config.moe_ffn_hidden_size, config.params_dtype
         self.num_local_experts = num_local_experts
         self.linear_fc1 = GroupedLinear(num_local_experts, wide, inner, dtype)
@@ -110,6 +116,10 @@ class GroupedExperts(MegatronModule):
         """rows: (rows, hidden) sorted by local expert; probabilities: (rows), by which what an
         expert says is weighed. Returns the same shape, and no bias."""
         groups = Groups.of(tokens_per_expert, rows.device)
+        return recomputed(self.recompute, self._answers, rows, groups, probabilities), None
+
+    def _answers(self, rows: Tensor, groups: Groups, probabilities: Tensor) -> Tensor:
         inner = self.config.activation_func(self.linear_fc1(rows, groups))
         inner = (inner * probabilities[:, None]).to(rows.dtype)
-        return self.linear_fc2(inner, groups), None
+        out: Tensor = self.linear_fc2(inner, groups)
+        return out

@@ -78,7 +78,7 @@ def mcore_config(config: Any, layout: Layout) -> TransformerConfig:
             "moe_router_topk_scaling_factor": config.routed_scaling_factor,
             "moe_router_dtype": "fp32",
             "moe_router_load_balancing_type": "none",
-            "moe_token_dispatcher_type": "allgather",
+            "moe_token_dispatcher_type": "allgather",  # replaced by train.mcore.experts' own
             "moe_grouped_gemm": False,
         }
     return TransformerConfig(
@@ -126,7 +126,7 @@ def build(config: Any, layout: Layout) -> MambaModel:
     """This rank's part of the model, on CPU, its weights not set."""
     model = MambaModel(
         mcore_config(config, layout),
-        stack_spec(config.chunk_size),
+        stack_spec(config.chunk_size, layout.recompute),
         vocab_size=config.vocab_size,
         max_sequence_length=config.max_position_embeddings,
         hybrid_override_pattern=config.hybrid_override_pattern,

@@ -31,6 +31,7 @@ from train.mcore.grouped import GroupedExperts
 from train.mcore.linears import Column, Row
 from train.mcore.mixer import MambaMixerSubmodules, TorchMambaMixer
 from train.mcore.packing import Packing
+from train.mcore.recompute import recomputed
 
 
 class SDPACoreAttention(MegatronModule):
@@ -81,24 +82,45 @@ class Norm(nn.RMSNorm):
 
 
 class TorchStack(MambaStack):
-    """MambaStack with a torch norm at its end (mcore's is Transformer Engine's), and experts that
-    talk to each other on their tensors' device."""
+    """MambaStack with a torch norm at its end (mcore's is Transformer Engine's), experts that talk
+    to each other on their tensors' device, and layers that may be computed anew."""
 
-    def __init__(self, config: Any, submodules: MambaStackSubmodules, **rest: Any) -> None:
+    def __init__(self, config: Any, submodules: MambaStackSubmodules, recompute: bool = False,
+                 **rest: Any) -> None:
         super().__init__(config, submodules, **rest | {"post_layer_norm": False})
-        self.post_layer_norm = True
+        self.post_layer_norm, self.recompute = True, recompute
         for layer in self.layers:
             if isinstance(getattr(layer, "mlp", None), MoELayer):
                 use_own_dispatcher(layer.mlp, rest["pg_collection"])
         if self.post_process:
             self.final_norm = Norm(config, config.hidden_size)
 
+    def forward(self, hidden_states: Tensor | None, attention_mask: None = None,
+                packed_seq_params: Packing | None = None, **_: Any) -> Tensor:
+        """hidden_states: (length or its share, rows, hidden), None after the first stage."""
+        states = hidden_states if self.pre_process else self.input_tensor
+        for layer in self.layers:
+            states = recomputed(self.recompute, _through, layer, states, packed_seq_params)
+        return self.final_norm(states) if self.post_process else states
 
-def stack_spec(chunk: int) -> ModuleSpec:
-    """The stack's layers; `chunk` is the Mamba scan's."""
+
+def _through(layer: nn.Module, states: Tensor, packing: Packing | None) -> Tensor:
+    """A layer's output alone; some of megatron-core's give a context, too."""
+    out: Any = layer(hidden_states=states, attention_mask=None, packed_seq_params=packing)
+    first: Tensor = out[0] if isinstance(out, tuple) else out
+    return first
+
+
+def stack_spec(chunk: int, recompute: str = "none") -> ModuleSpec:
+    """The stack's layers.
+
+    Args:
+        chunk: the Mamba scan's; recompute: one of train.mcore.recompute.CHOICES.
+    """
+    selective = recompute == "selective"
     linears = MLPSubmodules(linear_fc1=Column, linear_fc2=Row)
     mixer = ModuleSpec(
-        module=TorchMambaMixer, params={"chunk_size": chunk},
+        module=TorchMambaMixer, params={"chunk_size": chunk, "recompute": selective},
         submodules=MambaMixerSubmodules(in_proj=Column, out_proj=Row),
     )
     attention = ModuleSpec(
@@ -108,11 +130,12 @@ def stack_spec(chunk: int) -> ModuleSpec:
         ),
     )
     experts = ModuleSpec(module=MoELayer, submodules=MoESubmodules(
-        experts=ModuleSpec(module=GroupedExperts),
+        experts=ModuleSpec(module=GroupedExperts, params={"recompute": selective}),
         shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=linears),
         router=Router,
     ))
-    return ModuleSpec(module=TorchStack, submodules=MambaStackSubmodules(
+    whole = {"recompute": recompute == "full"}
+    return ModuleSpec(module=TorchStack, params=whole, submodules=MambaStackSubmodules(
         mamba_layer=ModuleSpec(module=MambaLayer, submodules=MambaLayerSubmodules(
             norm=Norm, mixer=mixer, mamba_bda=get_bias_dropout_add)),
         attention_layer=ModuleSpec(module=TransformerLayer, submodules=TransformerLayerSubmodules(
