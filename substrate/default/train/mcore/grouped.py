@@ -67,8 +67,9 @@ def _takes(device: str, dtype: torch.dtype) -> bool:
     """Whether grouped_mm goes forward and backward here: tried, since torch documents no list."""
     if not hasattr(F, "grouped_mm"):  # torch < 2.10
         return False
-    # The first to ask may be an evaluation, which has gradients off.
-    with torch.inference_mode(False), torch.enable_grad():
+    # The first to ask may have gradients off, or count what is kept for the backward pass.
+    with (torch.inference_mode(False), torch.enable_grad(),
+          torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept)):
         rows = torch.ones(32, 32, device=device, dtype=dtype, requires_grad=True)
         weight = torch.ones(2, 32, 32, device=device, dtype=dtype)
         ends = torch.tensor([16, 32], device=device, dtype=torch.int32)
