@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     evidence = _evidence(layout, number)
     previous = policies.read(layout, number)
     catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue,
-                               real=campaign.rows_path is not None)
+                               real=campaign.rows_path is not None, trainer=campaign.trainer)
     history = History(catalogue, tuple(discovery.read(layout)))
     proposal = propose(evidence, previous, catalogue)
     folder = layout.round(number)

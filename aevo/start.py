@@ -198,7 +198,7 @@ def _first_policy(config: Config, layout: Layout, campaign: Campaign) -> None:
     if finished(Policy, layout.policy(1)):
         return
     catalogue = load_catalogue(open_substrate(Path(campaign.substrate_path)).catalogue,
-                               real=campaign.rows_path is not None)
+                               real=campaign.rows_path is not None, trainer=campaign.trainer)
     first = policy.first_policy(config.policy, catalogue, config.worker.n - 1)
     if config.model.recipe:
         standing = StandingChange(

@@ -15,7 +15,7 @@ from aevo import change
 from aevo.axes import Axis, Move, load, overlap, touches
 from tests.substrate.conftest import SUBSTRATE
 
-CATALOGUE = load(SUBSTRATE / "axes.yaml")
+CATALOGUE = load(SUBSTRATE / "axes.yaml", trainer="megatron")
 MOVES = [(axis, move) for axis in CATALOGUE.axes for move in axis.moves]
 CATEGORIES = {"data_mixture", "data_construction", "schedule", "optimiser", "capacity", "loss",
               "checkpoint_selection"}
