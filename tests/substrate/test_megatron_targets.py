@@ -16,12 +16,12 @@ import yaml
 from eval.adapter import AdapterError, base_shapes, load_adapter
 from eval.hf import HfDecoder
 from safetensors.torch import load_file
-from train import loop as peft_loop
 from train import model as peft_model
-from train.loop import Run
+from train import peft_backend
 from train.mcore import grouped, model
 from train.mcore.layout import Layout
 from train.model import ModelError
+from train.run import Run
 from train.targets import resolve
 
 from aevo.integrity.adapters import check_adapter
@@ -125,7 +125,7 @@ def test_every_target_has_a_gradient_and_keeps_its_rank(
         if trainer == "megatron":
             train(recipe, train_path, nemotron_base, out)
         else:
-            peft_loop.execute(Run(recipe, train_path, nemotron_base, out, seed=7, threads=1))
+            peft_backend.execute(Run(recipe, train_path, nemotron_base, out, seed=7, threads=1))
         found = pairs(out / "checkpoints" / f"step-{steps:06d}")
         assert len(found) == 13 + 16 + (2 if trainer == "megatron" else 0)
         still = [name for name, (_, b) in found.items() if not b.any()]

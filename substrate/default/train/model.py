@@ -6,6 +6,7 @@ from the folder is run.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -78,6 +79,20 @@ def loss(model: PeftModel, batch: Batch) -> Tensor:
         logits = full.reshape(-1, full.shape[-1])[at]
     each = F.cross_entropy(logits.float(), targets, reduction="none")
     return (each * weights).sum() / weights.sum().clamp_min(1e-8)
+
+
+def paths(model: PeftModel) -> dict[str, str]:
+    """Which way transformers goes for what has a slow way too: by package found, on CUDA."""
+    config: Any = model.get_base_model().config
+    found = {}
+    if config.model_type in RECURRENT:
+        cuda = next(model.parameters()).is_cuda
+        for what, package in (("scan", "mamba_ssm"), ("convolution", "causal_conv1d")):
+            here = cuda and importlib.util.find_spec(package) is not None
+            found[what] = package if here else "torch"
+    if getattr(config, "n_routed_experts", None):
+        found["experts"] = str(config._experts_implementation)
+    return found
 
 
 def check_packing(base: Path, packing: bool) -> None:

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from train import checkpoint, loop
 from train.batching import Batch, Row
 from train.mcore import export, lora, model, prompts, state, weights
+from train.mcore.grouped import method
 from train.mcore.layout import Layout
 from train.mcore.lora import Adapted
+from train.mcore.mixer import kernels
 from train.mcore.pipeline import forward_backward, split
 from train.mcore.ranks import Group
 from train.peft_format import check_loadable, peft_config
@@ -142,6 +144,14 @@ class MegatronBackend:
     def size(self) -> int:
         """Trained parameters of the whole model."""
         return lora.size(self.adapted, self.device)
+
+    def paths(self) -> dict[str, str]:
+        """Of Mamba layers, and of routed experts where there are any."""
+        found = kernels(self.device.type).names
+        if "E" in self.config.hybrid_override_pattern:
+            widths = self.config.hidden_size, self.config.moe_intermediate_size
+            found |= {"experts": method(self.device.type, self.layout.dtype, *widths)}
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Its name, and how it was divided."""

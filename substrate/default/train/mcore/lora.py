@@ -144,7 +144,7 @@ def inject(model: MambaModel, config: Any, lora: dict[str, Any], seed: int) -> l
     return found
 
 
-def _block(block: nn.Module, config: Any, lora: dict[str, Any],
+def _block(block: Any, config: Any, lora: dict[str, Any],
            places: set[str]) -> Iterator[Adapted]:
     """Wraps what of one layer is among the places."""
     number = block.layer_number - 1

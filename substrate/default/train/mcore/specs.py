@@ -98,10 +98,11 @@ class TorchStack(MambaStack):
     def forward(self, hidden_states: Tensor | None, attention_mask: None = None,
                 packed_seq_params: Packing | None = None, **_: Any) -> Tensor:
         """hidden_states: (length or its share, rows, hidden), None after the first stage."""
-        states = hidden_states if self.pre_process else self.input_tensor
+        states: Any = hidden_states if self.pre_process else self.input_tensor
         for layer in self.layers:
             states = recomputed(self.recompute, _through, layer, states, packed_seq_params)
-        return self.final_norm(states) if self.post_process else states
+        out: Tensor = self.final_norm(states) if self.post_process else states
+        return out
 
 
 def _through(layer: nn.Module, states: Tensor, packing: Packing | None) -> Tensor:
