@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aevo.evaluate.lora import BANNED, REQUIRED, check_pairs, check_targets
+from aevo.evaluate.lora import BANNED, REQUIRED, check_pairs, check_ranks, check_targets
 from aevo.evaluate.outputs import read_bytes
 from aevo.evaluate.tensors import Judgement, Tensors
 from aevo.evaluate.untrusted import IntegrityError, open_file, open_folder, shown
@@ -71,7 +71,8 @@ def check_adapter(
             rank, scale = None, None
             if config is not None:
                 rank, scale = _rank_and_scale(config[0], limits)
-                modules = check_pairs(tensors.shapes, tensors.types, rank, base)
+                ranks = check_ranks(config[0], rank, scale)
+                modules = check_pairs(tensors.shapes, tensors.types, rank, base, ranks)
                 check_targets(config[0], modules)
                 _check_base(config[0].get("base_sha256"), base_sha256)
             _check_base(tensors.metadata.get("base_sha256"), base_sha256)

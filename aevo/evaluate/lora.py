@@ -1,5 +1,7 @@
 """What makes a set of tensors a LoRA of a given base checkpoint, in the layout of peft."""
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ from aevo.errors import RecordError
 from aevo.evaluate.untrusted import IntegrityError, shown
 
 PREFIX = "base_model.model."
+DIGITS = r"\d+"
+PATTERN = re.compile(r"(\w+|\\d\+)(\.(\w+|\\d\+))*")  # a key of rank_pattern
 TYPES = ("F32", "F16", "BF16")
 # Fields of a LoraConfig that change what the tensors mean; only these values are understood.
 REQUIRED: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",), "bias": ("none", None), "use_dora": (False, None),
     "lora_bias": (False, None), "fan_in_fan_out": (False, None), "modules_to_save": (None, []),
-    "rank_pattern": (None, {}), "alpha_pattern": (None, {}), "layer_replication": (None, []),
+    "layer_replication": (None, []),
     "trainable_token_indices": (None, []), "target_parameters": (None, []),
     "alora_invocation_tokens": (None, []), "use_qalora": (False, None),
     "use_bdlora": (False, None), "arrow_config": (None,), "monteclora_config": (None,),
@@ -46,11 +50,52 @@ def base_shapes(base: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def check_ranks(config: Mapping[str, Any], rank: int, scale: float) -> dict[str, int]:
+    """Ranks of modules by the end of their name, where they differ from the adapter's own.
+
+    peft takes the keys for regular expressions; here only plain words and `\\d+`, an expert's
+    number, are understood. All must be scaled alike: vLLM goes by `r` and `lora_alpha` alone.
+
+    Raises:
+        IntegrityError: they are anything else.
+    """
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    if not isinstance(ranks, dict) or not isinstance(alphas, dict) or ranks.keys() != alphas.keys():
+        raise IntegrityError("rank_pattern and alpha_pattern do not name the same modules")
+    for key, own in ranks.items():
+        alpha = alphas[key]
+        whole = type(own) is int and 1 <= own <= rank
+        if not (whole and type(alpha) in (int, float) and math.isclose(alpha / own, scale)):
+            raise IntegrityError(f"rank_pattern {shown(key)}: not a rank of at most {rank} with "
+                                 f"lora_alpha / r {scale:g}")
+        if not PATTERN.fullmatch(key):
+            raise IntegrityError(f"rank_pattern {shown(key)} is no module's name")
+    return ranks
+
+
+def rank_of(module: str, ranks: Mapping[str, int], rank: int) -> int:
+    """The rank that a module should have: that of the first key it ends with."""
+    parts = module.split(".")
+    for key, own in ranks.items():
+        words = key.split(".")
+        ends = parts[-len(words):]
+        if len(ends) == len(words) and all(
+            part.isdecimal() if word == DIGITS else part == word
+            for word, part in zip(words, ends, strict=True)
+        ):
+            return own
+    return rank
+
+
 def check_pairs(
-    shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str], rank: int, base: Path
+    shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str], rank: int, base: Path,
+    ranks: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Checks that the tensors are pairs A (rank x in), B (out x rank) of matrices of the base;
     returns the modules they belong to.
+
+    Args:
+        ranks: of `check_ranks`.
 
     Raises:
         IntegrityError: any tensor is something else.
@@ -71,10 +116,11 @@ def check_pairs(
         weight = known.get(module + ".weight")
         if weight is None or len(weight) != 2:
             raise IntegrityError(f"the base has no matrix {shown(module)}")
-        wanted = {"lora_A": (rank, weight[1]), "lora_B": (weight[0], rank)}
+        own = rank_of(module, ranks or {}, rank)
+        wanted = {"lora_A": (own, weight[1]), "lora_B": (weight[0], own)}
         if halves != wanted:
             raise IntegrityError(f"{shown(module)}: {halves['lora_A']} and {halves['lora_B']} do "
-                                 f"not fit {weight} at rank {rank}")
+                                 f"not fit {weight} at rank {own}")
     return list(modules)
 
 

@@ -80,6 +80,7 @@ class OpenCampaign(Setup):
 
 
 def catalogue_of(record: Campaign) -> Catalogue:
-    """The axes that a campaign's search may take: those for real rows only where there are some."""
+    """The axes that a campaign's search may take: those for real rows only where there are some,
+    those of a trainer only where it trains."""
     return load_catalogue(open_substrate(Path(record.substrate_path)).catalogue,
-                          real=record.rows_path is not None)
+                          real=record.rows_path is not None, trainer=record.trainer)

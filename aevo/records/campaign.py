@@ -38,3 +38,8 @@ class Campaign(Record):
     rows_path: str | None = None
     config: dict[str, Any]
     versions: dict[str, str]
+
+    @property
+    def trainer(self) -> str:
+        """Name of the pinned trainer; empty where the configuration names none."""
+        return str(self.config.get("trainer", {}).get("name", ""))

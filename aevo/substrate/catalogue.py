@@ -35,7 +35,8 @@ class Move(Part):
 
 class Axis(Part):
     """One direction of search. `knobs` are the recipe keys (or files) that belong to it alone. A
-    `real` axis exists only in a campaign that has real rows (`model.source`)."""
+    `real` axis exists only in a campaign that has real rows (`model.source`), one with `trainers`
+    only where the campaign's is among them: others cannot do what it asks."""
 
     id: str
     category: str
@@ -44,6 +45,7 @@ class Axis(Part):
     moves: list[Move] = []
     transfer: bool = False
     real: bool = False
+    trainers: list[str] = []
 
     def move(self, name: str) -> Move | None:
         """The move of that id, if the axis has it."""
@@ -106,8 +108,9 @@ class Catalogue(Part):
                     knobs=list(brief.knobs), moves=[together(moves)], transfer=brief.transfer)
 
 
-def load(path: Path, real: bool = False) -> Catalogue:
-    """Reads a catalogue; without `real`, less the axes that need real rows.
+def load(path: Path, real: bool = False, trainer: str = "") -> Catalogue:
+    """Reads a catalogue; without `real`, less the axes that need real rows, and less those of other
+    trainers than `trainer`.
 
     Raises:
         RecordError: missing, not valid, or an id that occurs twice; names what and where.
@@ -118,7 +121,8 @@ def load(path: Path, real: bool = False) -> Catalogue:
         repeated += [f"{axis.id}/{name}" for name in _repeated(move.id for move in axis.moves)]
     if repeated:
         raise RecordError(f"{path} names twice: {', '.join(repeated)}", "give each its own id")
-    axes = [axis for axis in catalogue.axes if real or not axis.real]
+    axes = [axis for axis in catalogue.axes
+            if (real or not axis.real) and (not axis.trainers or trainer in axis.trainers)]
     return catalogue.model_copy(update={"axes": axes})
 
 

@@ -83,7 +83,9 @@ def assigned_moves(broker: Broker) -> list[Move]:
     brief = broker.candidate.axis
     if brief is None:
         return []
-    return load_catalogue(broker.substrate.catalogue, real=True).assigned(brief)
+    catalogue = load_catalogue(broker.substrate.catalogue, real=True,
+                               trainer=broker.campaign.config.trainer.name)
+    return catalogue.assigned(brief)
 
 
 def build_model(broker: Broker, moves: list[Move], check: str) -> Model:

@@ -58,7 +58,8 @@ def test_round_with_megatron_on_two_ranks(folder: Path) -> None:
         assert result.status == "ok" and result.steps == 4
         raw = json.loads(candidate.run(1).result.read_text())
         assert raw["layout"] == {"tensor": 1, "pipeline": 1, "expert": 2, "precision": "fp32",
-                                 "micro_batch": 0, "processes": 2}
+                                 "micro_batch": 0, "micro_tokens": 0,
+                                 "recompute": "none", "processes": 2}
     board = read(Leaderboard, files.leaderboard)
     assert {item.candidate for item in board.submissions} == {"c00", "c01"}
     assert all(item.error is None for item in board.submissions)

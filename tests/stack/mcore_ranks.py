@@ -3,9 +3,9 @@
     torchrun … mcore_ranks.py PLAN.json
 
 PLAN is a list of objects: `base`, `out`, `layout` (fields of train.mcore.layout.Layout), and for a
-training run `recipe` and `data`. Without `recipe` rank 0 writes OUT/logits.pt (base and adapted),
-OUT/adapter, and OUT/plain: the adapter as it would be if ranks' rows of in_proj were put one after
-the other.
+training run `recipe` and `data`, else `lora`. Without `recipe` rank 0 writes OUT/logits.pt (base
+and adapted), OUT/adapter, and OUT/plain: the adapter as it would be if ranks' rows of in_proj were
+put one after the other.
 """
 
 from __future__ import annotations
@@ -25,27 +25,29 @@ from train.checkpoint import write_adapter
 from train.mcore import export, layout, lora, model, weights
 from train.peft_format import peft_config
 
-from tests.stack.mcore_support import LORA, randomise, run_here, tokens
+from tests.stack.mcore_support import randomise, run_here, tokens
 
 
-def answer(base: Path, out: Path, sizes: layout.Layout) -> None:
+def answer(base: Path, out: Path, sizes: layout.Layout, settings: dict[str, Any]) -> None:
     config = model.read_config(base)
     network = model.build(config, sizes).eval()
     weights.load(network, config, base)
     ids = tokens()
     before = weights.unshard(model.logits(network, ids), 2)
-    found = lora.inject(network, config, LORA, seed=3)
-    randomise(found, seed=parallel_state.get_tensor_model_parallel_rank())
-    for item in found:  # a row-parallel layer's B is the same on all ranks
-        if item.layer.row:
+    found = lora.inject(network, config, settings, seed=3)
+    randomise(found, seed=parallel_state.get_tensor_model_parallel_rank()
+              + 10 * parallel_state.get_expert_model_parallel_rank())
+    for item in found:  # a row-parallel layer's B is the same on all tensor-parallel ranks, and all
+        # that is not on experts the same on ranks that share only these
+        if item.layer.row or (not item.routed and sizes.tensor == 1):
             dist.broadcast(item.layer.lora_b.data, src=0)
     after = weights.unshard(model.logits(network, ids), 2)
     right = export.gather(found, config)
     plain = export.gather([replace(item, rows=None) for item in found], config)
     if dist.get_rank() == 0:
-        settings = peft_config(LORA, right)
-        write_adapter(right, settings, out / "adapter")
-        write_adapter(plain, settings, out / "plain")
+        config = peft_config(settings, right)
+        write_adapter(right, config, out / "adapter")
+        write_adapter(plain, config, out / "plain")
         torch.save((before, after), out / "logits.pt")
 
 
@@ -59,7 +61,7 @@ def main() -> None:
         if "recipe" in job:
             run_here(job["recipe"], Path(job["data"]), base, out, sizes)
         else:
-            answer(base, out, sizes)
+            answer(base, out, sizes, job["lora"])
         dist.barrier()
         parallel_state.destroy_model_parallel()
     dist.destroy_process_group()

@@ -21,6 +21,9 @@ REPO = Path(__file__).parents[2]
 SUBSTRATE = REPO / "substrate" / "default"
 RANK = REPO / "aevo" / "jobs" / "rank.py"
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all"}
+# Everything that may carry an adapter, in groups of different ranks
+WIDE = LORA | {"targets": ["all", "out_proj", "experts", "lm_head"],
+               "ranks": {"experts": 2, "lm_head": 6}}
 
 
 Recipe = dict[str, Any]
@@ -61,10 +64,11 @@ def built(base: Path, precision: str = "fp32") -> tuple[Any, Any]:
     return network.eval(), config
 
 
-def adapted(base: Path, targets: Any = "all") -> tuple[Any, Any, list[Adapted]]:
+def adapted(base: Path, targets: Any = "all",
+            settings: dict[str, Any] | None = None) -> tuple[Any, Any, list[Adapted]]:
     """The same with an adapter that does something: B is drawn, too."""
     network, config = built(base)
-    found = lora.inject(network, config, LORA | {"targets": targets}, seed=3)
+    found = lora.inject(network, config, settings or LORA | {"targets": targets}, seed=3)
     randomise(found)
     return network, config, found
 
@@ -77,12 +81,13 @@ def randomise(found: list[Adapted], seed: int = 0) -> None:
             item.layer.lora_b.normal_(0, 0.1, generator=generator)
 
 
-def save_peft(folder: Path, found: list[Adapted], config: Any) -> Path:
+def save_peft(folder: Path, found: list[Adapted], config: Any,
+              settings: dict[str, Any] | None = None) -> Path:
     """The adapter as a folder in peft's format."""
     from train.checkpoint import write_adapter
 
     tensors = export.gather(found, config)
-    write_adapter(tensors, peft_config(LORA, tensors), folder)
+    write_adapter(tensors, peft_config(settings or LORA, tensors), folder)
     return folder
 
 

@@ -77,9 +77,14 @@ def test_both_ways_of_writing_the_pattern(nemotron_base: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(("changes", "layout", "reason"), [
     ({"packing": True}, LAYOUT, "train.packing"),
+    ({"lora": {"rank": 8, "targets": ["all", "experts"]}}, LAYOUT, "train.lora: Megatron-Bridge"),
+    ({"lora": {"rank": 8, "targets": "lm_head"}}, LAYOUT, "train.lora: Megatron-Bridge"),
+    ({"lora": {"rank": 8, "targets": "all", "ranks": {"mlp": 4}}}, LAYOUT, "one rank for all"),
     ({"batch_size": 12}, LAYOUT, "train.batch_size = 12 is not a multiple of micro_batch x"),
-    ({"lora": {"rank": 6}}, Layout(8, 1, 16, 4096, 1, 16), "train.lora.rank = 6 is not a multiple"),
-    ({"lora": {"rank": 6}}, Layout(3, 1, 1, 4096, 1, 3), "n_groups = 8 cannot be divided among 3"),
+    ({"lora": {"rank": 6, "targets": "all"}}, Layout(8, 1, 16, 4096, 1, 16),
+     "train.lora.rank = 6 is not a multiple"),
+    ({"lora": {"rank": 6, "targets": "all"}}, Layout(3, 1, 1, 4096, 1, 3),
+     "n_groups = 8 cannot be divided among 3"),
     ({}, Layout(1, 5, 1, 4096, 1, 5), "52 layers = 52 cannot be divided among 5"),
     ({}, Layout(1, 1, 3, 4096, 1, 1), "n_routed_experts = 128 cannot be divided among 3"),
 ])
@@ -137,7 +142,8 @@ def test_a_version_without_a_setting_is_refused() -> None:
 
 def test_patterns_leave_out_experts_and_mtp() -> None:
     matcher = runpy.run_path(str(STANDIN / "megatron/bridge/peft/lora.py"))
-    found = patterns({"linear_qkv", "linear_proj", "linear_fc1", "linear_fc2", "in_proj"})
+    found = patterns({"linear_qkv", "linear_proj", "linear_fc1", "linear_fc2", "in_proj",
+                      "shared_experts.linear_fc1", "shared_experts.linear_fc2"})
 
     def hit(name: str) -> bool:
         return any(matcher["wildcard_match"](pattern, name) for pattern in found)

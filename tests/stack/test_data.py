@@ -157,7 +157,9 @@ def test_all_mistakes_of_a_recipe_are_named_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("train.lora.targets", [["q_proj"]], "or a list of q_proj"),
+        ("train.lora.targets", [["q_proj"]], "or a list of these and q_proj"),
+        ("train.lora.ranks", {"q_proj": 4}, "a mapping of attention, mlp, mamba"),
+        ("train.lora.ranks", {"experts": 64}, "to a whole number from 1 to 32"),
         ("train.lora.targets", [], "one of all, attention, mlp"),
         ("select.weights", dict.fromkeys(puzzles.DOMAINS, 0), "at least one is above 0"),
         ("data.mixture", dict.fromkeys(puzzles.DOMAINS, 0), "at least one is above 0"),

@@ -16,7 +16,7 @@ from aevo.substrate import recipe as change
 from aevo.substrate.catalogue import Axis, Move, load, overlap, touches
 from tests.stack.conftest import SUBSTRATE
 
-CATALOGUE = load(SUBSTRATE / "axes.yaml")
+CATALOGUE = load(SUBSTRATE / "axes.yaml", trainer="megatron")
 MOVES = [(axis, move) for axis in CATALOGUE.axes for move in axis.moves]
 CATEGORIES = {"data_mixture", "data_construction", "schedule", "optimiser", "capacity", "loss",
               "checkpoint_selection"}

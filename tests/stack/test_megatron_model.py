@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from eval.hf import open_model
 from torch import Tensor
-from train.mcore import layout, model
+from train.mcore import layout, mixer, model
 from train.mcore.layout import Layout, LayoutError
 from train.mcore.ssd import causal_conv, scan
 from train.model import ModelError
@@ -98,6 +100,51 @@ def test_transformers_clamps_the_time_step_and_open_model_does_not(
     assert (ours - opened).abs().max() < CLOSE
 
 
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **functions: Any) -> None:
+    """A package of that name, with its parents, that holds these functions."""
+    for end in range(1, name.count(".") + 2):
+        parent = ".".join(name.split(".")[:end])
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    vars(sys.modules[name]).update(functions)
+
+
+def combined(x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: Tensor, chunk: int, *,
+             D: Tensor, dt_bias: Tensor, dt_softplus: bool, seq_idx: Tensor | None) -> Tensor:
+    """mamba_ssm's function of that signature, by our own scan."""
+    assert dt_softplus
+    y = scan(x, F.softplus(dt + dt_bias), decay, b, c, chunk, seq_idx)
+    return y + D[:, None] * x
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor, *, seq_idx: Tensor | None,
+              activation: str) -> Tensor:
+    """causal_conv1d's function of that signature: channels before length."""
+    assert activation == "silu"
+    return F.silu(causal_conv(x.transpose(1, 2), weight, bias, seq_idx)).transpose(1, 2)
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("scanned", [False, True])
+@pytest.mark.parametrize("convolving", [False, True])
+def test_each_mamba_kernel_is_used_without_the_other(
+    scanned: bool, convolving: bool, nemotron_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pitfall: without causal-conv1d mamba_ssm's scan, which does not need it, was not used."""
+    network, _ = built(nemotron_base)
+    ids = tokens()
+    expected = model.logits(network, ids)
+    if scanned:
+        stand_in(monkeypatch, "mamba_ssm.ops.triton.ssd_combined",
+                 mamba_chunk_scan_combined=combined)
+    if convolving:
+        stand_in(monkeypatch, "causal_conv1d", causal_conv1d_fn=convolved)
+    found = mixer.kernels.__wrapped__("cuda")
+    assert found.names == {"scan": "mamba_ssm" if scanned else "torch",
+                           "convolution": "causal_conv1d" if convolving else "torch"}
+    monkeypatch.setattr(mixer, "kernels", lambda _: found)
+    assert (model.logits(network, ids) - expected).abs().max() < CLOSE
+
+
 @pytest.mark.usefixtures("one_rank")
 def test_packed_sequences_are_as_if_alone(nemotron_base: Path) -> None:
     network, _ = built(nemotron_base)
@@ -162,14 +209,11 @@ def test_layouts_that_do_not_fit_the_processes_are_refused(
         ("dense_base", {"pipeline": 4}, "pipeline = 4 does not divide the 6 layers"),
         ("dense_base", {"expert": 2}, "expert = 2 does not divide 0 routed experts"),
         ("nemotron_base", {"expert": 3}, "expert = 3 does not divide 4 routed experts"),
-        ("nemotron_base", {"tensor": 2}, "needs CUDA"),
     ],
 )
 def test_layouts_that_do_not_fit_the_model_are_refused(
     which: str, sizes: dict[str, Any], reason: str, request: pytest.FixtureRequest
 ) -> None:
-    if reason == "needs CUDA" and torch.cuda.is_available():
-        pytest.skip("CUDA is here")
     config = model.read_config(request.getfixturevalue(which))
     with pytest.raises(LayoutError, match=reason):
         model.mcore_config(config, Layout(**sizes))

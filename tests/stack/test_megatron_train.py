@@ -16,12 +16,13 @@ from eval.adapter import base_shapes, load_adapter
 from train import loop
 from train import peft_backend as peft_loop
 from train.checkpoint import StateError
-from train.mcore import model
+from train.mcore import lora, model, weights
 from train.mcore.layout import Layout
+from train.mcore.pipeline import pieces
 from train.mcore.state import SynchronousSave
 from train.run import Run
 
-from tests.stack.mcore_support import Recipe, losses, one_rank
+from tests.stack.mcore_support import LORA, Recipe, losses, one_rank, tokens
 from tests.stack.mcore_support import run_here as train
 
 pytestmark = pytest.mark.long(40)
@@ -42,7 +43,7 @@ def changed(recipe: Recipe, **values: Any) -> Recipe:
 
 def metrics(out: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "paths")} for row in rows]
 
 
 def adapters(out: Path) -> dict[str, bytes]:
@@ -65,6 +66,11 @@ def test_a_run_learns_and_leaves_what_the_peft_trainer_leaves(
         assert result[key] == theirs[key]
     assert [p["lr"] for p in metrics(tmp_path / "ours")] == [
         p["lr"] for p in metrics(tmp_path / "theirs")]
+    for name in ("ours", "theirs"):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[0])["paths"] == {
+            "scan": "torch", "convolution": "torch", "experts": "grouped_mm"}
+        assert "paths" not in json.loads(lines[1])
     shapes = base_shapes(nemotron_base)
     for name in ("ours", "theirs"):
         folder = tmp_path / name / "checkpoints" / "step-000012"
@@ -80,6 +86,9 @@ def test_the_loss_does_not_depend_on_microbatches_or_packing(
     expected = pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
     for name, recipe, layout in (
         ("micro", short_recipe, Layout(micro_batch=3)),
+        ("tokens", short_recipe, Layout(micro_tokens=200)),
+        ("selective", short_recipe, Layout(micro_tokens=200, recompute="selective")),
+        ("full", short_recipe, Layout(recompute="full")),
         ("packed", changed(short_recipe, packing=True), Layout()),
         ("both", changed(short_recipe, packing=True), Layout(micro_batch=1)),
     ):
@@ -87,6 +96,49 @@ def test_the_loss_does_not_depend_on_microbatches_or_packing(
         assert losses(tmp_path / name) == expected, name
     tokens = [row["tokens"] for row in metrics(tmp_path / "whole")]
     assert [row["tokens"] for row in metrics(tmp_path / "packed")] == tokens
+
+
+def test_a_token_budget_makes_few_passes_of_short_rows_and_one_of_each_long_row() -> None:
+    lengths = [30, 9, 300, 8, 31, 7, 120]
+    found = pieces(lengths, 1, Layout(micro_tokens=128))
+    assert found == [([2], 304), ([6], 120), ([4, 0, 1, 3], 32), ([5], 8)]
+    two = pieces(lengths, 2, Layout(micro_tokens=128, micro_batch=1))
+    assert two == [([2, 6], 304), ([4, 0], 32), ([1, 3], 16), ([5], 8)]
+    assert pieces(lengths, 1, Layout()) == [([2, 6, 4, 0, 1, 3, 5], 304)]
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_dropout_draws_the_same_numbers_when_computed_anew(
+    short_recipe: Recipe, train_path: Path, nemotron_base: Path, tmp_path: Path
+) -> None:
+    recipe = changed(short_recipe, lora={"dropout": 0.2}, steps=4)
+    for name in ("none", "selective", "full"):
+        train(recipe, train_path, nemotron_base, tmp_path / name, Layout(recompute=name))
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "none"), abs=1e-5)
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_what_is_computed_anew_is_not_kept(nemotron_base: Path) -> None:
+    """Bytes that autograd keeps from forward to backward, weights not counted."""
+    kept = {}
+    for name in ("none", "selective", "full"):
+        network = model.build(model.read_config(nemotron_base), Layout(recompute=name))
+        weights.load(network, model.read_config(nemotron_base), nemotron_base)
+        lora.inject(network, model.read_config(nemotron_base), LORA, seed=3)
+        own = {p.data_ptr() for p in network.parameters()}
+        found: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, own: set[int] = own,
+                 found: dict[int, int] = found) -> torch.Tensor:
+            if tensor.data_ptr() not in own:
+                found[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model.hidden(network.train(), tokens(), None)
+        kept[name] = sum(found.values())
+    assert kept["selective"] < 0.7 * kept["none"]
+    assert kept["full"] < 0.2 * kept["none"]
 
 
 def test_the_peft_trainer_refuses_to_pack_a_recurrent_model(

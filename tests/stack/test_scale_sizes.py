@@ -12,7 +12,7 @@ import yaml
 from base.nemotron import make
 from eval.adapter import base_shapes
 from train.batching import Batch
-from train.targets import resolve
+from train.targets import TargetError, resolve
 
 from aevo.studies.scale import memory, storage
 from aevo.studies.scale.adapter import Adapter, leaves
@@ -57,13 +57,22 @@ def test_shipped_architectures_are_those_of_the_checkpoints(
                     for item in both}) == 1
 
 
-@pytest.mark.parametrize("wanted", ["all", "attention", "mlp", ["in_proj", "o_proj"]])
+@pytest.mark.parametrize("wanted", [
+    "all", "attention", "mlp", "mamba", "lm_head", ["in_proj", "o_proj"],
+    ["all", "shared_experts", "experts", "lm_head"]])
 def test_targets_are_the_trainers_own(wanted: str | list[str]) -> None:
     for name, kind in (("tiny", "llama"), ("tiny_nemotron_h", "nemotron_h")):
         model = known(name)
-        present = {item.leaf for item in weights(model) if item.leaf and item.leaf != "lm_head"}
-        if set(wanted) <= present or isinstance(wanted, str):
-            assert leaves(wanted, model) == set(resolve(wanted, present, kind))
+        present = {item.leaf for item in weights(model) if item.leaf}
+        inner = {"shared experts": "shared_experts.", "routed experts": "experts."}
+        present |= {inner[item.group] + item.leaf for item in weights(model)
+                    if item.group in inner and item.leaf}
+        try:
+            expected = set(resolve(wanted, present, kind))
+        except TargetError:  # not in this model
+            continue
+        assert leaves(wanted, model) == {name for name in expected
+                                         if not name.startswith("experts.")}
 
 
 def test_what_the_sheets_take_from_the_trainers_is_what_they_do() -> None:
@@ -184,7 +193,7 @@ def megatron_keeps(base: Path) -> int:
     built = model.build(config, layout.Layout())
     loader.load(built, config, base)
     lora.inject(built, config, LORA, 7)
-    part = pipeline.split(some_batch(), 0, torch.device("cpu"))[0][0]
+    part = pipeline.split(some_batch(), layout.Layout(), torch.device("cpu"))[0][0]
     return kept([*built.parameters(), *built.buffers()], lambda: model.token_losses(
         built, model.hidden(built, part.ids, None), part.targets, part.at).sum())
 

@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     ("trainer.options.tensor=3 trainer.processes=8 model.train.gpus=8", "cannot be divided"),
     ("trainer.processes=2", "2 ranks for 1 GPU"),
     ("trainer.options.pipeline=8 trainer.processes=8 model.train.gpus=8", "does not divide 52"),
-    ("row_tokens=16384", "training does not fit"),
+    ("row_tokens=16384 trainer.options.recompute=none", "training does not fit"),
     ("model.train.memory_gb=32", "host memory: 58.8 GiB"),
     ("model.train.time_min=1 cluster.resumes=0", "train: "),
     ("+model.train.disk_gb=0.1", "disk: a run leaves 156 MB"),

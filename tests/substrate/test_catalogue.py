@@ -60,6 +60,14 @@ def test_load_gives_typed_moves(loaded: Catalogue) -> None:
     assert (brief.transfer, brief.moves, brief.knobs) == (True, ["wide"], lora.knobs)
 
 
+def test_an_axis_of_one_trainer_is_not_in_the_catalogue_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "axes.yaml"
+    write_text(path, YAML.replace("    transfer: true\n", "    trainers: [megatron]\n"))
+    assert [axis.id for axis in axes.load(path).axes] == ["rate"]
+    assert [axis.id for axis in axes.load(path, trainer="peft").axes] == ["rate"]
+    assert [axis.id for axis in axes.load(path, trainer="megatron").axes] == ["rate", "lora"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

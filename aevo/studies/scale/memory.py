@@ -80,14 +80,16 @@ def saved(model: Architecture, layout: Division, assumed: Assumptions, kind: str
     # Between layers: the norm's input and its output, from which router and adapters learn.
     between = (1 if "layernorm" in recompute and kind != "M" else 2) * model.hidden
     between += model.hidden if model.family == "llama" else 0  # its norm scales a copy
-    if kind == "E" and "moe" in recompute:
+    if "layer" in recompute or (kind == "E" and "moe" in recompute):
         return model.hidden / tensor * size
     inside, fp32 = 0.0, 0.0
     if kind == "M" and model.mamba:
         mixer = model.mamba
         inside = 2 * mixer.convolved + 2 * mixer.inner + mixer.heads
         inside += mixer.inner if "out_proj" in adapted else 0
-        if layout.trainer == "megatron":
+        if "scan" in recompute:
+            inside -= mixer.convolved + mixer.inner  # what in_proj gave, and no more
+        elif layout.trainer == "megatron":
             fp32 = 5 * mixer.inner  # its gated norm is plain torch, in fp32
     elif kind == "*":
         # Queries, keys, values, and the result as attention and as o_proj see it.
@@ -99,8 +101,9 @@ def saved(model: Architecture, layout: Division, assumed: Assumptions, kind: str
         inside = 2 * own.shared_ffn + (own.latent or 0)
         copies = own.active * (assumed.imbalance if layout.expert > 1 else 1.0)
         # Inputs of frozen experts are not kept; their outputs are, for the router's weights.
-        inside += copies * (own.ffn + (own.latent or model.hidden)) * (
-            2 if layout.adapter.routed else 1)
+        wide = own.latent or model.hidden
+        inside += copies * (wide if "experts" in recompute else
+                            (own.ffn + wide) * (2 if layout.adapter.routed else 1))
         fp32 = 3 * own.count  # scores of all experts
     return (between + inside) / tensor * size + fp32 / tensor * FP32
 

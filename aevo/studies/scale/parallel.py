@@ -7,7 +7,7 @@ from aevo.config.cluster import SlurmCluster
 from aevo.config.schema import Config
 from aevo.files.keys import flatten, set_key
 from aevo.records.job import JobKind, Resources
-from aevo.studies.scale.adapter import Adapter, leaves
+from aevo.studies.scale.adapter import Adapter, adapter_of
 from aevo.studies.scale.architecture import Architecture, Weight, ends, layer, prediction
 from aevo.studies.scale.assumptions import Assumptions
 from aevo.substrate import recipe as change
@@ -21,6 +21,9 @@ BRIDGE = {
     4096: (8, 1, 16, frozenset[str]()),
     8192: (2, 4, 8, frozenset({"moe", "layernorm"})),
 }
+# What trainer=megatron computes anew, by its option.
+RECOMPUTE = {"none": frozenset[str](), "selective": frozenset({"scan", "experts"}),
+             "full": frozenset({"layer"})}
 LONG = 0.25  # of a step: pipeline stages that wait longer are noted
 ROWS = ("out_proj", "o_proj", "down_proj")  # split over ranks by their inputs
 
@@ -105,7 +108,7 @@ class Division:
         if weight.split == "expert" or not whole:
             return whole / self.expert
         split = weight.inputs if weight.leaf in ROWS else weight.outputs
-        return whole - self.adapter.rank * split * (1 - 1 / self.tensor)
+        return whole - self.adapter.rank_on(weight) * split * (1 - 1 / self.tensor)
 
 
 def of(
@@ -119,7 +122,7 @@ def of(
     trainer, options = config.trainer.name, config.trainer.options
     asked = resources(config, "train")
     lora, rows = recipe["lora"], int(recipe["batch_size"])
-    named = leaves(lora["targets"], model)
+    adapter = adapter_of(lora, model)
     common: dict[str, Any] = {
         "trainer": trainer, "nodes": asked.nodes, "gpus": asked.gpus, "rows": rows,
         "ranks": asked.nodes * asked.tasks_per_node,
@@ -131,22 +134,24 @@ def of(
             pipeline=int(options["pipeline"]) or pipeline, expert=int(options["expert"]) or expert,
             micro_rows=int(options["micro_batch"]),
             row_tokens=min(assumed.row(config.model.preset), int(options["sequence"])),
-            adapter=Adapter(lora["rank"], named, fused=True), adapter_bytes=2, main_bytes=12,
+            adapter=replace(adapter, fused=True), adapter_bytes=2, main_bytes=12,
             shared_optimizer=True, recompute=recompute)
     elif trainer == "megatron":
         pieces = int(options["tensor"]) * int(options["pipeline"])
         per_rank = -(-rows // max(common["ranks"] // pieces, 1))
+        row_tokens, budget = assumed.row(config.model.preset), int(options["micro_tokens"])
+        most = max(budget // row_tokens, 1) if budget else per_rank
         found = Division(
             **common, tensor=int(options["tensor"]), pipeline=int(options["pipeline"]),
-            expert=int(options["expert"]), row_tokens=assumed.row(config.model.preset),
-            micro_rows=min(int(options["micro_batch"]) or per_rank, per_rank),
-            adapter=Adapter(lora["rank"], named, fused=True), all_gather=True,
+            expert=int(options["expert"]), row_tokens=row_tokens,
+            micro_rows=min(int(options["micro_batch"]) or per_rank, per_rank, most),
+            adapter=replace(adapter, fused=True), recompute=RECOMPUTE[str(options["recompute"])],
             gpipe=int(options["pipeline"]) > 1,
             number_bytes=2 if options["precision"] == "bf16" else 4)
     else:  # one process
         found = Division(
             **(common | {"ranks": 1}), tensor=1, pipeline=1, expert=1, micro_rows=rows,
-            row_tokens=assumed.row(config.model.preset), adapter=Adapter(lora["rank"], named),
+            row_tokens=assumed.row(config.model.preset), adapter=adapter,
             number_bytes=4)
     return replace(found, problems=tuple(_problems(found, model)), notes=tuple(_notes(found)))
 

@@ -74,6 +74,11 @@ def step_flops(model: Architecture, layout: Division) -> float:
     again = 0.0
     if "moe" in layout.recompute:
         again = 2.0 * model.layers("E") * sum(weight.used for weight in layer(model, "E"))
+    if "experts" in layout.recompute:
+        again = 2.0 * model.layers("E") * sum(
+            weight.used for weight in layer(model, "E") if weight.split == "expert")
+    if "layer" in layout.recompute:
+        again = forward
     trained = sum(layout.adapter.of(weight) / weight.count * weight.active
                   for kind in model.pattern for weight in layer(model, kind))
     tokens = layout.rows * layout.row_tokens

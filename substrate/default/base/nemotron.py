@@ -21,11 +21,13 @@ SEED = 0
 KINDS = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
 
 
-def make(out: Path, pattern: str = PATTERN, hidden: int = 64) -> None:
+def make(out: Path, pattern: str = PATTERN, hidden: int = 64, experts: int = 4,
+         chosen: int = 2) -> None:
     """Write the checkpoint to the new folder `out`; the same bytes for the same torch.
 
     Args:
         hidden: width; heads and inner sizes grow with it, their dimensions do not.
+        experts: routed ones a layer; chosen: of which a token goes to so many.
     """
     wide = hidden // 64
     from transformers import NemotronHConfig, NemotronHForCausalLM
@@ -45,8 +47,8 @@ def make(out: Path, pattern: str = PATTERN, hidden: int = 64) -> None:
         ssm_state_size=16,
         n_groups=2,
         chunk_size=64,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
+        n_routed_experts=experts,
+        num_experts_per_tok=chosen,
         moe_intermediate_size=hidden // 2,
         moe_shared_expert_intermediate_size=hidden,
         routed_scaling_factor=2.5,

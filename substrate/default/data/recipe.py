@@ -18,7 +18,10 @@ from puzzles.challenge import SUBDOMAINS
 # data.real, all of it optional: it says something only where there are real rows (data/real.py).
 REAL: dict[str, Any] = {"share": 0.5, "domains": {}, "repeat": 1, "unsolved": "answer", "skip": []}
 STYLES = ("none", "short", "full")
-TARGETS = ("all", "attention", "mlp")
+# Groups of modules, and modules. `all`: every linear layer but out_proj of Mamba models, routed
+# experts and the head, which are to be named beside it.
+GROUPS = ("attention", "mlp", "mamba", "shared_experts", "experts", "lm_head")
+TARGETS = ("all", *GROUPS)
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
            "in_proj", "out_proj")  # the last two: Mamba layers
 
@@ -86,12 +89,22 @@ def weights(value: Any) -> str | None:
 
 
 def targets(value: Any) -> str | None:
-    """A named group of modules, or a list of modules."""
-    if value in TARGETS:
+    """A named group of modules, or a list of groups and modules."""
+    if isinstance(value, str) and value in TARGETS:
         return None
-    if isinstance(value, list) and value and all(item in MODULES for item in value):
+    known = TARGETS + MODULES
+    if isinstance(value, list) and value and all(item in known for item in value):
         return None
-    return f"one of {', '.join(TARGETS)}, or a list of {', '.join(MODULES)}"
+    return f"one of {', '.join(TARGETS)}, or a list of these and {', '.join(MODULES)}"
+
+
+def ranks(value: Any) -> str | None:
+    """Ranks of groups of modules that have another than train.lora.rank."""
+    inner = number(1, 32, whole=True)
+    known = isinstance(value, dict) and set(value) <= set(GROUPS)
+    if known and all(inner(item) is None for item in value.values()):
+        return None
+    return f"a mapping of {', '.join(GROUPS)} to {inner(object())}"
 
 
 def subdomains(value: Any) -> str | None:
@@ -148,6 +161,7 @@ OPTIONAL: dict[str, Check] = {
     "data.real.repeat": number(1, 100, whole=True),
     "data.real.unsolved": one_of("answer", "drop"),
     "data.real.skip": subdomains,
+    "train.lora.ranks": ranks,
 }
 
 

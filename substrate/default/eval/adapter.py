@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ MAX_CONFIG_BYTES = 65_536
 MAX_RELATIVE_NORM = 1e3  # |scale B A| / |W|: beyond it fp32 logits mean nothing
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 PREFIX = "base_model.model."
+DIGITS = r"\d+"  # of an expert's number, in rank_pattern
+PATTERN = re.compile(r"(\w+|\\d\+)(\.(\w+|\\d\+))*")
 # Fields of a peft LoraConfig that change what the tensors mean; only these values are understood.
 REQUIRED: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -32,8 +35,6 @@ REQUIRED: dict[str, tuple[Any, ...]] = {
     "lora_bias": (False, None),
     "fan_in_fan_out": (False, None),
     "modules_to_save": (None, []),
-    "rank_pattern": (None, {}),
-    "alpha_pattern": (None, {}),
     "layer_replication": (None, []),
     "trainable_token_indices": (None, []),
     "target_parameters": (None, []),
@@ -53,12 +54,15 @@ class AdapterError(ValueError):
 
 @dataclass(frozen=True)
 class Adapter:
-    """A validated adapter: update of module M is `scale * pairs[M][1] @ pairs[M][0]`."""
+    """A validated adapter: update of module M is `scale * pairs[M][1] @ pairs[M][0]`.
+
+    Groups of modules may have ranks below `rank`; all have the same scale.
+    """
 
     folder: Path
     rank: int
     scale: float
-    pairs: dict[str, tuple[Tensor, Tensor]]  # module -> (A: rank x in, B: out x rank), fp32
+    pairs: dict[str, tuple[Tensor, Tensor]]  # module -> (A: own rank x in, B: out x own rank), fp32
     sha256: str  # of adapter_model.safetensors and the fields of the config that matter
 
 
@@ -111,16 +115,18 @@ def load_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> 
     _check_files(folder)
     config = _read_config(folder / FILES[0])
     rank, scale = _rank_and_scale(config)
+    ranks = _ranks(config, rank, scale)
     try:
         with safe_open(str(folder / FILES[1]), framework="pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise AdapterError(f"{FILES[1]}: {_one_line(error)}") from error
     pairs = {
-        module: _pair(module, halves, rank, shapes) for module, halves in _modules(tensors).items()
+        module: _pair(module, halves, _rank(module, ranks, rank), shapes)
+        for module, halves in _modules(tensors).items()
     }
     _check_targets(config, pairs)
-    meaning = json.dumps([rank, scale], sort_keys=True)
+    meaning = json.dumps([rank, scale], sort_keys=True)  # ranks of modules show in the tensors
     sha = hashlib.sha256((file_sha256(folder / FILES[1]) + meaning).encode()).hexdigest()
     return Adapter(folder, rank, scale, pairs, sha)
 
@@ -198,6 +204,37 @@ def _rank_and_scale(config: Mapping[str, Any]) -> tuple[int, float]:
     if not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha <= 0:
         raise AdapterError(f"lora_alpha {alpha!r}: must be a positive number")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _ranks(config: Mapping[str, Any], rank: int, scale: float) -> dict[str, int]:
+    """Ranks of modules by the end of their name, where they differ from the adapter's own.
+
+    peft takes the keys for regular expressions; only plain words and `\\d+` are understood here.
+    All must be scaled alike: vLLM goes by `r` and `lora_alpha` alone.
+    """
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    if not isinstance(ranks, dict) or not isinstance(alphas, dict) or ranks.keys() != alphas.keys():
+        raise AdapterError("rank_pattern and alpha_pattern must name the same modules")
+    for key, own in ranks.items():
+        known, alone = _rank_and_scale({"r": own, "lora_alpha": alphas[key]})
+        if not PATTERN.fullmatch(key) or known > rank or not math.isclose(alone, scale):
+            raise AdapterError(f"rank_pattern {key[:120]!r}: must be a module's name, its rank at "
+                               f"most {rank} and lora_alpha / r {scale:g}")
+    return ranks
+
+
+def _rank(module: str, ranks: Mapping[str, int], rank: int) -> int:
+    """The rank that a module should have: that of the first key it ends with."""
+    parts = module.split(".")
+    for key, own in ranks.items():
+        words = key.split(".")
+        ends = parts[-len(words) :]
+        if len(ends) == len(words) and all(
+            part.isdecimal() if word == DIGITS else part == word
+            for word, part in zip(words, ends, strict=True)
+        ):
+            return own
+    return rank
 
 
 def _modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

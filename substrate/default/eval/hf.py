@@ -7,10 +7,11 @@ weights in memory and taken off again. Code shipped inside a model folder is nev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # Where names in memory differ from those in the checkpoint's files: (memory, file), by model type.
 ROOTS = {"nemotron_h": ("model.", "backbone.")}
 PREFIX = "base_model.model."
+EXPERT = re.compile(r"(.*\.experts\.)(\d+)\.(\w+)")  # transformers holds a layer's experts as one
 
 
 def open_model(base: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -123,11 +125,11 @@ class HfDecoder:
         if self.disk and module.startswith(self.disk):
             name = self.memory + module[len(self.disk) :]
         try:
-            weight: Tensor = self.model.get_parameter(name + ".weight")
-        except AttributeError as error:
-            # Routed experts are one fused parameter in memory: an adapter on one would be dropped.
-            raise AdapterError(f"{module}: transformers has no such matrix of its own") from error
-        return weight
+            if expert := EXPERT.fullmatch(name):  # one matrix of a fused parameter
+                return cast(Tensor, self.model.get_parameter(expert[1] + expert[3]))[int(expert[2])]
+            return cast(Tensor, self.model.get_parameter(name + ".weight"))
+        except (AttributeError, IndexError) as error:
+            raise AdapterError(f"{module}: transformers has no such matrix") from error
 
 
 def _until(row: list[int], ends: Sequence[int]) -> list[int]:

@@ -20,6 +20,8 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from train.peft_format import published, unfused
+
 SCHEMA = 1
 
 
@@ -40,10 +42,11 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     """
     base: Any = model.get_base_model()
     kind = base.config.model_type
-    tensors = {
-        disk_name(name, kind): tensor for name, tensor in get_peft_model_state_dict(model).items()
-    }
-    write_adapter(tensors, model.peft_config["default"].to_dict(), folder)
+    # peft would add the whole head to an adapter on it
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = unfused(state, getattr(base.config, "n_routed_experts", 0))
+    tensors = {disk_name(name, kind): tensor for name, tensor in state.items()}
+    write_adapter(tensors, published(model.peft_config["default"].to_dict()), folder)
 
 
 def write_adapter(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:

@@ -111,6 +111,9 @@ class Backend(Protocol):
     def describe(self) -> dict[str, Any]:
         """What result.json says of the trainer."""
 
+    def paths(self) -> dict[str, str]:
+        """Which way costly operations go, by what is installed here: slow ways are not silent."""
+
 
 Start = Callable[[Sequence[Row], Chat], Backend]
 
@@ -179,12 +182,13 @@ class Trainer:
         """Run what is left of the steps; returns the result record."""
         self._resume()
         self.saved = time.perf_counter()
-        status = "ok"
+        status, told = "ok", self._tell_paths()
         lines = self.metrics if self.ranks.first else Path(os.devnull)
         with lines.open("a", encoding="utf-8") as metrics:
             while self.progress.step < self.steps:
                 record = self._step()
-                metrics.write(json.dumps(record) + "\n")
+                metrics.write(json.dumps(record | told) + "\n")
+                told = {}
                 metrics.flush()
                 if record["loss"] is None or record["grad_norm"] is None:
                     status = "diverged"
@@ -194,6 +198,13 @@ class Trainer:
                     self.ticker.tell(record)
         return result_record(self.run, status, self.progress, self.resumed_from,
                              self.backend.size(), self.backend.describe() | self.identity)
+
+    def _tell_paths(self) -> dict[str, Any]:
+        """Once a start: printed, and for the first line that it adds to metrics.jsonl."""
+        paths = self.backend.paths()
+        if self.ranks.first and paths:
+            print(", ".join(f"{what}: {way}" for what, way in paths.items()), flush=True)
+        return {"paths": paths} if paths else {}
 
     def _step(self) -> dict[str, Any]:
         """One optimiser step; returns its line of metrics.jsonl."""

@@ -45,7 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
                         help="of base and activations; the adapter is fp32")
     parser.add_argument("--micro-batch", type=int, default=0,
-                        help="rows a forward pass; 0: all of a rank's; fewer take less memory")
+                        help="most rows a forward pass; 0: all of a rank's")
+    parser.add_argument("--micro-tokens", type=int, default=0,
+                        help="most tokens a forward pass, padding included; 0: no limit")
+    parser.add_argument("--recompute", choices=("none", "selective", "full"), default="none",
+                        help="what the backward pass computes anew: less memory, more time")
     return parser
 
 
@@ -54,7 +58,8 @@ def _train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
     from train.mcore.backend import execute
 
     layout = layouts.Layout(
-        args.tensor, args.pipeline, args.expert, args.precision, args.micro_batch
+        args.tensor, args.pipeline, args.expert, args.precision, args.micro_batch,
+        args.micro_tokens, args.recompute,
     )
     try:
         result = execute(run, layout, layouts.start(layout))

@@ -6,6 +6,7 @@ from the folder is run.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from eval.hf import open_model
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from train.batching import IGNORE, Batch
+from train.peft_format import adapt, lora_config
 from train.targets import TargetError, resolve
 
 # Logits are exactly output_embeddings(last hidden state): no soft-capping, no scaling.
@@ -40,17 +42,11 @@ def load(base: Path, lora: dict[str, Any], seed: int, device: str) -> PeftModel:
         model = open_model(base, torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{base}: {' '.join(str(error).split())[:300]}") from error
-    config = LoraConfig(
-        r=lora["rank"],
-        lora_alpha=lora["alpha"],
-        lora_dropout=lora["dropout"],
-        target_modules=_targets(model, lora["targets"]),
-        task_type="CAUSAL_LM",
-    )
+    config = lora_config(lora, _targets(model, lora["targets"]))
     torch.manual_seed(seed)
     try:
-        adapted = get_peft_model(model, config)
-    except ValueError as error:  # out_proj of a Mamba model
+        adapted = adapt(model, config)
+    except ValueError as error:  # out_proj of a Mamba model, dropout on routed experts
         raise ModelError(f"train.lora.targets: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(adapted, PeftModel):
         raise ModelError(f"{base}: peft gave no PeftModel")
@@ -85,6 +81,20 @@ def loss(model: PeftModel, batch: Batch) -> Tensor:
     return (each * weights).sum() / weights.sum().clamp_min(1e-8)
 
 
+def paths(model: PeftModel) -> dict[str, str]:
+    """Which way transformers goes for what has a slow way too: by package found, on CUDA."""
+    config: Any = model.get_base_model().config
+    found = {}
+    if config.model_type in RECURRENT:
+        cuda = next(model.parameters()).is_cuda
+        for what, package in (("scan", "mamba_ssm"), ("convolution", "causal_conv1d")):
+            here = cuda and importlib.util.find_spec(package) is not None
+            found[what] = package if here else "torch"
+    if getattr(config, "n_routed_experts", None):
+        found["experts"] = str(config._experts_implementation)
+    return found
+
+
 def check_packing(base: Path, packing: bool) -> None:
     """Refuse to pack examples for a model whose layers would carry state between them.
 
@@ -100,13 +110,24 @@ def check_packing(base: Path, packing: bool) -> None:
 
 
 def _targets(model: PreTrainedModel, wanted: str | Iterable[str]) -> list[str]:
-    head = model.get_output_embeddings()
-    present = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    }
+    present = _present(model)
     try:
-        return resolve(wanted, present, model.config.model_type)
+        names = resolve(wanted, present, model.config.model_type)
     except TargetError as error:
         raise ModelError(str(error)) from error
+    # A plain up_proj is that of shared experts, too, which may have a rank of their own.
+    return names + [name for name in present if name.startswith("shared_experts.")
+                    and name.rpartition(".")[2] in names and name not in names]
+
+
+def _present(model: PreTrainedModel) -> list[str]:
+    """Modules that may carry an adapter, as train.targets calls them."""
+    head, found = model.get_output_embeddings(), set()
+    for name, module in model.named_modules():
+        path, _, leaf = name.rpartition(".")
+        if isinstance(module, nn.Linear) and module is not head:
+            found |= {leaf} | ({f"shared_experts.{leaf}"} if "shared_experts" in path else set())
+        if leaf == "experts":  # fused 3-D parameters
+            found |= {f"experts.{own}" for own, _ in module.named_parameters(recurse=False)}
+    untied = head is not None and head.weight is not model.get_input_embeddings().weight
+    return sorted(found | ({"lm_head"} if untied else set()))

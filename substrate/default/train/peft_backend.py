@@ -93,6 +93,10 @@ class PeftBackend:
         """Trained parameters."""
         return sum(parameter.numel() for parameter in self.parameters.values())
 
+    def paths(self) -> dict[str, str]:
+        """Of a recurrent model's layers and of routed experts, as transformers chooses."""
+        return model.paths(self.model)
+
     def describe(self) -> dict[str, Any]:
         """Nothing: it is the default."""
         return {}

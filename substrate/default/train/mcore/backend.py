@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from train import checkpoint, loop
 from train.batching import Batch, Row
 from train.mcore import export, lora, model, prompts, state, weights
+from train.mcore.grouped import method
 from train.mcore.layout import Layout
 from train.mcore.lora import Adapted
+from train.mcore.mixer import kernels
 from train.mcore.pipeline import forward_backward, split
 from train.mcore.ranks import Group
 from train.peft_format import check_loadable, peft_config
@@ -91,22 +93,10 @@ class MegatronBackend:
         torch.manual_seed(
             (self.run.seed * 1_000_003 + step) * 4099 + parallel_state.get_data_parallel_rank()
         )
-        parts, total = split(batch, self.layout.micro_batch, self.device)
+        parts, total = split(batch, self.layout, self.device)
         loss = _over_ranks(forward_backward(self.model, parts, total, True))
-        self._reduce_gradients()
+        lora.reduce_gradients(self.adapted)
         return loss
-
-    def _reduce_gradients(self) -> None:
-        """Sum over data-parallel ranks, and over sequence shards for halves that saw only one."""
-        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        tensor = parallel_state.get_tensor_model_parallel_group()
-        for item, half, parameter in self._halves():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if group.size() > 1:
-                dist.all_reduce(parameter.grad, group=group)
-            if item.layer.sequence and half != item.layer.sharded:
-                dist.all_reduce(parameter.grad, group=tensor)
 
     def clip(self, limit: float) -> float:
         """The norm of the whole model's gradients before they were scaled to at most `limit`."""
@@ -119,13 +109,8 @@ class MegatronBackend:
         return norm
 
     def _norm(self) -> float:
-        lowest = parallel_state.get_tensor_model_parallel_rank() == 0
-        squares = torch.zeros((), device=self.device)
-        for item, half, parameter in self._halves():
-            if parameter.grad is not None and (half == item.layer.sharded or lowest):
-                squares = squares + parameter.grad.float().pow(2).sum()
-        dist.all_reduce(squares, group=parallel_state.get_model_parallel_group())
-        return math.sqrt(squares.item()) if squares.item() >= 0 else math.nan
+        squares = lora.squared_norm(self.adapted, self.device).item()
+        return math.sqrt(squares) if squares >= 0 else math.nan
 
     def export(self, folder: Path) -> None:
         """Write the adapter, put together from all ranks."""
@@ -158,12 +143,15 @@ class MegatronBackend:
 
     def size(self) -> int:
         """Trained parameters of the whole model."""
-        ranks = parallel_state.get_tensor_model_parallel_world_size()
-        own = sum(parameter.numel() * (ranks if half == item.layer.sharded else 1)
-                  for item, half, parameter in self._halves())
-        count = torch.tensor([own], device=self.device)
-        dist.all_reduce(count, group=parallel_state.get_pipeline_model_parallel_group())
-        return int(count.item())
+        return lora.size(self.adapted, self.device)
+
+    def paths(self) -> dict[str, str]:
+        """Of Mamba layers, and of routed experts where there are any."""
+        found = kernels(self.device.type).names
+        if "E" in self.config.hybrid_override_pattern:
+            widths = self.config.hidden_size, self.config.moe_intermediate_size
+            found |= {"experts": method(self.device.type, self.layout.dtype, *widths)}
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Its name, and how it was divided."""

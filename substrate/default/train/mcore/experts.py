@@ -1,7 +1,7 @@
 """Mixture of experts without a hard-coded CUDA device: router and dispatcher.
 
-megatron-core allocates the router's buffers and the expert-parallel communication buffers on the
-current CUDA device. These subclasses put them where their inputs are and change nothing else.
+megatron-core allocates the router's buffers and those of expert-parallel communication on the
+current CUDA device. These put them where their inputs are, so that CPU and CUDA run the same code.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import copy
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core.transformer.moe.moe_layer import MoELayer
+from megatron.core.transformer.moe.moe_utils import permute, unpermute
 from megatron.core.transformer.moe.router import TopKRouter
-from megatron.core.transformer.moe.token_dispatcher import MoEAllGatherTokenDispatcher
+from megatron.core.transformer.moe.token_dispatcher import MoETokenDispatcher
 from torch import Tensor
+
+from train.mcore.collectives import exchange, exchanged
 
 
 class Router(TopKRouter):
@@ -41,71 +43,70 @@ class Router(TopKRouter):
         return F.linear(input.to(dtype), self.weight.to(dtype), bias)
 
 
-class _Gather(torch.autograd.Function):
-    """All ranks' rows, one after the other; the gradient is summed and given back by rank."""
+class Dispatcher(MoETokenDispatcher):
+    """Tokens to the ranks of their experts and back, by all-to-all; no token is dropped.
 
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _gathered(rows, group)
+    megatron-core's own dispatcher of this kind makes a CUDA stream; its all-gather one sends every
+    token to every rank. Expert tensor parallelism is 1. The methods are called in this order.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _summed(grads[0], ctx.group), None
+    def __init__(self, local_experts: int, config: Any, pg_collection: Any) -> None:
+        super().__init__(config=config, pg_collection=pg_collection)
+        self.local_experts = local_experts
 
+    def dispatch_preprocess(self, tokens: Tensor, routing_map: Tensor,
+                            probs: Tensor) -> tuple[Tensor, Tensor]:
+        """A copy of each token for each of its experts, and its probability, sorted by expert.
 
-class _Sum(torch.autograd.Function):
-    """The reverse: rows summed over ranks, each keeping its own."""
+        Args:
+            tokens: (length, rows, hidden); routing_map, probs: (length * rows, experts).
+        """
+        self.shape, self.counts = tokens.shape, routing_map.sum(0)
+        flat = tokens.reshape(-1, tokens.shape[-1])
+        copies = flat.shape[0] * self.config.moe_router_topk
+        rows, chances, self.places = permute(flat, routing_map, probs, num_out_tokens=copies)
+        return rows, chances
 
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _summed(rows, group)
+    def token_dispatch(self, rows: Tensor, chances: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of this rank's experts, of all ranks, one rank after the other."""
+        by_rank = self.counts.view(self.ep_size, self.local_experts)
+        if self.ep_size == 1:
+            self.arrived = by_rank
+            return rows, chances
+        ones = [1] * self.ep_size
+        self.arrived = exchanged(by_rank, ones, ones, self.ep_group)
+        self.sent, self.received = torch.stack([by_rank.sum(1), self.arrived.sum(1)]).tolist()
+        return (exchange(rows, self.sent, self.received, self.ep_group),
+                exchange(chances, self.sent, self.received, self.ep_group))
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _gathered(grads[0], ctx.group), None
+    def dispatch_postprocess(self, rows: Tensor, chances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and probabilities sorted by local expert, and how many each expert has."""
+        if self.ep_size == 1:
+            return rows, self.counts, chances
+        experts = torch.arange(self.local_experts, device=rows.device).repeat(self.ep_size)
+        owners = experts.repeat_interleave(self.arrived.flatten(), output_size=len(rows))
+        self.order = owners.argsort(stable=True)
+        return rows[self.order], self.arrived.sum(0), chances[self.order]
 
+    def combine_preprocess(self, rows: Tensor) -> Tensor:
+        """Experts' outputs back in the order in which their rows arrived."""
+        if self.ep_size == 1:
+            return rows
+        return torch.empty_like(rows).index_copy(0, self.order, rows)
 
-def _gathered(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-    parts = [torch.empty_like(rows) for _ in range(group.size())]
-    dist.all_gather(parts, rows.contiguous(), group=group)
-    return torch.cat(parts)
+    def token_combine(self, rows: Tensor) -> Tensor:
+        """Outputs back at the ranks that sent the rows."""
+        if self.ep_size == 1:
+            return rows
+        return exchange(rows, self.received, self.sent, self.ep_group)
 
-
-def _summed(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-    whole = rows.contiguous().clone()
-    dist.all_reduce(whole, group=group)
-    return whole.chunk(group.size())[group.rank()].contiguous()
-
-
-class Dispatcher(MoEAllGatherTokenDispatcher):
-    """The all-gather dispatcher, its communication on the tensors' own device."""
-
-    routing_map: Tensor
-
-    def token_dispatch(self, hidden_states: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens, probabilities and routing of all ranks of the expert group."""
-        if self.tp_size == 1 and self.ep_size == 1:
-            return hidden_states, probs
-        with torch.no_grad():  # gloo gathers no booleans
-            routing = _gathered(self.routing_map.to(torch.uint8), self.tp_ep_group)
-            self.routing_map = routing.bool()
-        tokens: Tensor = _Gather.apply(hidden_states, self.tp_ep_group)
-        chances: Tensor = _Gather.apply(probs, self.tp_ep_group)
-        return tokens, chances
-
-    def token_combine(self, hidden_states: Tensor) -> Tensor:
-        """Experts' outputs summed over ranks, each rank keeping its own tokens."""
-        if self.tp_size == 1 and self.ep_size == 1:
-            return hidden_states
-        summed: Tensor = _Sum.apply(hidden_states.to(self.local_probs.dtype), self.tp_ep_group)
-        return summed.to(hidden_states.dtype)
+    def combine_postprocess(self, rows: Tensor) -> Tensor:
+        """The sum of each token's outputs, (length, rows, hidden)."""
+        flat = torch.Size([self.shape[0] * self.shape[1], self.shape[2]])
+        out: Tensor = unpermute(rows, self.places, restore_shape=flat)
+        return out.view(self.shape)
 
 
 def use_own_dispatcher(layer: MoELayer, pg_collection: Any) -> None:
     """Give a built layer that dispatcher: mcore chooses among its own by name."""
-    layer.token_dispatcher = Dispatcher(
-        layer.num_local_experts, layer.local_expert_indices, config=layer.config,
-        pg_collection=pg_collection,
-    )
+    layer.token_dispatcher = Dispatcher(layer.num_local_experts, layer.config, pg_collection)

@@ -8,7 +8,9 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
+from megatron.core import parallel_state, tensor_parallel
+
+from train.mcore.recompute import CHOICES
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -28,7 +30,9 @@ class Layout:
     pipeline: int = 1
     expert: int = 1
     precision: str = "fp32"
-    micro_batch: int = 0  # rows a forward pass; 0: all of the rank's rows
+    micro_batch: int = 0  # most rows a forward pass; 0: all of the rank's rows
+    micro_tokens: int = 0  # most tokens a forward pass, padding included; 0: no limit
+    recompute: str = "none"  # what the backward pass computes anew: train.mcore.recompute
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,6 +74,8 @@ def start(layout: Layout, seconds: int = 1800) -> torch.device:
         expert_model_parallel_size=layout.expert,
         expert_tensor_parallel_size=1,
     )
+    if device.type == "cuda":  # megatron's generators, which some of its layers ask for
+        tensor_parallel.model_parallel_cuda_manual_seed(1)
     return device
 
 
@@ -83,6 +89,8 @@ def stop() -> None:
 def _check(layout: Layout, world: int) -> None:
     if layout.precision not in DTYPES:
         raise LayoutError(f"precision {layout.precision!r}: one of {', '.join(DTYPES)}")
+    if layout.recompute not in CHOICES:
+        raise LayoutError(f"recompute {layout.recompute!r}: one of {', '.join(CHOICES)}")
     model = layout.tensor * layout.pipeline
     if world % model:
         raise LayoutError(

@@ -1,12 +1,14 @@
 """The Mamba-2 mixer as a megatron-core module without mamba-ssm.
 
 Parameters, names and tensor-parallel sharding are those of `megatron.core.ssm.mamba_mixer`, whose
-import needs triton. On CUDA the kernels of mamba-ssm and causal-conv1d are used where installed.
+import needs triton. On CUDA the scan of mamba-ssm (pure Triton) and the convolution of
+causal-conv1d are used where installed, each for itself; `kernels` says which.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from megatron.core.transformer.spec_utils import build_module
 from torch import Tensor, nn
 
 from train.mcore.packing import Packing
+from train.mcore.recompute import recomputed
 from train.mcore.ssd import causal_conv, scan
 
 
@@ -61,10 +64,11 @@ class TorchMambaMixer(MegatronModule):
         layer_number: int | None = None,
         pg_collection: Any = None,
         pp_layer_offset: int = 0,
+        recompute: bool = False,
         **_: Any,
     ) -> None:
         super().__init__(config)
-        self.layer_number, self.chunk_size = layer_number, chunk_size
+        self.layer_number, self.chunk_size, self.recompute = layer_number, chunk_size, recompute
         self.state, self.head_dim = config.mamba_state_dim, config.mamba_head_dim
         tp = pg_collection.tp.size()
         self.heads, self.groups = config.mamba_num_heads // tp, config.mamba_num_groups // tp
@@ -106,18 +110,18 @@ class TorchMambaMixer(MegatronModule):
     ) -> tuple[Tensor, Tensor | None]:
         """hidden_states: (length, batch, hidden); returns the same shape, and the skipped bias."""
         projected, _bias = self.in_proj(hidden_states)
-        projected = projected.transpose(0, 1)
-        bc = self.groups * self.state
-        z, wide, dt = torch.split(
-            projected, [self.inner, self.inner + 2 * bc, self.heads], dim=-1
-        )
         segments = None if packed_seq_params is None else packed_seq_params.segments
-        kernels = _kernels() if projected.is_cuda else None
-        y = (self._scan(wide, dt, segments) if kernels is None
-             else self._fused(kernels, wide, dt, segments))
-        y = self.norm(y.flatten(-2).to(projected.dtype), z)
-        out: tuple[Tensor, Tensor | None] = self.out_proj(y.transpose(0, 1).contiguous())
+        mixed = recomputed(self.recompute, self._mixed, projected.transpose(0, 1), segments)
+        out: tuple[Tensor, Tensor | None] = self.out_proj(mixed.transpose(0, 1).contiguous())
         return out
+
+    def _mixed(self, projected: Tensor, segments: Tensor | None) -> Tensor:
+        """What out_proj is given: convolution, scan, gate and norm; (rows, length, inner)."""
+        bc, own = self.groups * self.state, kernels(projected.device.type)
+        z, wide, dt = torch.split(projected, [self.inner, self.inner + 2 * bc, self.heads], dim=-1)
+        heads = self._heads(self._convolved(own, wide, segments))
+        y = self._scanned(own, *heads, dt, segments)
+        return self.norm(y.flatten(-2).to(projected.dtype), z)
 
     def _heads(self, wide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x, B and C with their heads and groups apart."""
@@ -127,33 +131,57 @@ class TorchMambaMixer(MegatronModule):
                 b.unflatten(-1, (self.groups, self.state)),
                 c.unflatten(-1, (self.groups, self.state)))
 
-    def _scan(self, wide: Tensor, dt: Tensor, segments: Tensor | None) -> Tensor:
-        weight = self.conv1d.weight.squeeze(1)
-        x, b, c = self._heads(F.silu(causal_conv(wide, weight, self.conv1d.bias, segments)))
-        x, b, c = x.float(), b.float(), c.float()
-        step = F.softplus(dt.float() + self.dt_bias.float())
-        y = scan(x, step, -torch.exp(self.A_log.float()), b, c, self.chunk_size, segments)
-        return y + self.D.float()[:, None] * x
-
-    def _fused(self, kernels: tuple[Callable[..., Tensor], Callable[..., Tensor]], wide: Tensor,
-               dt: Tensor, segments: Tensor | None) -> Tensor:
-        convolve, combined = kernels
+    def _convolved(self, own: Kernels, wide: Tensor, segments: Tensor | None) -> Tensor:
+        weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        if own.convolve is None:
+            return F.silu(causal_conv(wide, weight, bias, segments))
         order = None if segments is None else segments.to(torch.int32)
-        weight = self.conv1d.weight.squeeze(1)
-        wide = convolve(wide.transpose(1, 2), weight, self.conv1d.bias, seq_idx=order,
-                        activation="silu").transpose(1, 2)
-        x, b, c = self._heads(wide)
-        return combined(x, dt, -torch.exp(self.A_log.float()), b, c, self.chunk_size,
-                        D=self.D.float(), dt_bias=self.dt_bias.float(), dt_softplus=True,
-                        seq_idx=order)
+        return own.convolve(wide.transpose(1, 2), weight, bias, seq_idx=order,
+                            activation="silu").transpose(1, 2)
+
+    def _scanned(self, own: Kernels, x: Tensor, b: Tensor, c: Tensor, dt: Tensor,
+                 segments: Tensor | None) -> Tensor:
+        decay, skip, shift = -torch.exp(self.A_log.float()), self.D.float(), self.dt_bias.float()
+        if own.scan is not None:
+            order = None if segments is None else segments.to(torch.int32)
+            return own.scan(x, dt, decay, b, c, self.chunk_size, D=skip, dt_bias=shift,
+                            dt_softplus=True, seq_idx=order)
+        x, b, c = x.float(), b.float(), c.float()
+        y = scan(x, F.softplus(dt.float() + shift), decay, b, c, self.chunk_size, segments)
+        return y + skip[:, None] * x
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Functions of packages that may be installed; None: plain torch.
+
+    Attributes:
+        scan: mamba_ssm's mamba_chunk_scan_combined; convolve: causal_conv1d's causal_conv1d_fn.
+    """
+
+    scan: Callable[..., Tensor] | None = None
+    convolve: Callable[..., Tensor] | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Which way the scan and the convolution go."""
+        return {"scan": "torch" if self.scan is None else "mamba_ssm",
+                "convolution": "torch" if self.convolve is None else "causal_conv1d"}
 
 
 @functools.cache
-def _kernels() -> tuple[Callable[..., Tensor], Callable[..., Tensor]] | None:
-    """causal-conv1d's and mamba-ssm's functions, or None where they are not installed."""
+def kernels(device: str) -> Kernels:
+    """Those for tensors on such a device. mamba_ssm's scan is Triton alone: neither its own CUDA
+    extension nor causal-conv1d is needed for it."""
+    if device != "cuda":
+        return Kernels()
+    return Kernels(_function("mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined"),
+                   _function("causal_conv1d", "causal_conv1d_fn"))
+
+
+def _function(module: str, name: str) -> Callable[..., Tensor] | None:
     try:
-        from causal_conv1d import causal_conv1d_fn
-        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+        found: Callable[..., Tensor] = getattr(importlib.import_module(module), name)
     except ImportError:
         return None
-    return causal_conv1d_fn, mamba_chunk_scan_combined
+    return found

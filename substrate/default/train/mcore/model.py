@@ -10,9 +10,10 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron.core.activations import squared_relu
 from megatron.core.models.mamba import MambaModel
 from megatron.core.transformer.transformer_config import TransformerConfig
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig
 
+from train.mcore.collectives import gather, own
 from train.mcore.layout import Layout, LayoutError
 from train.mcore.packing import Packing
 from train.mcore.specs import stack_spec
@@ -77,7 +78,7 @@ def mcore_config(config: Any, layout: Layout) -> TransformerConfig:
             "moe_router_topk_scaling_factor": config.routed_scaling_factor,
             "moe_router_dtype": "fp32",
             "moe_router_load_balancing_type": "none",
-            "moe_token_dispatcher_type": "allgather",
+            "moe_token_dispatcher_type": "allgather",  # replaced by train.mcore.experts' own
             "moe_grouped_gemm": False,
         }
     return TransformerConfig(
@@ -117,7 +118,7 @@ def mcore_config(config: Any, layout: Layout) -> TransformerConfig:
 
 def sequence_parallel(config: Any, layout: Layout) -> bool:
     """Whether activations between layers are split along the sequence: megatron demands it of a
-    mixture of experts at tensor > 1, and its code for it needs CUDA."""
+    mixture of experts at tensor > 1."""
     return layout.tensor > 1 and "E" in config.hybrid_override_pattern
 
 
@@ -125,26 +126,24 @@ def build(config: Any, layout: Layout) -> MambaModel:
     """This rank's part of the model, on CPU, its weights not set."""
     model = MambaModel(
         mcore_config(config, layout),
-        stack_spec(config.chunk_size),
+        stack_spec(config.chunk_size, layout.recompute),
         vocab_size=config.vocab_size,
         max_sequence_length=config.max_position_embeddings,
         hybrid_override_pattern=config.hybrid_override_pattern,
         position_embedding_type="none",
+        scatter_embedding_sequence_parallel=False,  # `hidden` does it
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
     )
-    for module in model.modules():
-        if isinstance(module, nn.RMSNorm):  # torch's own default is fp32
-            module.to(layout.dtype)
+    if model.post_process:  # `token_losses` gathers the sequence, and only where it is learned
+        model.output_layer.sequence_parallel = False
     return model
 
 
 def hidden(model: MambaModel, ids: Tensor, segments: Tensor | None) -> Tensor:
     """Hidden states (length, rows, hidden) after this stage's layers; a stage that is not the
     first takes what `model.set_input_tensor` was given."""
-    embedded = None
-    if model.pre_process:
-        embedded = model.embedding(input_ids=ids, position_ids=None)
+    embedded = _embedded(model, ids) if model.pre_process else None
     packing = None if segments is None else Packing.of(segments)
     out: Tensor = model.decoder(
         hidden_states=embedded, attention_mask=None, packed_seq_params=packing
@@ -158,23 +157,33 @@ def token_losses(model: MambaModel, states: Tensor, targets: Tensor, at: Tensor)
     Args:
         states: (length, rows, hidden), or a sequence shard of it; targets: (len(at)).
     """
-    if model.config.sequence_parallel:  # the output layer gathers the sequence itself
-        logits, _ = model.output_layer(states)
-        chosen = logits.transpose(0, 1).flatten(0, 1)[at]
-    else:
-        rows = states.transpose(0, 1).flatten(0, 1)[at]
-        logits, _ = model.output_layer(rows[:, None])
-        chosen = logits[:, 0]
+    rows = _whole(model, states).transpose(0, 1).flatten(0, 1)[at]
+    logits, _ = model.output_layer(rows[:, None])
     losses: Tensor = tensor_parallel.vocab_parallel_cross_entropy(
-        chosen.float()[:, None], targets[:, None]
+        logits.float(), targets[:, None]
     )
     return losses[:, 0]
+
+
+def _embedded(model: MambaModel, ids: Tensor) -> Tensor:
+    """(length, rows, hidden), or a sequence shard of it. megatron-core's own embedding layer drops
+    out by CUDA's generators even where nothing is dropped."""
+    whole: Tensor = model.embedding.word_embeddings(ids).transpose(0, 1).contiguous()
+    split = model.config.sequence_parallel
+    return own(whole, parallel_state.get_tensor_model_parallel_group()) if split else whole
+
+
+def _whole(model: MambaModel, states: Tensor) -> Tensor:
+    """All of the sequence, of which the output layer gives every rank the whole gradient."""
+    if not model.config.sequence_parallel:
+        return states
+    return gather(states, parallel_state.get_tensor_model_parallel_group(), partial=False)
 
 
 @torch.no_grad()
 def logits(model: MambaModel, ids: Tensor, segments: Tensor | None = None) -> Tensor:
     """Logits (rows, length, vocabulary shard) of a model in one stage; for checks."""
-    states = hidden(model, ids, segments)
+    states = _whole(model, hidden(model, ids, segments))
     out, _ = model.output_layer(states)
     return out.transpose(0, 1).contiguous()
 
@@ -198,8 +207,3 @@ def _divides(config: Any, layout: Layout) -> None:
     if layout.expert > 1 and ("E" not in pattern or config.n_routed_experts % layout.expert):
         count = config.n_routed_experts if "E" in pattern else 0
         raise LayoutError(f"expert = {layout.expert} does not divide {count} routed experts")
-    if sequence_parallel(config, layout) and not torch.cuda.is_available():
-        raise LayoutError(
-            "tensor > 1 with a mixture of experts needs megatron's sequence parallelism, which "
-            "needs CUDA; use trainer.options.tensor=1 here"
-        )

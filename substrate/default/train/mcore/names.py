@@ -13,7 +13,7 @@ from torch import Tensor
 
 from train.targets import TargetError, resolve
 
-# mcore's linear layers and the checkpoint's modules that each of them is
+# Places of linear layers in mcore's model, and the checkpoint's modules that each of them is.
 HF_NAMES = {
     "linear_qkv": ("q_proj", "k_proj", "v_proj"),
     "linear_proj": ("o_proj",),
@@ -21,30 +21,49 @@ HF_NAMES = {
     "out_proj": ("out_proj",),
     "linear_fc1": ("up_proj",),
     "linear_fc2": ("down_proj",),
+    "shared_experts.linear_fc1": ("shared_experts.up_proj",),
+    "shared_experts.linear_fc2": ("shared_experts.down_proj",),
+    "experts.linear_fc1": ("experts.up_proj",),
+    "experts.linear_fc2": ("experts.down_proj",),
+    "output_layer": ("lm_head",),
 }
-BY_KIND = {"M": ("in_proj", "out_proj"), "*": ("q_proj", "k_proj", "v_proj", "o_proj"),
-           "-": ("up_proj", "down_proj"), "E": ("up_proj", "down_proj")}
+INNER = ("shared_experts", "experts")  # of a mixture's layer: below `mlp` there, below `mixer` here
+BY_KIND = {
+    "M": ("in_proj", "out_proj"), "*": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "-": ("up_proj", "down_proj"),
+    "E": ("shared_experts.up_proj", "shared_experts.down_proj", "experts.up_proj",
+          "experts.down_proj"),
+}
+SHARED = "shared_experts."  # a plain up_proj is that of shared experts, too
 
 
 def targets(config: Any, wanted: str | list[str]) -> set[str]:
-    """mcore's names of the linear layers that the recipe's targets mean.
+    """Places of the linear layers that the recipe's targets mean, keys of HF_NAMES.
 
     Raises:
         TargetError: the targets are not in the model, or split a fused matrix.
     """
     present = {name for kind in config.hybrid_override_pattern for name in BY_KIND[kind]}
-    names = set(resolve(wanted, present, config.model_type))
-    leaves = set()
-    for leaf, modules in HF_NAMES.items():
-        chosen = names & set(modules)
-        if chosen and chosen != set(modules):
+    present |= {name.removeprefix(SHARED) for name in present} | {"lm_head"}
+    chosen = set(resolve(wanted, present, config.model_type))
+    chosen |= {SHARED + name for name in chosen} & present
+    places = set()
+    for place, modules in HF_NAMES.items():
+        own = chosen & set(modules)
+        if own and own != set(modules):
             raise TargetError(
                 f"train.lora.targets: {', '.join(modules)} are one matrix in megatron-core; "
                 f"name all of them or none"
             )
-        if chosen:
-            leaves.add(leaf)
-    return leaves
+        if own:
+            places.add(place)
+    return places
+
+
+def place_of(path: str) -> str:
+    """The place of a module of mcore's layer, `mlp.shared_experts.linear_fc1`."""
+    *above, leaf = path.split(".")
+    return f"{above[-1]}.{leaf}" if above and above[-1] in INNER else leaf
 
 
 def mamba_rows(config: Any) -> list[int]:

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.mamba import MambaModel
 from torch import Tensor
 
 from train.batching import IGNORE, Batch
+from train.mcore.layout import Layout
 from train.mcore.model import hidden, token_losses
+
+MULTIPLE = 8  # widths of microbatches: sequence shards are even, matrices aligned
+FILLERS = {"ids": 0, "labels": IGNORE, "weights": 0, "segments": -1}  # of empty rows
 
 
 @dataclass(frozen=True)
@@ -35,35 +40,62 @@ class Micro:
     weights: Tensor
 
 
-def split(batch: Batch, micro_rows: int, device: torch.device) -> tuple[list[Micro], float]:
+def split(batch: Batch, layout: Layout, device: torch.device) -> tuple[list[Micro], float]:
     """This data-parallel rank's microbatches of a batch that every rank knows whole, and the sum
     of the whole batch's weights.
 
-    Rows are dealt out in turn, so that ranks get rows of like length. Every rank gets as many rows
-    and microbatches as the others, all of one width (ranks that share experts talk to each other
-    in each): empty rows fill up.
+    Rows go in order of length, each microbatch as wide as its longest, so that short rows are not
+    computed at the width of long ones. A width ends at the last learned token: what follows cannot
+    reach the loss. Rows are dealt out in turn, and every rank gets as many rows and microbatches of
+    the same widths as the others (ranks that share experts talk to each other in each): empty rows
+    fill up. The mean loss is that of the whole batch, whatever the pieces.
     """
-    rank = parallel_state.get_data_parallel_rank()
     ranks = parallel_state.get_data_parallel_world_size()
     targets = torch.cat([batch.labels[:, 1:], torch.full_like(batch.labels[:, :1], IGNORE)], 1)
     weights = torch.cat([batch.weights[:, 1:], torch.zeros_like(batch.weights[:, :1])], 1)
     total = float(weights[targets != IGNORE].sum())
-    per_rank = -(-len(batch.ids) // ranks)
-    size = min(micro_rows or per_rank, per_rank)
-    count = -(-per_rank // size)
-    missing = count * size * ranks - len(batch.ids)
-
-    def dealt(tensor: Tensor, filler: float) -> list[Tensor]:
-        shape = (missing, *tensor.shape[1:])
-        whole = torch.cat([tensor, torch.full(shape, filler, dtype=tensor.dtype)])
-        return list(whole[rank::ranks].split(size))
-
-    ids, labels = dealt(batch.ids, 0), dealt(targets, IGNORE)
-    loads = dealt(weights, 0)
-    segments = [None] * count if batch.segments is None else dealt(batch.segments, -1)
+    whole = {"ids": batch.ids, "labels": targets, "weights": weights}
+    if batch.segments is not None:
+        whole["segments"] = batch.segments
     return [
-        _micro(*part, device) for part in zip(ids, labels, loads, segments, strict=True)
+        _micro({name: _dealt(tensor, rows, width, FILLERS[name])
+                for name, tensor in whole.items()}, device)
+        for rows, width in pieces(_lengths(targets), ranks, layout)
     ], total
+
+
+def pieces(lengths: list[int], ranks: int, layout: Layout) -> list[tuple[list[int], int]]:
+    """(rows, width) of each microbatch of all ranks together, longest rows first.
+
+    A rank's share is at most `micro_batch` rows and `micro_tokens` tokens, or one row where that
+    is longer.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])  # stable: deterministic
+    found, at = [], 0
+    while at < len(order):
+        width = -(-lengths[order[at]] // MULTIPLE) * MULTIPLE
+        each = layout.micro_batch or len(order)
+        if layout.micro_tokens:
+            each = min(each, max(1, layout.micro_tokens // width))
+        found.append((order[at : at + each * ranks], width))
+        at += each * ranks
+    return found
+
+
+def _lengths(targets: Tensor) -> list[int]:
+    """Of each row, up to and with the last position that predicts a learned token; at least 1."""
+    places = torch.arange(1, targets.shape[1] + 1)
+    ends: list[int] = (places * (targets != IGNORE)).amax(1).clamp_min(1).tolist()
+    return ends
+
+
+def _dealt(tensor: Tensor, rows: list[int], width: int, filler: float) -> Tensor:
+    """This data-parallel rank's rows of these, cut to `width`; as many as every other rank's."""
+    rank = parallel_state.get_data_parallel_rank()
+    ranks = parallel_state.get_data_parallel_world_size()
+    chosen = F.pad(tensor[rows, :width], (0, max(width - tensor.shape[1], 0)), value=filler)
+    empty = chosen.new_full((-len(rows) % ranks, width), filler)
+    return torch.cat([chosen, empty])[rank::ranks]
 
 
 def forward_backward(model: MambaModel, parts: list[Micro], total: float, training: bool) -> Tensor:
@@ -130,14 +162,14 @@ def _shape(model: MambaModel, part: Micro) -> tuple[int, int, int]:
     return length, rows, model.config.hidden_size
 
 
-def _micro(ids: Tensor, labels: Tensor, weights: Tensor, segments: Tensor | None,
-           device: torch.device) -> Micro:
-    at = torch.nonzero(labels.reshape(-1) != IGNORE).squeeze(1)
-    targets, loads = labels.reshape(-1)[at], weights.reshape(-1)[at]
+def _micro(own: dict[str, Tensor], device: torch.device) -> Micro:
+    labels = own["labels"].reshape(-1)
+    at = torch.nonzero(labels != IGNORE).squeeze(1)
+    targets, loads = labels[at], own["weights"].reshape(-1)[at]
     if len(at) == 0:  # an empty share still takes part in every collective
-        at, targets, loads = torch.zeros(1, dtype=torch.long), torch.zeros_like(ids[0, :1]), (
-            torch.zeros(1))
+        at, targets, loads = torch.zeros(1, dtype=torch.long), labels[:1] * 0, torch.zeros(1)
+    segments = own.get("segments")
     return Micro(
-        ids.to(device), None if segments is None else segments.to(device), at.to(device),
+        own["ids"].to(device), None if segments is None else segments.to(device), at.to(device),
         targets.to(device), loads.to(device),
     )

@@ -13,25 +13,25 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.ssm.mamba_block import MambaStack, MambaStackSubmodules
 from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
 from megatron.core.ssm.mlp_layer import MLPLayer
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.spec_utils import ModuleSpec
-from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from megatron.core.transformer.transformer_layer import (
     TransformerLayer,
     TransformerLayerSubmodules,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.mcore.experts import Router, use_own_dispatcher
+from train.mcore.grouped import GroupedExperts
+from train.mcore.linears import Column, Row
 from train.mcore.mixer import MambaMixerSubmodules, TorchMambaMixer
 from train.mcore.packing import Packing
+from train.mcore.recompute import recomputed
 
 
 class SDPACoreAttention(MegatronModule):
@@ -73,50 +73,78 @@ class SDPACoreAttention(MegatronModule):
         return out.permute(2, 0, 1, 3).flatten(2).contiguous()
 
 
-class TorchStack(MambaStack):
-    """MambaStack with a torch norm at its end (mcore's is Transformer Engine's), and experts that
-    talk to each other on their tensors' device."""
+class Norm(nn.RMSNorm):
+    """RMSNorm in the model's precision. megatron-core's wrapper of it refuses a sequence shard,
+    whose weight gradients it would have to sum over ranks; a frozen norm has none."""
 
-    def __init__(self, config: Any, submodules: MambaStackSubmodules, **rest: Any) -> None:
+    def __init__(self, config: Any, hidden_size: int, eps: float | None = None) -> None:
+        super().__init__(hidden_size, eps or config.layernorm_epsilon, dtype=config.params_dtype)
+
+
+class TorchStack(MambaStack):
+    """MambaStack with a torch norm at its end (mcore's is Transformer Engine's), experts that talk
+    to each other on their tensors' device, and layers that may be computed anew."""
+
+    def __init__(self, config: Any, submodules: MambaStackSubmodules, recompute: bool = False,
+                 **rest: Any) -> None:
         super().__init__(config, submodules, **rest | {"post_layer_norm": False})
-        self.post_layer_norm = True
+        self.post_layer_norm, self.recompute = True, recompute
         for layer in self.layers:
             if isinstance(getattr(layer, "mlp", None), MoELayer):
                 use_own_dispatcher(layer.mlp, rest["pg_collection"])
         if self.post_process:
-            self.final_norm = WrappedTorchNorm(
-                config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon
-            )
+            self.final_norm = Norm(config, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor | None, attention_mask: None = None,
+                packed_seq_params: Packing | None = None, **_: Any) -> Tensor:
+        """hidden_states: (length or its share, rows, hidden), None after the first stage."""
+        states: Any = hidden_states if self.pre_process else self.input_tensor
+        for layer in self.layers:
+            states = recomputed(self.recompute, _through, layer, states, packed_seq_params)
+        out: Tensor = self.final_norm(states) if self.post_process else states
+        return out
 
 
-def stack_spec(chunk: int) -> ModuleSpec:
-    """The stack's layers; `chunk` is the Mamba scan's."""
-    linears = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+def _through(layer: nn.Module, states: Tensor, packing: Packing | None) -> Tensor:
+    """A layer's output alone; some of megatron-core's give a context, too."""
+    out: Any = layer(hidden_states=states, attention_mask=None, packed_seq_params=packing)
+    first: Tensor = out[0] if isinstance(out, tuple) else out
+    return first
+
+
+def stack_spec(chunk: int, recompute: str = "none") -> ModuleSpec:
+    """The stack's layers.
+
+    Args:
+        chunk: the Mamba scan's; recompute: one of train.mcore.recompute.CHOICES.
+    """
+    selective = recompute == "selective"
+    linears = MLPSubmodules(linear_fc1=Column, linear_fc2=Row)
     mixer = ModuleSpec(
-        module=TorchMambaMixer, params={"chunk_size": chunk},
-        submodules=MambaMixerSubmodules(in_proj=ColumnParallelLinear, out_proj=RowParallelLinear),
+        module=TorchMambaMixer, params={"chunk_size": chunk, "recompute": selective},
+        submodules=MambaMixerSubmodules(in_proj=Column, out_proj=Row),
     )
     attention = ModuleSpec(
         module=SelfAttention, params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
-            linear_qkv=ColumnParallelLinear, core_attention=SDPACoreAttention,
-            linear_proj=RowParallelLinear,
+            linear_qkv=Column, core_attention=SDPACoreAttention, linear_proj=Row,
         ),
     )
     experts = ModuleSpec(module=MoELayer, submodules=MoESubmodules(
-        experts=ModuleSpec(module=SequentialMLP, submodules=linears),
+        experts=ModuleSpec(module=GroupedExperts, params={"recompute": selective}),
         shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=linears),
         router=Router,
     ))
-    return ModuleSpec(module=TorchStack, submodules=MambaStackSubmodules(
+    whole = {"recompute": recompute == "full"}
+    return ModuleSpec(module=TorchStack, params=whole, submodules=MambaStackSubmodules(
         mamba_layer=ModuleSpec(module=MambaLayer, submodules=MambaLayerSubmodules(
-            norm=WrappedTorchNorm, mixer=mixer, mamba_bda=get_bias_dropout_add)),
+            norm=Norm, mixer=mixer, mamba_bda=get_bias_dropout_add)),
         attention_layer=ModuleSpec(module=TransformerLayer, submodules=TransformerLayerSubmodules(
-            input_layernorm=WrappedTorchNorm, self_attention=attention,
+            input_layernorm=Norm, self_attention=attention,
             self_attn_bda=get_bias_dropout_add)),
         mlp_layer=ModuleSpec(module=MLPLayer, submodules=TransformerLayerSubmodules(
-            pre_mlp_layernorm=WrappedTorchNorm,
+            pre_mlp_layernorm=Norm,
             mlp=ModuleSpec(module=MLP, submodules=linears), mlp_bda=get_bias_dropout_add)),
         moe_layer=ModuleSpec(module=TransformerLayer, submodules=TransformerLayerSubmodules(
-            pre_mlp_layernorm=WrappedTorchNorm, mlp=experts, mlp_bda=get_bias_dropout_add)),
+            pre_mlp_layernorm=Norm, mlp=experts, mlp_bda=get_bias_dropout_add)),
     ))

@@ -123,6 +123,11 @@ def _sharded(adapted: list[Adapted], optimizer: torch.optim.Optimizer) -> dict[s
 
 def _parts(item: Adapted, half: str, key: str, tensor: Tensor) -> dict[str, ShardedTensor]:
     """A tensor as megatron's shards: one, or one a component of a fused matrix."""
+    if item.routed:
+        group = parallel_state.get_expert_model_parallel_group()
+        copy = parallel_state.get_expert_data_parallel_rank()
+        return {key: ShardedTensor.from_rank_offsets(
+            key, tensor, (0, group.rank(), group.size()), replica_id=(0, 0, copy))}
     tp = parallel_state.get_tensor_model_parallel_rank()
     world = parallel_state.get_tensor_model_parallel_world_size()
     copy = parallel_state.get_data_parallel_rank(with_context_parallel=True)

@@ -151,10 +151,9 @@ def _experts(get: Any, layer: nn.Module) -> list[tuple[str, Tensor]]:
     found = [("mlp.router.weight", get("gate.weight")),
              ("mlp.router.expert_bias", get("gate.e_score_correction_bias"))]
     found += _mlp("mlp.shared_experts.", "shared_experts.", get)
-    for place, number in enumerate(moe.local_expert_indices):  # whole: expert tensor size is 1
-        here = f"mlp.experts.local_experts.{place}."
-        found += [(f"{here}linear_fc1.weight", get(f"experts.{number}.up_proj.weight")),
-                  (f"{here}linear_fc2.weight", get(f"experts.{number}.down_proj.weight"))]
+    for leaf, module in (("linear_fc1", "up_proj"), ("linear_fc2", "down_proj")):
+        own = [get(f"experts.{number}.{module}.weight") for number in moe.local_expert_indices]
+        found.append((f"mlp.experts.{leaf}.weight", torch.stack(own)))  # expert tensor size is 1
     return found
 
 

@@ -23,12 +23,9 @@ HALVES = ("lora_A.weight", "lora_B.weight")
 def modules(config: Any, leaves: Collection[str]) -> set[str]:
     """The checkpoint's modules with an adapter, `layers.4.mixer.in_proj`, for mcore's `leaves`."""
     chosen = {name for leaf in leaves for name in HF_NAMES[leaf]}
-    found = set()
-    for number, kind in enumerate(config.hybrid_override_pattern):
-        inner = "shared_experts." if kind == "E" else ""
-        found |= {f"layers.{number}.mixer.{inner}{name}" for name in BY_KIND[kind]
-                  if name in chosen}
-    return found
+    return {f"layers.{number}.mixer.{name}"
+            for number, kind in enumerate(config.hybrid_override_pattern)
+            for name in BY_KIND[kind] if name in chosen}
 
 
 def shapes(found: Iterable[str], weights: Mapping[str, tuple[int, ...]],

@@ -10,6 +10,7 @@ from typing import Any
 
 KINDS = {"mamba": "M", "linear_attention": "M", "moe": "E", "attention": "*",
          "full_attention": "*", "mlp": "-"}
+ELSEWHERE = ("experts", "lm_head")  # targets of other trainers
 RECIPES = "megatron.bridge.recipes.nemotronh."
 
 
@@ -142,7 +143,13 @@ def check(layout: Layout, config: Any, train: dict[str, Any]) -> None:
     if rows % step:
         raise BridgeError(f"train.batch_size = {rows} is not a multiple of micro_batch x data "
                           f"parallel ranks = {layout.micro_batch} x {layout.data}")
-    rank = train["lora"]["rank"]
+    lora = train["lora"]
+    asked = {lora["targets"]} if isinstance(lora["targets"], str) else set(lora["targets"])
+    if lora.get("ranks") or asked & set(ELSEWHERE):
+        raise BridgeError("train.lora: Megatron-Bridge has one rank for all, one adapter for all "
+                          "experts of a GPU, and no export of the head's; leave out ranks, "
+                          f"{' and '.join(ELSEWHERE)}, or use trainer=megatron")
+    rank = lora["rank"]
     if rank % layout.tensor:
         raise BridgeError(f"train.lora.rank = {rank} is not a multiple of tensor = "
                           f"{layout.tensor}, over which Megatron-Bridge divides it")

@@ -16,21 +16,23 @@ STATE_STEPS = 10  # a step takes seconds: at most that many are lost
 CLIP_OFF = 1e30  # 0 would leave the norm of the gradient unmeasured
 TIMEOUT_MINUTES = 90  # of collectives, as in NVIDIA's example for Ultra
 
-# Where mcore has the linear layers of the decoder. Patterns, not names: a name would reach the
-# routed experts (fused 3-D parameters in transformers, whose adapters peft drops) and `mtp.`, too.
+# Where mcore has the linear layers of the decoder. Patterns, not names: a name would reach `mtp.`
+# and the routed experts (which by default share one adapter a rank in Megatron-Bridge), too.
 PLACES = {
-    "linear_qkv": ("self_attention.linear_qkv",),
-    "linear_proj": ("self_attention.linear_proj",),
-    "in_proj": ("mixer.in_proj",),
-    "out_proj": ("mixer.out_proj",),
-    "linear_fc1": ("mlp.linear_fc1", "mlp.shared_experts.linear_fc1"),
-    "linear_fc2": ("mlp.linear_fc2", "mlp.shared_experts.linear_fc2"),
+    "linear_qkv": "self_attention.linear_qkv",
+    "linear_proj": "self_attention.linear_proj",
+    "in_proj": "mixer.in_proj",
+    "out_proj": "mixer.out_proj",
+    "linear_fc1": "mlp.linear_fc1",
+    "linear_fc2": "mlp.linear_fc2",
+    "shared_experts.linear_fc1": "mlp.shared_experts.linear_fc1",
+    "shared_experts.linear_fc2": "mlp.shared_experts.linear_fc2",
 }
 
 
 def patterns(leaves: Iterable[str]) -> list[str]:
     """Megatron-Bridge's `target_modules` for mcore's linear layers of these names."""
-    return sorted(f"*decoder.layers.*.{place}" for leaf in leaves for place in PLACES[leaf])
+    return sorted(f"*decoder.layers.*.{PLACES[leaf]}" for leaf in leaves)
 
 
 def overrides(train: Mapping[str, Any], layout: Layout, *, length: int, seed: int, base: Path,

@@ -115,8 +115,8 @@ class Run:
                         continue
                     number = block.layer_number - 1
                     settings = peft.lora()
-                    wrapped = Bridged(child, settings["rank"], settings["alpha"],
-                                      settings["dropout"])
+                    wrapped = Bridged(child, settings["rank"],
+                                      settings["alpha"] / settings["rank"], settings["dropout"])
                     setattr(module, leaf, wrapped)
                     inner = "shared_experts." if ".shared_experts." in path else ""
                     item = Adapted(
