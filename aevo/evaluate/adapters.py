@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from aevo.evaluate.lora import BANNED, REQUIRED, check_pairs, check_targets
-from aevo.evaluate.outputs import read_bytes
 from aevo.evaluate.tensors import Judgement, Tensors
-from aevo.evaluate.untrusted import IntegrityError, open_file, open_folder, shown
+from aevo.evaluate.untrusted import IntegrityError, open_file, open_folder, read_bytes, shown
+from aevo.files.plain import FormError, from_json
 from aevo.records.inspection import AdapterReport
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -190,9 +190,9 @@ def _read_config(handle: int, limits: Limits) -> tuple[dict[str, Any], str] | No
         return None
     data = read_bytes(Path(CONFIG), limits.config_bytes, handle)
     try:
-        config: Any = json.loads(data, parse_constant=lambda _: None)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{CONFIG} is not JSON ({shown(error)})") from error
+        config = from_json(data, CONFIG)
+    except FormError as error:
+        raise IntegrityError(str(error)) from error
     if not isinstance(config, dict):
         raise IntegrityError(f"{CONFIG} is no JSON object")
     for key in BANNED:

@@ -7,10 +7,12 @@ from typing import Any
 
 from aevo.errors import SubstrateError
 from aevo.files.keys import get_key
+from aevo.files.untrusted import shown
 from aevo.records.manifest import CheckpointScore
 from aevo.records.scores import Score
 
 CRITERIA = ("dev", "reweighted", "last")
+MOST = 1e6  # a weight
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Criterion:
             return score.dev or 0.0
         weights = {name: self.weights.get(name, 1.0) for name in score.domains}
         total = sum(weights.values())
+        if total <= 0:  # of the domains that there are, none has a weight
+            return score.dev or 0.0
         return sum(score.domains[name].accuracy * weights[name] for name in weights) / total
 
     def choose(self, checkpoints: list[CheckpointScore]) -> CheckpointScore | None:
@@ -40,14 +44,21 @@ def criterion_of(recipe: dict[str, Any]) -> Criterion:
     """Reads the `select` section of a recipe; without one the criterion is `dev`.
 
     Raises:
-        SubstrateError: unknown criterion, or weights that are not positive numbers.
+        SubstrateError: unknown criterion, or weights that are no finite numbers from 0 to 1e6 of
+            which one is above 0.
     """
     name = get_key(recipe, "select.criterion") or "dev"
     weights = get_key(recipe, "select.weights") or {}
     if name not in CRITERIA:
-        raise SubstrateError(f"select.criterion={name} is unknown", f"one of {', '.join(CRITERIA)}")
-    if not isinstance(weights, dict) or not all(
-        isinstance(value, int | float) and value >= 0 for value in weights.values()
-    ):
-        raise SubstrateError("select.weights must map domains to numbers >= 0")
+        raise SubstrateError(f"select.criterion={shown(name)} is unknown",
+                             f"one of {', '.join(CRITERIA)}")
+    if not isinstance(weights, dict) or not all(_is_weight(value) for value in weights.values()):
+        raise SubstrateError(f"select.weights must map domains to numbers from 0 to {MOST:g}")
+    if weights and not any(weights.values()):
+        raise SubstrateError("select.weights are all zero", "give one of them a number above 0")
     return Criterion(name, {key: float(value) for key, value in weights.items()})
+
+
+def _is_weight(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value <= MOST  # NaN is not

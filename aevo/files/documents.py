@@ -90,7 +90,7 @@ def read(kind: type[R], path: Path) -> R:
         raise RecordError(f"{path} cannot be read ({error})") from error
     try:
         data = yaml.safe_load(text) if path.suffix != ".json" else json.loads(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none, depth
         line = " ".join(str(error).split())
         raise RecordError(f"{path} is not valid {path.suffix[1:]} ({line})", _RESTORE) from error
     return validate(kind, data, str(path))
@@ -157,7 +157,7 @@ def iterate_lines(kind: type[R], path: Path) -> Iterator[R]:
             return
         try:
             data = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordError(f"{path}:{number} is not JSON ({error})", _RESTORE) from error
         yield validate(kind, data, f"{path}:{number}")
 

@@ -32,6 +32,7 @@ from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.scores import Score, Scores
 from aevo.records.trace import Trace
 from aevo.substrate.frozen import Substrate
+from aevo.substrate.measured import recorded_change
 from aevo.substrate.recipe import load_recipe
 
 
@@ -126,7 +127,8 @@ class Broker:
         A call that was cut short by a crash is adopted: the run it started is the answer.
 
         Raises:
-            BrokerError: the budget is spent, the recipe is not YAML, or an anchor was edited.
+            BrokerError: the budget is spent, or an anchor was edited.
+            SubstrateError: the fork is not plain, or holds what no recorded change can tell.
         """
         number = self._answered("train") + 1
         if number > self.trainings:
@@ -135,8 +137,8 @@ class Broker:
             raise BrokerError("the anchor runs the standing recipe untouched; undo your edits")
         run = self.files.run(number)
         if not run.fork.exists():
-            self.substrate.plain_files(self.files.fork)
-            load_recipe(self.files.fork / self.substrate.file.recipe)
+            recorded_change(self.substrate, self.files.fork, self.round.standing)
+            criterion_of(load_recipe(self.files.fork / self.substrate.file.recipe))
             self.substrate.fork(run.fork, [], source=self.files.fork)
         self.substrate.verify(self.campaign.pins.substrate)
         submit(self.train_spec(number), self.cluster)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aevo.config.agent import EndpointSettings
 from aevo.config.schema import Config
-from aevo.errors import AevoError
+from aevo.errors import AevoError, SubstrateError
 from aevo.files import roundlog
 from aevo.files.documents import finished, read, write_json
 from aevo.files.paths import Layout, RoundLayout
@@ -30,6 +30,7 @@ from aevo.records.trace import Trace
 from aevo.substrate.catalogue import Move
 from aevo.substrate.catalogue import load as load_catalogue
 from aevo.substrate.frozen import open_substrate
+from aevo.substrate.measured import recorded_change
 from aevo.work.brief import opening
 from aevo.work.broker import Broker
 from aevo.work.budget import Meter
@@ -140,7 +141,7 @@ def build_manifest(
     runs = [training_run(broker, number) for number in broker.runs()]
     selected = select(broker, runs, finish)
     chosen = next((run for run in runs if selected and run.number == selected.run), None)
-    substrate, files = broker.substrate, broker.files
+    files = broker.files
     usage = broker.trace.usage()
     turns = sum(turn.role == "assistant" for turn in broker.trace.turns())
     failure = None
@@ -154,7 +155,7 @@ def build_manifest(
         status="ok" if selected else "failed", failure=failure,
         move=finish.move if finish else None,
         change=chosen.change if chosen else Change(),
-        recipe_sha256=chosen.recipe_sha256 if chosen else substrate.recipe_sha256(files.fork),
+        recipe_sha256=chosen.recipe_sha256 if chosen else recipe_sha256(broker, files.fork),
         substrate_sha256=broker.campaign.pins.substrate,
         runs=runs, selected=selected, claims=claims(finish, reason), agent=agent,
         cost=Cost(turns=turns, tokens_in=usage.tokens_in, tokens_out=usage.tokens_out,
@@ -163,13 +164,31 @@ def build_manifest(
     )
 
 
+def recipe_sha256(broker: Broker, fork: Path) -> str:
+    """Identifies what a fork trains with; empty for one that no training could be made of."""
+    try:
+        return broker.substrate.recipe_sha256(fork)
+    except SubstrateError:
+        return ""
+
+
+def change_of(broker: Broker, number: int) -> tuple[Change, str | None]:
+    """What run `number` changed, or none and why it cannot be told: then the run counts for
+    nothing, since what was measured is not what would be recorded."""
+    fork = broker.files.run(number).fork
+    try:
+        return recorded_change(broker.substrate, fork, broker.round.standing), None
+    except SubstrateError as error:
+        return Change(), str(error)
+
+
 def training_run(broker: Broker, number: int) -> TrainingRun:
     """One run as its records tell it; a run without a result says why."""
     run = broker.files.run(number)
-    substrate = broker.substrate
+    change, unrecorded = change_of(broker, number)
     found = broker.inspection(number) if run.result.exists() else None
     result = found.result if found else None
-    refused = found.failure if found else None
+    refused = unrecorded or (found.failure if found else None)
     counts = result is not None and refused is None
     scored = broker.checkpoint_scores(number) if counts and run.scores.exists() else []
     failure = None
@@ -186,9 +205,9 @@ def training_run(broker: Broker, number: int) -> TrainingRun:
         status=result.status if result and counts else "failed",
         steps=result.steps if result else 0, final_loss=result.final_loss if result else None,
         tokens=result.tokens if result else 0, seconds=result.seconds if result else 0.0,
-        recipe_sha256=substrate.recipe_sha256(run.fork),
+        recipe_sha256=recipe_sha256(broker, run.fork),
         data_sha256=found.proof.data_sha256 if found and found.proof else None,
-        change=substrate.diff(run.fork, broker.round.standing), checkpoints=scored,
+        change=change, checkpoints=scored,
         failure=failure,
     )
 
@@ -201,12 +220,12 @@ def select(broker: Broker, runs: list[TrainingRun], finish: Finish | None) -> Se
         return None
     run = scored[0] if broker.candidate.role == "anchor" else scored[-1]
     if finish is not None and finish.run is not None:
-        run = next(item for item in scored if item.number == finish.run)
+        run = next((item for item in scored if item.number == finish.run), run)
     criterion = broker.criterion(run.number)
     best: CheckpointScore | None = criterion.choose(run.checkpoints)
     name = criterion.name
     if finish is not None and finish.checkpoint is not None:
-        best = next(item for item in run.checkpoints if item.name == finish.checkpoint)
+        best = next((item for item in run.checkpoints if item.name == finish.checkpoint), best)
     if best is None:
         return None
     return Selected(run=run.number, checkpoint=best.name, criterion=name, dev=best.dev,
