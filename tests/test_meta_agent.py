@@ -434,7 +434,7 @@ def test_kill_9_in_the_middle_of_the_second_call(
         agent_config(layout, 1, server.url)
         server.faults.add(hang(60, match="refused (1 of 3)"))
         command = [sys.executable, "-c",
-                   "import sys; from aevo import meta; meta.main(sys.argv[1:])",
+                   "import sys; from aevo.meta import step; step.main(sys.argv[1:])",
                    str(layout.root), "1"]
         environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
         with subprocess.Popen(command, cwd=REPO, env=environment) as process:

@@ -75,10 +75,10 @@ def test_a_disk_that_refuses_leaves_the_old_record_and_one_line(tmp_path: Path) 
     path = tmp_path / "note.json"
     documents.write_json(path, Note(text="old"))
     code = (
-        "import signal, sys; from pathlib import Path; from aevo.records import io\n"
+        "import signal, sys; from pathlib import Path; from aevo.files import documents\n"
         "from tests.test_records_io import Note; from aevo.errors import RecordError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "try: io.write_json(Path(sys.argv[1]), Note(text='x' * 100_000))\n"
+        "try: documents.write_json(Path(sys.argv[1]), Note(text='x' * 100_000))\n"
         "except RecordError as error: print(error); sys.exit(error.code)\n"
     )
     done = subprocess.run(

@@ -240,7 +240,7 @@ def test_a_refused_proposal_is_reported(bench: Bench, monkeypatch: pytest.Monkey
         policy = proposal.policy.model_copy(update={"noise": noise})
         return proposal.model_copy(update={"policy": policy})
 
-    monkeypatch.setattr("aevo.simulation.campaign.propose", greedy)
+    monkeypatch.setattr("aevo.studies.simulation.campaign.propose", greedy)
     drawn = surface(bench, "no_effect")
     found = campaign(bench, drawn, rounds=2)
     assert len(found.refused) >= 2

@@ -208,7 +208,7 @@ def test_job_imports_the_snapshot_wherever_it_starts(
     for where in (REPO, checkout, layout.root):
         assert python(code, where, "import aevo; print(aevo.__file__)") == str(
             code / "aevo" / "__init__.py")
-    again = ("from pathlib import Path; import sys; from aevo import snapshot;"
+    again = ("from pathlib import Path; import sys; from aevo.start import snapshot;"
              "from aevo.files.paths import Layout; sys.dont_write_bytecode = True;"
              f"print(snapshot.take(Layout(Path({str(layout.root)!r})), None))")
     assert python(code, REPO, again) == str(code), "a job submits what it runs"
@@ -218,7 +218,7 @@ def test_job_imports_the_snapshot_wherever_it_starts(
 def test_process_keeps_to_the_snapshot_it_took(
     checkout: Path, layout: Layout, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aevo.__file__", str(checkout / "aevo" / "__init__.py"))
+    monkeypatch.setattr("aevo.start.snapshot.CHECKOUT", checkout)
     code = snapshot.take(layout, config)
     (checkout / "aevo" / "cli.py").write_text("half-edi")
     assert snapshot.take(layout, config) == code
@@ -261,7 +261,7 @@ def test_copy_of_the_substrate_has_its_digest_and_is_read_only(
 def test_large_file_is_linked_not_copied(
     source: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aevo.keep.MAX_COPIED", 10)
+    monkeypatch.setattr("aevo.start.copies.MAX_COPIED", 10)
     opened = open_substrate(source)
     kept = keep_substrate(layout, opened, opened.verify())
     ours, theirs = kept.root / "base" / "config.json", source / "base" / "config.json"

@@ -177,7 +177,7 @@ def test_sacct_that_fails_is_named_and_nothing_depends_on_it(jobs: Jobs, fake: F
 def test_stuck_sacct_is_given_up_at_its_deadline(
     jobs: Jobs, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aevo.jobs.accounting.SACCT_DEADLINE_S", 0.2)
+    monkeypatch.setattr("aevo.jobs.usage.SACCT_DEADLINE_S", 0.2)
     waiting(jobs, fake, "Priority")
     write_text(fake.folder / "sacct", "#!/bin/sh\nexec sleep 60\n", mode=0o755)
     assert look(jobs).problems == []

@@ -3,7 +3,7 @@
     python tests/bench/bench_search.py --searches greedy random --seeds 1 2 3 --work DIR \
         --campaigns runs/shift-1 runs/shift-2 runs/shift-3
 
-Each searcher of `aevo.simulation` asks for recipes (moves of the catalogue, code patches included)
+Each searcher of `aevo.studies.simulation` asks for recipes (moves of the catalogue, code patches included)
 and is told the dev score of each run and, where it submits, what a leaderboard with the default's
 rounding and quota would say. A run forks the substrate, applies the moves, builds the data there,
 trains, scores every checkpoint on dev and selects by the recipe's criterion, as a real round does;
