@@ -47,8 +47,8 @@ def criterion_of(recipe: dict[str, Any]) -> Criterion:
         SubstrateError: unknown criterion, or weights that are no finite numbers from 0 to 1e6 of
             which one is above 0.
     """
-    name = get_key(recipe, "select.criterion") or "dev"
-    weights = get_key(recipe, "select.weights") or {}
+    name, weights = (get_key(recipe, f"select.{key}") for key in ("criterion", "weights"))
+    name, weights = "dev" if name is None else name, {} if weights is None else weights
     if name not in CRITERIA:
         raise SubstrateError(f"select.criterion={shown(name)} is unknown",
                              f"one of {', '.join(CRITERIA)}")

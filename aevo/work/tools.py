@@ -8,6 +8,7 @@ mends it. Each call may be repeated after a crash and then has the same effect.
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -263,7 +264,7 @@ def _inside(root: Path, name: str) -> Path:
     """`root/name` with links resolved; refused if that leads out of `root`."""
     if not name.isprintable() or len(name) > 1000:
         raise ToolFailure(f"{ascii(name)[:300]} is no name of a file")
-    path = (root / name).resolve()
+    path = Path(os.path.realpath(root / name))  # resolve() raises for links in a circle
     if not path.is_relative_to(root.resolve()):
         raise ToolFailure(f"{name} is outside of your fork")
     return path
