@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from aevo.evaluate.untrusted import IntegrityError, open_folder, read_bytes, relative, shown
 from aevo.files import plain
 from aevo.files.documents import problems
+from aevo.files.untrusted import Room, plain_tree
 from aevo.records.scores import TrainingResult
-from aevo.sandbox.grants import irregular
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a checkpoint; as the evaluator's
 STATUSES = ("ok", "diverged")
@@ -23,12 +23,13 @@ RESERVED = frozenset({"base"})  # the evaluator's name for the bare base checkpo
 
 @dataclass(frozen=True)
 class OutputLimits:
-    """What a run may leave: files, bytes of all together, of result.json, checkpoints."""
+    """What a run may leave: files, apparent bytes of all together, bytes of result.json,
+    checkpoints."""
 
     files: int = 20_000
-    bytes: int = 256 << 30
+    bytes: int = 32 << 30
     result_bytes: int = 1 << 20
-    checkpoints: int = 1000
+    checkpoints: int = 64
 
 
 def check_output(folder: Path, limits: OutputLimits | None = None) -> TrainingResult:
@@ -78,23 +79,15 @@ def read_result(path: Path, max_bytes: int = 1 << 20) -> TrainingResult:
 
 
 def _check_tree(folder: Path, limits: OutputLimits) -> None:
-    count, total = 0, 0
-    for top, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(top, name)
-            if not name.isprintable() or name.startswith("-") or "\\" in name:
+    room = Room(files=limits.files, bytes=limits.bytes, file=limits.bytes, caches=True)
+    try:
+        found = plain_tree(folder, ["."], room)
+    except IntegrityError as error:
+        raise IntegrityError(f"the run left what it may not in {folder}: {error.what}") from error
+    for path in found:
+        for name in path.relative_to(folder).parts:
+            if name.startswith("-") or "\\" in name:
                 raise IntegrityError(f"the run left a file with an odd name: {shown(path)}")
-            count += 1
-            total += path.lstat().st_size
-        if count > limits.files:
-            raise IntegrityError(f"the run left more than {limits.files} files in {folder}")
-        if total > limits.bytes:
-            raise IntegrityError(f"the run left more than {limits.bytes} bytes in {folder}")
-    odd = irregular(folder)
-    if odd:
-        raise IntegrityError(
-            f"the run left {len(odd)} link(s), twin(s), pipe(s) or device(s) in {folder}: "
-            f"{shown(', '.join(odd[:5]))}")
 
 
 def _check_checkpoints(folder: Path, result: TrainingResult, limits: OutputLimits) -> None:

@@ -7,8 +7,11 @@ guaranteed: that a file stays as it is between two calls while a process of the 
 that a filesystem answers.
 """
 
+import contextlib
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,12 +31,14 @@ class IntegrityError(AevoError):
 @dataclass(frozen=True)
 class Room:
     """What a tree may take up. `bytes` and `file` are apparent sizes: a hole counts as what a copy
-    would write. `depth` is the number of folders on the way to a file."""
+    would write. `depth` is the number of folders on the way to a file. `caches`: byte code and
+    tool caches belong to it too; else they are passed over, as in digests and copies of forks."""
 
     files: int = 5000
     bytes: int = 256 << 20
     file: int = 64 << 20
     depth: int = 32
+    caches: bool = False
 
 
 def open_file(path: Path, folder: int | None = None) -> int:
@@ -120,7 +125,7 @@ def read_end(path: Path, max_bytes: int) -> bytes:
 
 
 def plain_tree(root: Path, names: Iterable[str], room: Room | None = None) -> list[Path]:
-    """The files of the named files and folders below `root`, sorted, caches left out.
+    """The files of the named files and folders below `root`, sorted.
 
     Guarantees: folders and plain files of readable names alone, none behind a link, none that we
     may not read, and all together within `room`. What is named and missing is left out.
@@ -157,7 +162,7 @@ def _walk(
             continue
         if len(path.relative_to(root).parts) > room.depth:
             raise IntegrityError(f"{_below(path, root)} lies more than {room.depth} folders deep")
-        pending += _entries(path, root)
+        pending += _entries(path, root, room)
 
 
 def _no_link_on_the_way(root: Path, name: PurePosixPath) -> None:
@@ -167,13 +172,13 @@ def _no_link_on_the_way(root: Path, name: PurePosixPath) -> None:
                                  "remove it from the fork")
 
 
-def _entries(folder: Path, root: Path) -> list[Path]:
+def _entries(folder: Path, root: Path, room: Room) -> list[Path]:
     try:
         names = [entry.name for entry in os.scandir(folder)]
     except OSError as error:
         raise IntegrityError(f"{_below(folder, root)} cannot be read ({error.strerror})",
                              "make it readable, or remove it") from error
-    kept = [name for name in names if not ignored(name)]
+    kept = [name for name in names if room.caches or not ignored(name)]
     for name in kept:
         if not name.isprintable():
             raise IntegrityError(f"{_below(folder / name, root)} has a name that is not printable",
@@ -242,3 +247,41 @@ def _is_visible(path: Path) -> bool:
         return False
     return (stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and path.name.isprintable()
             and not ignored(path.name) and os.access(path, os.R_OK))
+
+
+def there(path: Path | str) -> bool:
+    """True if a file is there that we may look at. Unlike `Path.exists` it never raises, whatever
+    the folder on the way has become or may forbid."""
+    try:
+        Path(path).stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """An empty folder for an untrusted program, gone afterwards whatever it left there."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder that an untrusted program filled, as far as we may; links are removed, not
+    followed. What it made unreadable is made readable first."""
+
+    def again(_: object, path: str, __: object) -> None:
+        try:
+            Path(path).parent.chmod(0o700)
+            if Path(path).is_dir() and not Path(path).is_symlink():
+                Path(path).chmod(0o700)
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                Path(path).unlink(missing_ok=True)
+        except OSError:
+            return
+
+    shutil.rmtree(folder, onerror=again)

@@ -19,6 +19,7 @@ from aevo.evaluate.proof import check_scores
 from aevo.files import digest, roundlog
 from aevo.files.documents import Part, read
 from aevo.files.paths import CandidateLayout, Layout, RoundLayout, RunLayout
+from aevo.files.untrusted import there
 from aevo.jobs.ending import cancel
 from aevo.jobs.folder import JobFolder, tail
 from aevo.jobs.state import observe
@@ -198,7 +199,7 @@ class Broker:
             BrokerError: the run has left no checkpoint; JobError: the evaluation itself failed.
         """
         run = self._known(number)
-        if not run.result.exists():
+        if not there(run.result):
             raise BrokerError(f"run {number} has no result yet", "wait for it first")
         found = self.inspection(number)
         if found.failure is not None:

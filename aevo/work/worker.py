@@ -17,6 +17,7 @@ from aevo.errors import AevoError, SubstrateError
 from aevo.files import roundlog
 from aevo.files.documents import finished, read, write_json
 from aevo.files.paths import Layout, RoundLayout
+from aevo.files.untrusted import there
 from aevo.jobs.usage import gpu_hours, queue_seconds
 from aevo.llm.client import OpenAIModel
 from aevo.llm.model import Model
@@ -120,7 +121,7 @@ def check_command(broker: Broker) -> str:
 def score_last_run(broker: Broker, finish: Finish | None) -> None:
     """Evaluates the last finished run if the agent ended without a scored one: what was trained
     and paid for counts."""
-    runs = [number for number in broker.runs() if broker.files.run(number).result.exists()]
+    runs = [number for number in broker.runs() if there(broker.files.run(number).result)]
     if finish is not None or not runs or broker.files.run(runs[-1]).scores.exists():
         return
     try:
@@ -186,7 +187,7 @@ def training_run(broker: Broker, number: int) -> TrainingRun:
     """One run as its records tell it; a run without a result says why."""
     run = broker.files.run(number)
     change, unrecorded = change_of(broker, number)
-    found = broker.inspection(number) if run.result.exists() else None
+    found = broker.inspection(number) if there(run.result) else None
     result = found.result if found else None
     refused = unrecorded or (found.failure if found else None)
     counts = result is not None and refused is None
