@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aevo.evaluate.lora import BANNED, REQUIRED, check_pairs, check_targets
+from aevo.evaluate.lora import BANNED, REQUIRED, check_pairs, check_targets, judged_config
 from aevo.evaluate.tensors import Judgement, Tensors
 from aevo.evaluate.untrusted import IntegrityError, open_file, open_folder, read_bytes, shown
+from aevo.files.documents import write_text
 from aevo.files.plain import FormError, from_json
 from aevo.records.inspection import AdapterReport
 
@@ -129,9 +130,9 @@ def take_adapter(
     source: Path, destination: Path, base: Path, base_sha256: str | None = None,
     limits: Limits | None = None, root: Path | None = None,
 ) -> AdapterReport:
-    """Copies an adapter, judges the copy, and only then gives it its name: whoever reads
-    `destination` reads what was judged, whatever happens to `source`. A copy that exists already
-    is judged again and kept.
+    """Copies an adapter, writes its config anew from what is understood, judges the copy, and only
+    then gives it its name: whoever reads `destination` reads what was judged, whatever happens to
+    `source`. A copy that exists already is judged again and kept.
 
     Raises:
         IntegrityError: naming what was found; nothing is left behind.
@@ -148,12 +149,30 @@ def take_adapter(
     try:
         copy = staging / "copy"
         copy_adapter(source, copy, limits, root)
+        _rewrite_config(copy, base, limits or Limits())
         report = check_adapter(copy, base, base_sha256, limits)
         with contextlib.suppress(FileExistsError):
             copy.rename(destination)
         return report
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _rewrite_config(copy: Path, base: Path, limits: Limits) -> None:
+    """Replaces the config, if there is one, by `judged_config`: a field that peft obeys and this
+    module does not know must not reach an evaluation or a submission."""
+    handle = open_folder(copy)
+    try:
+        config = _read_config(handle, limits)
+        if config is None:
+            return
+        rank, _ = _rank_and_scale(config[0], limits)
+        with Tensors(open_file(Path(WEIGHTS), handle), limits.bytes) as tensors:
+            modules = check_pairs(tensors.shapes, tensors.types, rank, base)
+        check_targets(config[0], modules)
+    finally:
+        os.close(handle)
+    write_text(copy / CONFIG, json.dumps(judged_config(config[0], modules, base), indent=2) + "\n")
 
 
 def _copy(folder: int, name: str, destination: Path, max_bytes: int) -> str:
