@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from aevo.errors import AevoError
+from aevo.files.words import line
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -14,7 +15,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def report(error: AevoError) -> None:
     """Prints an error as its one line."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {line(error, 4000)}", file=sys.stderr)
 
 
 class errors_as_one_line:

@@ -20,10 +20,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from aevo import cli
 from aevo.errors import ConfigError, RecordError
 from aevo.evidence.collector import entry_of
+from aevo.files import words
 from aevo.files.documents import read
 from aevo.files.paths import Layout, latest_campaign
 from aevo.leaderboard.archive import ArchiveError, Rules, pack
@@ -101,8 +103,9 @@ def _show(found: Sequence[Option]) -> None:
     shown = Table("round", "candidate", "expected", "by its own change", "basis", "recipe")
     for item in found:
         own = "" if item.change.empty else f"{item.step:+.4f} ± {item.se:.4f}"
-        shown.add_row(str(item.round), item.candidate, f"{item.expected:+.4f}", own, item.basis,
-                      item.recipe)
+        cells = [str(item.round), item.candidate, f"{item.expected:+.4f}", own, item.basis,
+                 item.recipe]
+        shown.add_row(*(Text(words.line(cell)) for cell in cells))  # no markup in a recipe's words
     Console(width=None if sys.stdout.isatty() else WIDTH).print(shown)
 
 

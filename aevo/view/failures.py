@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from aevo.files import words
 from aevo.files.documents import Part
 from aevo.files.paths import Layout
 from aevo.jobs.execute import TIME_LIMIT
@@ -151,7 +152,8 @@ def _failure(
         round=int(place.removeprefix("round-")) if place.startswith("round-") else None,
         job=item.spec.name, attempt=attempt, job_id=_job_id(item, attempt), node=node,
         time=times[0], outcome=outcome,
-        cause=autopsy.cause(message, texts), message=message, requeued=requeued,
+        cause=autopsy.cause(message, texts), requeued=requeued,
+        message=words.line(message, words.LONG),
         text=autopsy.traceback(text) or autopsy.last_lines(text),
         log=str(paths[-1]) if paths else "",
     )

@@ -7,7 +7,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from aevo.files import plain
+from aevo.files import plain, words
 from aevo.files.documents import Foreign, Part, finished, read
 from aevo.files.paths import CandidateLayout, Layout, RoundLayout
 from aevo.files.untrusted import read_end
@@ -18,7 +18,6 @@ from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from aevo.records.plan import Plan
 from aevo.records.scores import Scores
-from aevo.view.autopsy import CONTROL
 from aevo.view.problems import Problem, Problems
 
 WIDTH = 200  # of the table where it goes into a file or pipe
@@ -183,7 +182,7 @@ def _clean(text: str) -> str:
     """A log's line as a terminal may show it: no control characters, not too long; of a progress
     bar, its last state."""
     lines = [part for part in re.split(r"[\r\n]", text) if part.strip()]
-    return CONTROL.sub("", lines[-1].replace("\t", ""))[:LAST_CHARACTERS] if lines else ""
+    return words.line(lines[-1], LAST_CHARACTERS) if lines else ""
 
 
 def _last_dev(here: CandidateLayout) -> float | None:

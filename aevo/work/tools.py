@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from aevo.errors import AevoError
 from aevo.files import digest
@@ -90,7 +90,7 @@ class Finish(Arguments):
     checkpoint: str | None = Field(None, description="null: chosen by the recipe's criterion")
     move: str | None = Field(None, description="id of the catalogue move you tried, if one")
     summary: str
-    claimed_dev: float | None = None
+    claimed_dev: FiniteFloat | None = None
     findings: list[str] = []
     failure_modes: list[str] = []
 
