@@ -85,11 +85,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--top", type=int, default=5, help="how many to list (default: 5)")
     parser.add_argument("--out", type=Path, help="write the first one's submission archive there")
     given = parser.parse_args(arguments)
-    layout = Layout(given.campaign or latest_campaign(Path("runs")))
+    # Whole: a command of the substrate gets paths below it, and runs in another folder.
+    layout = Layout((given.campaign or latest_campaign(Path("runs"))).resolve())
     if not layout.campaign.is_file():
         raise RecordError(f"{layout.root} is not a campaign folder (it has no campaign.yaml)",
                           "name one, as in: python -m aevo.release runs/<campaign>")
     found = read_options(layout)
+    if not found and any(item.evidence.exists() for item in layout.rounds()):
+        raise RecordError(f"rounds of {layout.root} have ended, but no candidate has a score",
+                          f"python -m aevo.failures {layout.root} says why")
     if not found:
         raise RecordError(f"no round of {layout.root} has ended yet",
                           f"python -m aevo.status {layout.root} says how far it is")

@@ -105,8 +105,9 @@ def validate(kind: type[R], data: Any, where: str) -> R:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
+        mend = _STACK if issubclass(kind, Foreign) else _RESTORE
         raise RecordError(
-            f"{where} is not a valid {kind.__name__} ({problems(error)})", _RESTORE
+            f"{where} is not a valid {kind.__name__} ({problems(error)})", mend
         ) from error
 
 
@@ -162,6 +163,7 @@ def iterate_lines(kind: type[R], path: Path) -> Iterator[R]:
         yield validate(kind, data, f"{path}:{number}")
 
 
+_STACK = "a command of the training stack wrote it: mend that command"
 _RESTORE = "restore the file from a backup, or remove what it belongs to and run again"
 
 

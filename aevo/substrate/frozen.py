@@ -239,9 +239,9 @@ class Substrate:
                 continue
             try:
                 argv.append(word.format(**words))
-            except KeyError as error:
+            except (KeyError, IndexError, ValueError, AttributeError) as error:
                 raise SubstrateError(
-                    f"{self.root}/substrate.yaml: command `{name}` uses unknown {error.args[0]!r}",
+                    f"{self.root}/substrate.yaml: command `{name}` uses unknown {word!r}",
                     f"known: {', '.join(sorted(words))}",
                 ) from error
         if template.cwd == "fork" and fork is None:

@@ -13,6 +13,7 @@ from aevo.config.schema import AgentSettings, ModelSettings
 from aevo.config.trainer import EvaluatorSettings, TrainerSettings
 from aevo.errors import AevoError, JobError
 from aevo.evaluate import IntegrityError
+from aevo.evaluate.contract import check_predictions
 from aevo.evaluate.criterion import Criterion, criterion_of
 from aevo.evaluate.inspection import Inspector
 from aevo.evaluate.proof import check_scores
@@ -166,10 +167,12 @@ class Broker:
         if found.refused:
             self.trace.note("note", run=number, refused=found.refused)
         result = found.result
-        self._log(f"run {number} {result.status}, loss {_figure(result.final_loss)}")
+        why = _why(result.status, found.refused)
+        self._log(f"run {number} {result.status}, loss {_figure(result.final_loss)}"
+                  + (f": {why}" if why else ""))
         return RunStatus(
             run=number, status=result.status, final_loss=result.final_loss,
-            checkpoints=list(found.adapters), failure=_why(result.status, found.refused),
+            checkpoints=list(found.adapters), failure=why,
         )
 
     def inspection(self, number: int) -> Inspection:
@@ -243,8 +246,10 @@ class Broker:
             check_scores(scores, found.adapters, self.campaign.pins.dev_items,
                          written=path.stat().st_mtime,
                          trained=found.proof.ended if found.proof else None)
+            check_predictions(scores, path.parent)
         except IntegrityError as error:
-            raise JobError(f"{path}: {error}") from error
+            self._log(f"run {number}: the evaluation breaks the contract: {error.what}")
+            raise JobError(f"{path}: {error.what}", error.mend) from error
         return scores
 
     def criterion(self, number: int) -> Criterion:
