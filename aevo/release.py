@@ -85,8 +85,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--top", type=int, default=5, help="how many to list (default: 5)")
     parser.add_argument("--out", type=Path, help="write the first one's submission archive there")
     given = parser.parse_args(arguments)
-    # Whole: a command of the substrate gets paths below it, and runs in another folder.
-    layout = Layout((given.campaign or latest_campaign(Path("runs"))).resolve())
+    layout = Layout(given.campaign or latest_campaign(Path("runs")))
     if not layout.campaign.is_file():
         raise RecordError(f"{layout.root} is not a campaign folder (it has no campaign.yaml)",
                           "name one, as in: python -m aevo.release runs/<campaign>")
@@ -100,7 +99,9 @@ def main(arguments: list[str]) -> None:
     _show(found[:max(given.top, 1)])
     print(f"adapter: {entry(layout, found[0]).adapter}")
     if given.out is not None:
-        print(f"archive: {export(layout, found[0], given.out)}")
+        # Whole: the command of the substrate gets paths below it, and runs in another folder.
+        whole = Layout(layout.root.resolve())
+        print(f"archive: {export(whole, found[0], given.out)}")
 
 
 def _show(found: Sequence[Option]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 AEVO = Path(__file__).parents[1] / "aevo"
 # In the order of the loop. What stands in none of them is a command, which imports what it likes.
-ROOMS = ("errors", "cli", "statistics", "files", "records", "config", "sandbox", "substrate",
+ROOMS = ("errors", "statistics", "files", "cli", "records", "config", "sandbox", "substrate",
          "jobs", "llm", "policy", "plan", "evaluate", "leaderboard", "start", "work", "evidence",
          "meta", "view", "studies")
 MOST_FLOORS = 12

@@ -29,6 +29,7 @@ from aevo.records.policy import Policy, Provenance, StandingChange
 from aevo.start import items, snapshot
 from aevo.start.copies import MAX_COPIED, keep_constitution, keep_substrate
 from aevo.start.preflight import can_run
+from aevo.start.privacy import close_to_others
 from aevo.substrate.catalogue import load as load_catalogue
 from aevo.substrate.frozen import DEFAULT, Substrate, open_substrate
 from aevo.substrate.offered import check_choices
@@ -49,6 +50,7 @@ def open_campaign(config: Config) -> tuple[Layout, Campaign]:
     """
     layout = Layout(config.root)
     can_run(config)
+    close_to_others(layout.root)
     if finished(Campaign, layout.campaign):
         campaign = read(Campaign, layout.campaign)
         _check_pinned(config, campaign, layout)

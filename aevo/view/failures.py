@@ -190,7 +190,8 @@ class Refusal(Part):
 def refusals(layout: Layout, number: int | None = None) -> list[Refusal]:
     """What the trusted side refused, from inspections, manifests and what it told the agents."""
     found = []
-    for files in layout.rounds():
+    for root in sorted(layout.root.glob("round-[0-9]*")):
+        files = layout.round(int(root.name.removeprefix("round-")))
         if number is not None and files.number != number:
             continue
         for path in sorted(files.root.glob("c[0-9]*")):
