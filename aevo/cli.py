@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aevo.errors import AevoError
-from aevo.text import one_line
+from aevo.files.words import line
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -27,7 +27,7 @@ def parser(name: str, text: str | None) -> argparse.ArgumentParser:
 
 def report(error: AevoError) -> None:
     """Prints an error as its one line."""
-    print(f"error: {one_line(str(error))}", file=sys.stderr)
+    print(f"error: {line(error, 4000)}", file=sys.stderr)
 
 
 class errors_as_one_line:

@@ -7,9 +7,10 @@ attempt's own end.json, squeue, sacct (asked once, only for attempts that left n
 Attempts that Slurm took away to run them again (preemption, `scontrol requeue`) are no failures.
 Ends with exit code 0 whether there are failures or not. `--json` prints one object:
 
-    {"campaign": NAME, "failures": [FAILURE, …]}
+    {"campaign": NAME, "failures": [FAILURE, …], "refusals": [REFUSAL, …]}
 
-with a FAILURE as in `FailedAttempt`. Writes nothing.
+with a FAILURE as in `FailedAttempt` and a REFUSAL, of what ended well and does not count, as in
+`Refusal`. Writes nothing.
 """
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.console import Console
 from aevo import cli
 from aevo.errors import RecordError
 from aevo.files.paths import Layout, campaign_at
-from aevo.view.failures import Failures, failures, show
+from aevo.view.failures import Failures, failures, refusals, show
 
 
 def main(arguments: list[str]) -> None:
@@ -29,11 +30,12 @@ def main(arguments: list[str]) -> None:
     layout = Layout(campaign_at(given.campaign).resolve())
     if given.round is not None and not layout.round(given.round).root.is_dir():
         raise RecordError(f"{layout.root} has no round {given.round}")
-    found = failures(layout, given.round)
+    found, refused = failures(layout, given.round), refusals(layout, given.round)
     if given.json:
-        print(Failures(campaign=layout.root.name, failures=found).model_dump_json(indent=2))
+        print(Failures(campaign=layout.root.name, failures=found,
+                       refusals=refused).model_dump_json(indent=2))
     else:
-        show(found, Console())
+        show(found, Console(), refused)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from aevo import cli
 from aevo.errors import ConfigError, RecordError
 from aevo.evidence.collector import entry_of
+from aevo.files import words
 from aevo.files.documents import read
 from aevo.files.paths import Layout, campaign_at
 from aevo.leaderboard.archive import ArchiveError, Rules, pack
@@ -81,21 +83,27 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     layout = Layout(campaign_at(given.campaign))
     found = read_options(layout)
+    if not found and any(item.evidence.exists() for item in layout.rounds()):
+        raise RecordError(f"rounds of {layout.root} have ended, but no candidate has a score",
+                          f"python -m aevo.failures {layout.root} says why")
     if not found:
         raise RecordError(f"no round of {layout.root} has ended yet",
                           f"python -m aevo.status {layout.root} says how far it is")
     _show(found[:max(given.top, 1)])
     print(f"adapter: {entry(layout, found[0]).adapter}")
     if given.out is not None:
-        print(f"archive: {export(layout, found[0], given.out)}")
+        # Whole: the command of the substrate gets paths below it, and runs in another folder.
+        whole = Layout(layout.root.resolve())
+        print(f"archive: {export(whole, found[0], given.out)}")
 
 
 def _show(found: Sequence[Option]) -> None:
     shown = Table("round", "candidate", "expected", "by its own change", "basis", "recipe")
     for item in found:
         own = "" if item.change.empty else f"{item.step:+.4f} ± {item.se:.4f}"
-        shown.add_row(str(item.round), item.candidate, f"{item.expected:+.4f}", own, item.basis,
-                      item.recipe)
+        cells = [str(item.round), item.candidate, f"{item.expected:+.4f}", own, item.basis,
+                 item.recipe]
+        shown.add_row(*(Text(words.line(cell)) for cell in cells))  # no markup in a recipe's words
     Console(width=None if sys.stdout.isatty() else WIDTH).print(shown)
 
 

@@ -21,6 +21,7 @@ from aevo.files.paths import CandidateLayout, Layout
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.state import observe
 from aevo.jobs.submit import exhausted, submit
+from aevo.plan.cancel import cancel_all
 from aevo.plan.candidates import ensure_plan
 from aevo.plan.graph import round_jobs
 from aevo.plan.setup import OpenCampaign
@@ -35,6 +36,7 @@ from aevo.start.opening import open_campaign
 from aevo.start.preflight import free_space
 from aevo.view.dryrun import show_graph
 from aevo.view.follow import follow
+from aevo.view.outcome import check_baseline, check_measured
 
 
 def main(config: Config) -> None:
@@ -81,18 +83,30 @@ def run_round(campaign: OpenCampaign, number: int, stay: bool) -> None:
     """Runs or continues round `number`; returns when it is finished, or submitted if not `stay`.
 
     Raises:
-        JobError: collector or meta failed for good, or another driver is submitting.
+        JobError: collector or meta failed for good, another driver is submitting, every candidate
+            failed, or the baseline's evaluation breaks the contract.
     """
     layout, config = campaign.layout, campaign.config
     if is_finished(layout, number):
+        check_measured(layout, number)
         print(f"round {number} of {layout.root} is finished", flush=True)
         return
     specs = submit_round(campaign, number)
     if not stay:
         show_submitted(layout, number, specs)
         return
-    follow(layout, layout.round(number), specs, lambda: is_finished(layout, number),
-           lambda spec: resubmit(spec, config), ours=config.cluster.kind == "local")
+    def done() -> bool:
+        check_baseline(layout)
+        return is_finished(layout, number)
+
+    try:
+        follow(layout, layout.round(number), specs, done, lambda spec: resubmit(spec, config),
+               ours=config.cluster.kind == "local")
+        check_measured(layout, number)
+    except JobError:
+        if config.cluster.kind == "local":  # they belong to this command, and it ends here
+            cancel_all(layout)
+        raise
 
 
 def submit_round(campaign: OpenCampaign, number: int) -> list[JobSpec]:

@@ -2,11 +2,12 @@
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 AEVO = Path(__file__).parents[1] / "aevo"
 # In the order of the loop. What stands in none of them is a command, which imports what it likes.
-ROOMS = ("text", "errors", "cli", "statistics", "files", "records", "config", "sandbox",
+ROOMS = ("errors", "statistics", "text", "files", "cli", "records", "config", "sandbox",
          "substrate", "jobs", "llm", "policy", "plan", "evaluate", "leaderboard", "start", "work",
          "evidence", "meta", "view", "studies")
 MOST_FLOORS = 12
@@ -28,6 +29,7 @@ def room(path: Path) -> str:
     return path.relative_to(AEVO).parts[0].removesuffix(".py")
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """Which rooms each room imports."""
     found: dict[str, set[str]] = defaultdict(set)

@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aevo.evaluate.lora import BANNED, REQUIRED, check_pairs, check_ranks, check_targets
-from aevo.evaluate.outputs import read_bytes
+from aevo.evaluate.lora import (
+    BANNED,
+    REQUIRED,
+    check_pairs,
+    check_ranks,
+    check_targets,
+    judged_config,
+)
 from aevo.evaluate.tensors import Judgement, Tensors
-from aevo.evaluate.untrusted import IntegrityError, open_file, open_folder, shown
-from aevo.files.documents import whole_folder
+from aevo.evaluate.untrusted import IntegrityError, open_file, open_folder, read_bytes, shown
+from aevo.files.documents import whole_folder, write_text
+from aevo.files.plain import FormError, from_json
 from aevo.records.inspection import AdapterReport
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -128,9 +135,9 @@ def take_adapter(
     source: Path, destination: Path, base: Path, base_sha256: str | None = None,
     limits: Limits | None = None, root: Path | None = None,
 ) -> AdapterReport:
-    """Copies an adapter, judges the copy, and only then gives it its name: whoever reads
-    `destination` reads what was judged, whatever happens to `source`. A copy that exists already
-    is judged again and kept.
+    """Copies an adapter, writes its config anew from what is understood, judges the copy, and only
+    then gives it its name: whoever reads `destination` reads what was judged, whatever happens to
+    `source`. A copy that exists already is judged again and kept.
 
     Raises:
         IntegrityError: naming what was found; nothing is left behind.
@@ -144,19 +151,44 @@ def take_adapter(
         os.close(handle)
     with whole_folder(destination) as copy:
         copy_adapter(source, copy, limits, root)
+        _rewrite_config(copy, base, limits or Limits())
         return check_adapter(copy, base, base_sha256, limits)
+
+
+def _rewrite_config(copy: Path, base: Path, limits: Limits) -> None:
+    """Replaces the config, if there is one, by `judged_config`: a field that peft obeys and this
+    module does not know must not reach an evaluation or a submission."""
+    handle = open_folder(copy)
+    try:
+        config = _read_config(handle, limits)
+        if config is None:
+            return
+        rank, scale = _rank_and_scale(config[0], limits)
+        ranks = check_ranks(config[0], rank, scale)
+        with Tensors(open_file(Path(WEIGHTS), handle), limits.bytes) as tensors:
+            modules = check_pairs(tensors.shapes, tensors.types, rank, base, ranks)
+        check_targets(config[0], modules)
+    finally:
+        os.close(handle)
+    write_text(copy / CONFIG, json.dumps(judged_config(config[0], modules, base), indent=2) + "\n")
 
 
 def _copy(folder: int, name: str, destination: Path, max_bytes: int) -> str:
     digest, left = hashlib.sha256(), max_bytes
     with (os.fdopen(open_file(Path(name), folder), "rb", buffering=0) as source,
           (destination / name).open("xb") as target):
+        if os.fstat(source.fileno()).st_size > max_bytes:
+            raise IntegrityError(f"{name} is larger than {max_bytes} bytes")
         while block := source.read(BLOCK):
             left -= len(block)
             if left < 0:
                 raise IntegrityError(f"{name} is larger than {max_bytes} bytes")
             digest.update(block)
-            target.write(block)
+            if block.strip(b"\0"):
+                target.write(block)
+            else:  # a hole costs a worker nothing: it must not cost us a disk
+                target.seek(len(block), os.SEEK_CUR)
+        target.truncate()
         target.flush()
         os.fsync(target.fileno())
     return digest.hexdigest()
@@ -181,9 +213,9 @@ def _read_config(handle: int, limits: Limits) -> tuple[dict[str, Any], str] | No
         return None
     data = read_bytes(Path(CONFIG), limits.config_bytes, handle)
     try:
-        config: Any = json.loads(data, parse_constant=lambda _: None)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{CONFIG} is not JSON ({shown(error)})") from error
+        config = from_json(data, CONFIG)
+    except FormError as error:
+        raise IntegrityError(str(error)) from error
     if not isinstance(config, dict):
         raise IntegrityError(f"{CONFIG} is no JSON object")
     for key in BANNED:

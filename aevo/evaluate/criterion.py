@@ -6,9 +6,11 @@ from typing import Any
 
 from aevo.errors import SubstrateError
 from aevo.files.keys import get_key
+from aevo.files.untrusted import shown
 from aevo.records.scores import Score, weighted_mean
 
 CRITERIA = ("dev", "reweighted", "last")
+MOST = 1e6  # a weight
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Criterion:
             return float(step)
         if self.name == "dev":
             return score.dev or 0.0
+        if not any(self.weights.get(name, 1.0) for name in score.domains):
+            return score.dev or 0.0  # of the domains that there are, none has a weight
         return weighted_mean(score.domains, self.weights)
 
 
@@ -32,14 +36,21 @@ def criterion_of(recipe: dict[str, Any]) -> Criterion:
     """Reads the `select` section of a recipe; without one the criterion is `dev`.
 
     Raises:
-        SubstrateError: unknown criterion, or weights that are not positive numbers.
+        SubstrateError: unknown criterion, or weights that are no finite numbers from 0 to 1e6 of
+            which one is above 0.
     """
-    name = get_key(recipe, "select.criterion") or "dev"
-    weights = get_key(recipe, "select.weights") or {}
+    name, weights = (get_key(recipe, f"select.{key}") for key in ("criterion", "weights"))
+    name, weights = "dev" if name is None else name, {} if weights is None else weights
     if name not in CRITERIA:
-        raise SubstrateError(f"select.criterion={name} is unknown", f"one of {', '.join(CRITERIA)}")
-    if not isinstance(weights, dict) or not all(
-        isinstance(value, int | float) and value >= 0 for value in weights.values()
-    ):
-        raise SubstrateError("select.weights must map domains to numbers >= 0")
+        raise SubstrateError(f"select.criterion={shown(name)} is unknown",
+                             f"one of {', '.join(CRITERIA)}")
+    if not isinstance(weights, dict) or not all(_is_weight(value) for value in weights.values()):
+        raise SubstrateError(f"select.weights must map domains to numbers from 0 to {MOST:g}")
+    if weights and not any(weights.values()):
+        raise SubstrateError("select.weights are all zero", "give one of them a number above 0")
     return Criterion(name, {key: float(value) for key, value in weights.items()})
+
+
+def _is_weight(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value <= MOST  # NaN is not

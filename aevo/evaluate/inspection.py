@@ -5,23 +5,28 @@ evaluation items, its output for what is no plain file, and each adapter is copi
 worker writes, judged there, and evaluated and submitted from there.
 """
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from aevo.evaluate import IntegrityError
 from aevo.evaluate.adapters import take_adapter
-from aevo.evaluate.outputs import check_output
+from aevo.evaluate.outputs import OutputLimits, check_output
 from aevo.evaluate.overlap import overlap
 from aevo.evaluate.proof import prove_run
+from aevo.evaluate.rows import MAX_BYTES
 from aevo.files.documents import finished, read, write_json
 from aevo.files.paths import RunLayout
+from aevo.files.untrusted import Room, plain_tree
 from aevo.records.inspection import AdapterReport, Inspection, OverlapReport
 from aevo.records.job import JobSpec
 from aevo.records.scores import TrainingResult
-from aevo.sandbox import irregular
 from aevo.substrate.frozen import Substrate
 
-MAX_DATA_FILES = 64  # in a run's data folder; what a training reads is a handful
+# A run's data folder: what a training reads is a handful of files. All of it is searched, in at
+# most SEARCH_S: trusted work that a candidate causes is bounded, and within its wall budget.
+DATA = Room(files=64, bytes=MAX_BYTES, file=MAX_BYTES, caches=True)
+SEARCH_S = 1800.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class Inspector:
         adapters: dict[str, AdapterReport] = {}
         refused: dict[str, str] = {}
         try:
-            result = check_output(run.output)
+            limits = OutputLimits(bytes=int(expected.resources.disk_gb * 2**30))
+            result = check_output(run.output, limits)
             reports = self._overlaps(run.data)
             adapters, refused = self._take(run, result)
             proof = prove_run(run, expected, seed, self.substrate, result, adapters)
@@ -66,13 +72,12 @@ class Inspector:
         Raises:
             IntegrityError: the folder holds links or pipes, or too many files to look at.
         """
-        if odd := irregular(data):
-            raise IntegrityError(f"the data folder holds {odd[0]!r}, which is no plain file")
-        files = sorted(path for path in data.rglob("*") if path.is_file())
-        if len(files) > MAX_DATA_FILES:
-            raise IntegrityError(f"the data folder holds {len(files)} files, "
-                                 f"more than {MAX_DATA_FILES}")
-        return [overlap(path, self.items) for path in files]
+        try:
+            files = plain_tree(data, ["."], DATA)
+        except IntegrityError as error:
+            raise IntegrityError(f"the data folder: {error.what}") from error
+        until = time.monotonic() + SEARCH_S
+        return [overlap(path, self.items, until=until) for path in files]
 
     def _take(
         self, run: RunLayout, result: TrainingResult

@@ -24,10 +24,38 @@ REQUIRED: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None, []), "use_qalora": (False, None),
     "use_bdlora": (False, None), "arrow_config": (None,), "monteclora_config": (None,),
     "velora_config": (None,), "kasa_config": (None,), "use_rslora": (False, True, None),
+    # pissa, olora, eva, corda and loftq change the base itself, which no evaluation would do.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal"),
 }
 # Fields by which a loader would import code that the adapter names.
 BANNED = ("auto_map", "auto_mapping", "trust_remote_code", "custom_modules", "_custom_modules",
           "custom_pipelines", "parent_library", "base_model_class")
+
+
+def judged_config(
+    config: Mapping[str, Any], modules: Iterable[str], base: Path
+) -> dict[str, Any]:
+    """The config of a LoRA written anew: rank and scale as they were judged, the modules that the
+    tensors are of, and nothing else that the run wrote. What a loader takes from fields that are
+    not here (other layers, other patterns, another core) it takes from its defaults."""
+    return {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None,
+        "inference_mode": True, "r": config["r"], "lora_alpha": config["lora_alpha"],
+        "use_rslora": bool(config.get("use_rslora")), "lora_dropout": 0.0, "bias": "none",
+        "init_lora_weights": True, "fan_in_fan_out": False,
+        "target_modules": _targets(set(modules), base),
+        # `check_ranks` has read these as plain words, one rank and one scale each
+        **{key: config[key] for key in ("rank_pattern", "alpha_pattern", "base_sha256")
+           if config.get(key)},
+    }
+
+
+def _targets(modules: set[str], base: Path) -> list[str]:
+    """Last names where they mean just these modules of the base, else the whole names."""
+    last = {module.rpartition(".")[2] for module in modules}
+    meant = {name for key, shape in base_shapes(base).items() if len(shape) == 2
+             and (name := key.removesuffix(".weight")).rpartition(".")[2] in last}
+    return sorted(last if meant == modules else modules)
 
 
 def base_shapes(base: Path) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ one line changed, most items of the preset `challenge` are found (bits, gravity,
 numeral hardly any); of `tiny`, whose items are shorter, none: there only copies are.
 """
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ FOUND, HITS = 5000, 20  # ids and hits that a report lists
 
 def overlap(
     data: Path, items: Sequence[Path], n: int = 13, share: float = NEAR_SHARE,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int = MAX_BYTES, until: float = math.inf,
 ) -> OverlapReport:
     """Looks for the items of some JSONL files in a file of training data.
 
@@ -45,6 +46,7 @@ def overlap(
         n: words of an n-gram.
         share: part of an item's distinctive text that makes a near-copy.
         max_bytes: what is read of the data; of a larger file the report is incomplete.
+        until: when to stop, by the monotonic clock; the report is incomplete then.
 
     Returns:
         A report of the bytes that were read; its digest is of exactly those.
@@ -52,16 +54,21 @@ def overlap(
     Raises:
         IntegrityError: the data is no plain file; RecordError: an item file is not as it must be.
     """
-    return scan(Index.of(read_items(items), n, share), data, max_bytes)
+    return scan(Index.of(read_items(items), n, share), data, max_bytes, until)
 
 
-def scan(index: Index, data: Path, max_bytes: int = MAX_BYTES) -> OverlapReport:
+def scan(
+    index: Index, data: Path, max_bytes: int = MAX_BYTES, until: float = math.inf
+) -> OverlapReport:
     """Like `overlap`, for an index that is used more than once."""
     begun = time.monotonic()
     best: dict[int, Hit] = {}
     with Rows(data, max_bytes, index.longest) as rows:
         for batch in rows.batches(BATCH_TOKENS):
             keep_best(best, index.hits(batch))
+            if time.monotonic() > until:
+                rows.complete = False
+                break
         hits = sorted(best.values(), key=lambda hit: (hit.row, hit.item))
         counts = {kind: sum(hit.match == kind for hit in hits) for kind in _ORDER}
         return OverlapReport(

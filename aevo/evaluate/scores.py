@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from aevo.errors import JobError
+from aevo.evaluate.contract import check_predictions
 from aevo.evaluate.criterion import Criterion
 from aevo.evaluate.untrusted import IntegrityError
 from aevo.files.documents import read
@@ -28,8 +29,9 @@ def read_scores(run: RunLayout, found: Inspection, items_sha256: str) -> Scores:
     try:
         check_scores(scores, found.adapters, items_sha256, written=run.scores.stat().st_mtime,
                      trained=found.proof.ended if found.proof else None)
+        check_predictions(scores, run.scores.parent)
     except IntegrityError as error:
-        raise JobError(f"{run.scores}: {error}") from error
+        raise JobError(f"{run.scores}: {error.what}", error.mend) from error
     return scores
 
 

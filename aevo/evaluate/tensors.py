@@ -1,22 +1,23 @@
 """A safetensors file, read through one descriptor, without torch."""
 
 import hashlib
-import json
 import math
 import os
 import struct
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from aevo.evaluate.text import Pairs
 from aevo.evaluate.untrusted import IntegrityError, shown
+from aevo.files.plain import FormError, Limits, from_json
 
 WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 MAX_HEADER = 32 << 20
+HEADER = Limits(bytes=MAX_HEADER, nodes=2_000_000, depth=4, key=500)
 CHUNK = 4 << 20  # bytes
 
 
@@ -64,31 +65,26 @@ class Tensors:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def _read_header(self) -> None:
+        header = self._header()
         try:
             # By its descriptor: the name may be another file by now.
             with safe_open(f"/proc/self/fd/{self.handle}", framework="numpy") as file:
                 self.metadata: dict[str, str] = file.metadata() or {}
                 names = list(file.keys())
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, OverflowError) as error:
             raise IntegrityError(f"the weights are no safetensors file ({shown(error)})") from error
-        length = struct.unpack("<Q", os.pread(self.handle, 8, 0))[0]
-        if length > MAX_HEADER:
-            raise IntegrityError(f"the weights' header is larger than {MAX_HEADER} bytes")
-        header = json.loads(os.pread(self.handle, length, 8), object_pairs_hook=Pairs)
-        self.start = 8 + length
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, str] = {}
         self.offsets: dict[str, tuple[int, int]] = {}
-        for name, entry in header:
+        for name, entry in header.items():
             if name == "__metadata__":
                 continue
-            fields = dict(entry)
-            if name in self.shapes or not name.isprintable() or len(name) > 500:
-                raise IntegrityError(f"the weights have a tensor twice or of an odd name: "
-                                     f"{shown(name)}")
-            self.shapes[name], self.types[name] = tuple(fields["shape"]), fields["dtype"]
-            begin, end = fields["data_offsets"]
+            try:
+                self.shapes[name], self.types[name] = tuple(entry["shape"]), str(entry["dtype"])
+                begin, end = map(int, entry["data_offsets"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise IntegrityError(f"{shown(name)} has no shape, dtype and offsets") from error
             self.offsets[name] = (begin, end)
             width = WIDTH.get(self.types[name])
             if width is None:
@@ -98,6 +94,22 @@ class Tensors:
                 raise IntegrityError(f"{shown(name)} has no values or not as many as its shape")
         if self.shapes != shapes or not shapes:
             raise IntegrityError("the weights have no tensors, or a header that reads in two ways")
+
+    def _header(self) -> dict[str, Any]:
+        """The header as plain values; reading it first bounds what the library is given."""
+        start = os.pread(self.handle, 8, 0)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= MAX_HEADER:
+            raise IntegrityError("the weights are no safetensors file (their header is empty or "
+                                 f"larger than {MAX_HEADER} bytes)")
+        self.start = 8 + length
+        try:
+            header = from_json(os.pread(self.handle, length, 8), "the weights' header", HEADER)
+        except FormError as error:
+            raise IntegrityError(f"the weights are no safetensors file: {error}") from error
+        if not isinstance(header, dict):
+            raise IntegrityError("the weights' header is no JSON object")
+        return header
 
     def judge(self, name: str) -> Judgement:
         """Reads the values of one tensor, in pieces."""

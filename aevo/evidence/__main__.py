@@ -6,6 +6,7 @@ from aevo import cli
 from aevo.errors import ConfigError, RecordError
 from aevo.evidence.verify import verify
 from aevo.files.paths import Layout
+from aevo.policy import chain
 
 
 def main(arguments: list[str]) -> None:
@@ -17,7 +18,8 @@ def main(arguments: list[str]) -> None:
     """
     if len(arguments) != 2 or arguments[0] != "verify":
         raise ConfigError("wrong arguments", "python -m aevo.evidence verify CAMPAIGN_FOLDER")
-    lines = verify(Layout(Path(arguments[1])))
+    layout = Layout(Path(arguments[1]))
+    lines = [*verify(layout), *chain.broken(layout)]
     for line in lines:
         print(line)
     if lines:

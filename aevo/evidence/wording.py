@@ -4,6 +4,7 @@
 from collections.abc import Mapping, Sequence
 
 from aevo.evidence.inputs import RoundFacts
+from aevo.files import words
 from aevo.records.change import Change
 from aevo.records.evidence import (
     SECTIONS,
@@ -179,13 +180,14 @@ def render(evidence: Evidence) -> str:
     for key, title in SECTIONS.items():
         lines += ["", f"## {title}", "", *(bodies[key] or ["None."])]
         lines += _prose(evidence, key)
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(words.markdown, lines)) + "\n"
 
 
 def _prose(evidence: Evidence, section: str) -> list[str]:
     """A model's words as a quotation, which can hold no heading and no markup of its own."""
     text = evidence.prose.sections.get(section, "") if evidence.prose else ""
-    quoted = [f"> {line}".rstrip() for line in _plain(text).strip().splitlines()]
+    quoted = [f"> {words.line(line, words.LONG)}".rstrip()
+              for line in _plain(text).strip().splitlines()]
     return ["", *quoted] if quoted else []
 
 

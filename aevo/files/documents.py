@@ -141,7 +141,7 @@ def read(kind: type[R], path: Path) -> R:
         raise RecordError(f"{path} cannot be read ({error})") from error
     try:
         data = yaml.safe_load(text) if path.suffix != ".json" else json.loads(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none, depth
         raise RecordError(f"{path} is not valid {path.suffix[1:]} ({one_line(str(error))})",
                           _RESTORE) from error
     return validate(kind, data, str(path))
@@ -156,8 +156,9 @@ def validate(kind: type[R], data: Any, where: str) -> R:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
+        mend = _STACK if issubclass(kind, Foreign) else _RESTORE
         raise RecordError(
-            f"{where} is not a valid {kind.__name__} ({problems(error)})", _RESTORE
+            f"{where} is not a valid {kind.__name__} ({problems(error)})", mend
         ) from error
 
 
@@ -208,11 +209,12 @@ def iterate_lines(kind: type[R], path: Path) -> Iterator[R]:
             return
         try:
             data = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordError(f"{path}:{number} is not JSON ({error})", _RESTORE) from error
         yield validate(kind, data, f"{path}:{number}")
 
 
+_STACK = "a command of the training stack wrote it: mend that command"
 _RESTORE = "restore the file from a backup, or remove what it belongs to and run again"
 
 

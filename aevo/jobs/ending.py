@@ -4,12 +4,13 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from aevo.files import lease
 from aevo.files.documents import read, write_json
+from aevo.files.untrusted import there
 from aevo.jobs import slurm
 from aevo.jobs.folder import CANCELLED, JobFolder, JobState, last_attempt
+from aevo.jobs.state import WRITTEN_INSIDE
 from aevo.records.job import JobEnd, JobSpec, Running
 
 GRACE_S = 3.0  # between asking a local job to end and killing it
@@ -35,7 +36,8 @@ def cancel_many(jobs: Iterable[JobFolder]) -> list[str]:
         if not job.spec.exists():
             continue
         spec = read(JobSpec, job.spec)
-        if spec.queue is not None and not Path(spec.product).exists():
+        done = there(spec.product) and spec.kind not in WRITTEN_INSIDE
+        if spec.queue is not None and not done:
             queued.append(job)
         elif spec.queue is None and _end_processes(job):
             ended.append(spec.name)

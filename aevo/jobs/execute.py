@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from aevo.errors import AevoError, JobError
 from aevo.files import lease
 from aevo.files.documents import append_line, read, write_json
 from aevo.files.lease import Lease
+from aevo.files.untrusted import scratch_folder, there
 from aevo.jobs import slurm
 from aevo.jobs.ending import cancel_owned
 from aevo.jobs.environment import environment
@@ -50,6 +50,8 @@ TAKEOVER_S = 600.0
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK",
                   "MASTER_ADDR", "MASTER_PORT",
                   "TORCHELASTIC_USE_AGENT_STORE")  # torchrun's own process listens on that port
+# A training writes its result last. What goes on after it is ended: it would hold its slot.
+RESULT_GRACE_S, RESULT_POLL_S = 30.0, 1.0
 TIME_LIMIT = 124  # exit code of an attempt that reached its time limit
 
 
@@ -198,16 +200,17 @@ def _run(here: Attempt, slots: list[Path], alive: Lease) -> None:
         inherited.append(slot.fd)
     here.enter("running")
     here.note("started")
-    if Path(spec.product).exists():
+    if there(spec.product):
         return
     if spec.entry is not None:
         module, function = spec.entry.split(":")
         getattr(importlib.import_module(module), function)(spec.arguments)
     deadline = time.monotonic() + 60 * spec.resources.time_min
-    with tempfile.TemporaryDirectory(prefix="aevo-") as scratch:
-        for step in spec.steps:
-            _run_step(here, step, inherited, deadline, scratch)
-    if not Path(spec.product).exists():
+    for step in spec.steps:
+        # Its own for each: what data.build hid there, a training would read, and no search see.
+        with scratch_folder("aevo-") as scratch:
+            _run_step(here, step, inherited, deadline, str(scratch))
+    if not there(spec.product):
         raise JobError(f"ended without leaving {spec.product}")
 
 
@@ -242,21 +245,43 @@ def _run_step(
                       if name.startswith("SLURM_") and name != "SLURM_CPU_BIND"}
     child = subprocess.Popen(command, cwd=step.cwd, stdin=subprocess.DEVNULL, pass_fds=inherited,
                              start_new_session=True, env=variables)
-    watch = Watch(spec)
+    watch, result = Watch(spec), _Result(spec, step)
     try:
         here.enter("running", child.pid)
         while child.poll() is None:
             if time.monotonic() > deadline:
                 raise JobError(f"TIMEOUT after {spec.resources.time_min} min: {step.argv[2]}")
             watch.look()
+            if result.overdue():
+                print(f"ended: it went on for {RESULT_GRACE_S:g} s after it had written "
+                      f"{spec.product}", flush=True)
+                return
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=min(watch.pause_s, max(0.1, deadline - time.monotonic())))
+                left_s = max(0.1, deadline - time.monotonic())
+                child.wait(timeout=min(watch.pause_s, result.pause_s, left_s))
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     if child.returncode != 0:
         raise JobError(f"`{' '.join(step.argv[1:3])}` ended with {_exit_text(child.returncode)}")
+
+
+class _Result:
+    """Whether a step of worker-written code goes on although it has written the job's product."""
+
+    def __init__(self, spec: JobSpec, step: Step) -> None:
+        self.product = spec.product if step.confine is not None else None
+        self.pause_s = RESULT_POLL_S if self.product else 3600.0
+        self.since: float | None = None
+
+    def overdue(self) -> bool:
+        """True once the product has been there for RESULT_GRACE_S."""
+        if self.product is None or not there(self.product):
+            self.since = None
+            return False
+        self.since = self.since or time.monotonic()
+        return time.monotonic() - self.since > RESULT_GRACE_S
 
 
 def _confined(

@@ -5,6 +5,7 @@ Locally a job waits for its dependencies and its slot itself, and its lease says
 
 import contextlib
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import submitit
 
 from aevo.config.cluster import LocalCluster
+from aevo.errors import ConfigError
 from aevo.jobs.environment import package_first, variables
 from aevo.jobs.execute import run_job
 from aevo.jobs.folder import JobFolder
@@ -40,10 +42,27 @@ def start(job: JobFolder, spec: JobSpec, attempt: int, cluster: LocalCluster) ->
     return str(started.job_id)
 
 
+def _own_folder() -> Path:
+    """A folder in the temporary directory that is this user's alone: another could hold its slots.
+
+    Raises:
+        ConfigError: its name is taken by something else.
+    """
+    folder = Path(tempfile.gettempdir(), f"aevo-slots-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ConfigError(f"{folder} is not a folder of yours, so others may hold its slots",
+                          "remove it, or give cluster.slot_folder=PATH")
+    folder.chmod(0o700)
+    return folder
+
+
 def slot_files(cluster: LocalCluster) -> list[Path]:
     """The machine's slots, shared by every campaign of this user on it."""
     count = cluster.slots or os.cpu_count() or 1
-    folder = Path(cluster.slot_folder or Path(tempfile.gettempdir(), f"aevo-slots-{os.getuid()}"))
+    folder = Path(cluster.slot_folder or _own_folder())
     return [folder / f"slot-{number}.lock" for number in range(count)]
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from aevo.errors import AevoError
+from aevo.files.untrusted import there
 from aevo.jobs.folder import CANCELLED, JobFolder
 from aevo.jobs.state import observe
 from aevo.records.job import JobSpec
@@ -40,7 +41,7 @@ class Watch:
         if self.owner is None or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self.every_s
-        if self.product.exists():  # done but for its last breath; the worker need not wait for it
+        if there(self.product):  # done but for its last breath; the worker need not wait for it
             return
         state = observe(self.owner)
         self._gone = 0 if state.alive else self._gone + 1

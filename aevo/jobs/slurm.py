@@ -9,6 +9,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from aevo.config.cluster import SlurmCluster
 from aevo.errors import JobError
 from aevo.files.documents import read
+from aevo.files.untrusted import there
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.queue import ACTIVE, WAITING, Snapshot, ask, call
 from aevo.jobs.script import dependency, executor, job_name, refusal
@@ -108,4 +109,4 @@ def restarts(job_id: str) -> int | None:
 
 
 def _has_product(job: JobFolder) -> bool:
-    return Path(read(JobSpec, job.spec).product).exists()
+    return there(read(JobSpec, job.spec).product)

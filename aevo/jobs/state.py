@@ -1,8 +1,8 @@
 """The state of a job, told from its folder, and for a job on Slurm from what Slurm says of it.
 
-Order: the product, then how the last attempt ended, then the scheduler's queue, then accounting.
-Never guesses: `lost` means submitted, not alive and no record left; `unknown` means that the
-scheduler does not answer, which says nothing of the job.
+Order: the product (of a training, once its processes have ended), then how the last attempt ended,
+then the scheduler's queue, then accounting. Never guesses: `lost` means submitted, not alive and no
+record left; `unknown` means that the scheduler does not answer, which says nothing of the job.
 """
 
 import os
@@ -11,12 +11,15 @@ from pathlib import Path
 
 from aevo.files import lease
 from aevo.files.documents import read
+from aevo.files.untrusted import there
 from aevo.jobs.folder import CANCELLED, JobFolder, JobState, last_attempt
 from aevo.jobs.queue import ACTIVE, WAITING, QueuedJob, Snapshot, accounted, snapshot
 from aevo.records.job import JobSpec, LedgerLine, Queue
 
 # A submission that was not answered may still be on its way for this long.
 ANSWER_S = 60.0
+# Kinds of jobs whose product worker-written code writes: it says nothing of their end.
+WRITTEN_INSIDE = frozenset({"train"})
 
 _fates: dict[str, str] = {}  # what sacct said of a job that is over; it will not change
 _gone_since: dict[tuple[str, int], float] = {}  # when this process first saw an attempt gone
@@ -30,13 +33,28 @@ def observe(job: JobFolder) -> JobState:
     lines = job.lines()
     attempt = last_attempt(lines)
     log = job.log(attempt) if attempt else None
-    if Path(spec.product).exists():
-        return JobState(spec.name, "finished", attempt, log, job_id=_job_id(lines))
+    if there(spec.product):
+        lives = spec.kind in WRITTEN_INSIDE and bool(lines) and _lives_on(job, spec, lines)
+        return JobState(spec.name, "ending" if lives else "finished", attempt, log,
+                        job_id=_job_id(lines))
     if not lines:
         return JobState(spec.name, "none", 0, None)
     if spec.queue is not None:
         return _on_slurm(job, spec, spec.queue, lines)
     return _on_this_machine(job, spec, lines)
+
+
+def _lives_on(job: JobFolder, spec: JobSpec, lines: list[LedgerLine]) -> bool:
+    """True while a job that has its product still runs: worker-written code wrote it, and may hold
+    its slot and go on writing. The job ends it (`aevo.jobs.execute.RESULT_GRACE_S`)."""
+    if spec.queue is None:
+        return lease.held(job.alive)
+    if job.ended(last_attempt(lines)) is not None:
+        return False
+    known = snapshot(spec.queue)
+    job_id = current_id(lines, known)
+    row = known.job(job_id) if job_id else None
+    return row is not None and row.state.startswith(ACTIVE)
 
 
 def _on_this_machine(job: JobFolder, spec: JobSpec, lines: list[LedgerLine]) -> JobState:
@@ -62,7 +80,7 @@ def _ended(
     end = job.ended(attempt)
     if end is None or end.requeued:
         return None
-    if Path(spec.product).exists():  # it ended between the two looks
+    if there(spec.product):  # it ended between the two looks
         return JobState(spec.name, "finished", attempt, log)
     return JobState(spec.name, "failed", attempt, log, end.message or f"exit {end.exit_code}",
                     cancelled=end.exit_code == CANCELLED, job_id=_job_id(lines))

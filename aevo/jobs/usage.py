@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aevo.files.documents import read
+from aevo.files.untrusted import there
 from aevo.jobs.folder import JobFolder, JobState, last_attempt
 from aevo.jobs.queue import QueuedJob, Snapshot, call, snapshot
 from aevo.jobs.state import current_id, observe
@@ -95,7 +96,7 @@ def _state(
 def _on_record(job: JobFolder, spec: JobSpec, lines: list[LedgerLine]) -> bool:
     """True if the records say how the job stands, without the scheduler."""
     end = job.ended(last_attempt(lines))
-    return (Path(spec.product).exists() or (end is not None and not end.requeued)
+    return (there(spec.product) or (end is not None and not end.requeued)
             or lines[-1].event == "refused")
 
 
@@ -139,7 +140,7 @@ def _released(spec: JobSpec) -> float | None:
         lines = parent.lines()
         end = parent.end(last_attempt(lines))
         product = Path(read(JobSpec, parent.spec).product) if parent.spec.exists() else None
-        if product is not None and product.exists():
+        if product is not None and there(product):
             last = max(last, product.stat().st_mtime)
         elif end.exists():
             last = max(last, end.stat().st_mtime)

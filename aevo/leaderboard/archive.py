@@ -51,6 +51,7 @@ def pack(substrate: Substrate, entry: Entry, base: Path, out: Path, rules: Rules
     """
     report = judge(entry, base, rules)
     if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(_existing(out)).free
         if free < 2 * report.bytes:  # the export writes beside it and renames
             raise BoardError(f"only {free >> 20} MB are free at {out.parent}, too few for "

@@ -21,7 +21,7 @@ from aevo.meta.agent import propose_with_model
 from aevo.meta.proposing import Question
 from aevo.meta.rules import propose
 from aevo.plan.setup import catalogue_of
-from aevo.policy import constitution, discoveries
+from aevo.policy import chain, constitution, discoveries
 from aevo.policy import document as policies
 from aevo.policy.constitution import History
 from aevo.records.campaign import Campaign
@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> None:
         raise ConfigError("wrong arguments", "python -m aevo.meta.step CAMPAIGN_FOLDER ROUND")
     layout, number = Layout(Path(arguments[0])), int(arguments[1])
     if documents.finished(Policy, layout.policy(number + 1)):
+        chain.seal(layout, number)
         return
     campaign = documents.read(Campaign, layout.campaign)
     text = constitution.load(Path(campaign.constitution_path), campaign.pins.constitution)
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> None:
         asked = Question(evidence, previous, catalogue, proposal)
         proposal = propose_with_model(settings, asked, history, text, folder.meta)
     accept(layout, proposal, evidence, previous, history)
+    chain.seal(layout, number)
     print(f"policy of round {number + 1}, proposed by {proposal.author}")
 
 

@@ -17,6 +17,7 @@ from aevo.files.documents import finished, read, write_yaml
 from aevo.files.paths import Layout
 from aevo.plan.graph import candidate_ids
 from aevo.plan.setup import OpenCampaign
+from aevo.policy import chain
 from aevo.policy import document as policies
 from aevo.records.campaign import Campaign
 from aevo.records.change import Change
@@ -36,7 +37,8 @@ def ensure_plan(campaign: OpenCampaign, number: int) -> Plan:
     """The round's plan and forks, made if they are missing; the plan's record is written last.
 
     Raises:
-        RecordError: the round's policy is missing; SubstrateError: the substrate was edited, or
+        RecordError: the round's policy is missing, or a record was edited after its round had
+            ended; SubstrateError: the substrate was edited, or
             the standing recipe does not apply to it.
     """
     layout, substrate = campaign.layout, campaign.substrate
@@ -47,6 +49,7 @@ def ensure_plan(campaign: OpenCampaign, number: int) -> Plan:
                           f"+round={number - 1}` first")
     if finished(Plan, files.plan):
         return read(Plan, files.plan)
+    chain.check(layout)
     campaign.verify()
     rules = policies.read(layout, number)
     substrate.fork(files.standing, standing_changes(rules))

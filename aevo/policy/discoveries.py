@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from aevo.files import documents
+from aevo.files import documents, words
 from aevo.files.paths import Layout
 from aevo.records.discovery import Discovery
 
@@ -48,4 +48,4 @@ def render(entries: Sequence[Discovery]) -> str:
             candidate = f", {entry.provenance.candidate}" if entry.provenance.candidate else ""
             source = f"round {entry.provenance.round}{candidate}: {entry.provenance.figure}"
             lines.append(f"- Round {entry.round}: {entry.text} [{source}]")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(words.markdown, lines)) + "\n"

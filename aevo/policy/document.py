@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aevo.config.policy import PolicySettings
 from aevo.errors import ConfigError
-from aevo.files import documents
+from aevo.files import documents, words
 from aevo.files.paths import Layout
 from aevo.records.policy import (
     MODE_TITLES,
@@ -110,7 +110,7 @@ def render(policy: Policy) -> str:
     lines = [f"# Search policy of round {policy.round}"]
     for title, body in sections:
         lines += ["", f"## {title}", "", *(body or ["Nothing yet."])]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(words.markdown, lines)) + "\n"
 
 
 def _mode(policy: Policy) -> list[str]:

@@ -7,7 +7,10 @@ claims and findings.
 from collections.abc import Iterable
 from typing import Literal
 
+from pydantic import FiniteFloat
+
 from aevo.files.documents import Part, Record
+from aevo.files.words import Line, Several, Words
 from aevo.records.change import Change
 from aevo.records.policy import AxisBrief
 from aevo.records.scores import DomainScore
@@ -46,7 +49,7 @@ class TrainingRun(Part):
     data_sha256: str | None
     change: Change
     checkpoints: list[CheckpointScore]
-    failure: str | None = None
+    failure: Words | None = None
 
     @property
     def best(self) -> CheckpointScore | None:
@@ -68,10 +71,10 @@ class Selected(Part):
 class Claims(Part):
     """What the agent says. Never used as a score."""
 
-    summary: str = ""
-    claimed_dev: float | None = None
-    findings: list[str] = []
-    failure_modes: list[str] = []
+    summary: Words = ""
+    claimed_dev: FiniteFloat | None = None
+    findings: Several = []
+    failure_modes: Several = []
 
 
 class Cost(Part):
@@ -95,8 +98,8 @@ class Manifest(Record):
     role: Literal["anchor", "explorer"]
     axis: AxisBrief | None
     status: Literal["ok", "failed"]
-    failure: str | None = None
-    move: str | None = None
+    failure: Words | None = None
+    move: Line | None = None
     change: Change
     recipe_sha256: str
     substrate_sha256: str

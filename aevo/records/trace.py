@@ -6,23 +6,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aevo.files.documents import Part, append_line, read_lines
+from aevo.files.words import Whole, WholeMap
 
 
 class ToolCall(Part):
     """A model's request to run a tool; `arguments` as parsed from its JSON."""
 
-    id: str
-    name: str
-    arguments: dict[str, Any]
+    id: Whole
+    name: Whole
+    arguments: WholeMap
 
 
 class Turn(Part):
     """One message of the conversation, in the roles of the chat-completions protocol."""
 
     role: Literal["system", "user", "assistant", "tool"]
-    content: str
+    content: Whole
     tool_calls: list[ToolCall] = []
-    tool_call_id: str | None = None
+    tool_call_id: Whole | None = None
 
 
 class Usage(Part):

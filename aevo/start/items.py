@@ -120,7 +120,8 @@ def _run(config: Config, layout: Layout, step: Step) -> None:
     try:
         run_here(step.model_copy(update={"env": step.env | {VARIABLE: seed}}))
     except JobError as error:
-        if config.model.items_seed is None:
+        secret = config.model.items_seed is None and isinstance(config.agent, EndpointSettings)
+        if secret:
             raise JobError(error.what.replace(seed, "(secret)"), error.mend) from None
         raise
 

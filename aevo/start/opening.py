@@ -28,6 +28,7 @@ from aevo.records.policy import Policy, Provenance, StandingChange
 from aevo.start import items, snapshot
 from aevo.start.copies import MAX_COPIED, keep_constitution, keep_substrate
 from aevo.start.preflight import can_run
+from aevo.start.privacy import close_to_others
 from aevo.substrate.frozen import Substrate, source_of
 from aevo.substrate.offered import check_choices
 from aevo.text import one_line
@@ -48,6 +49,7 @@ def open_campaign(config: Config) -> OpenCampaign:
     """
     layout = Layout(config.root)
     can_run(config)
+    close_to_others(layout.root)
     if finished(Campaign, layout.campaign):
         record = read(Campaign, layout.campaign)
         _check_pinned(config, record, layout)

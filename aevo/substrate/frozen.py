@@ -19,6 +19,7 @@ from aevo.errors import SubstrateError
 from aevo.files import digest
 from aevo.files.documents import Part, Record, read, whole_folder, write_yaml
 from aevo.files.paths import CHECKOUT
+from aevo.files.untrusted import IntegrityError, plain_tree
 from aevo.records.change import Change
 from aevo.records.job import Step
 from aevo.substrate import recipe as change
@@ -178,15 +179,13 @@ class Substrate:
         with our rights, not with those of the worker who made it.
 
         Raises:
-            SubstrateError: the fork holds something that is not a regular file.
+            SubstrateError: the fork holds something that is not a regular file, or takes up more
+                room than a fork may (`aevo.files.untrusted.Room`).
         """
-        found = digest.files_below(fork, self.file.mutable)
-        for path in found:
-            if path.is_symlink() or not path.is_file():
-                raise SubstrateError(
-                    f"{path.relative_to(fork)} is not a regular file", "remove it from the fork"
-                )
-        return found
+        try:
+            return plain_tree(fork, self.file.mutable)
+        except IntegrityError as error:
+            raise SubstrateError(error.what, error.mend or "remove it from the fork") from error
 
     def recipe_sha256(self, fork: Path) -> str:
         """Identifies what a run trains with: all mutable files, the recipe by value."""
@@ -240,9 +239,9 @@ class Substrate:
                 continue
             try:
                 argv.append(word.format(**words))
-            except KeyError as error:
+            except (KeyError, IndexError, ValueError, AttributeError) as error:
                 raise SubstrateError(
-                    f"{self.root}/substrate.yaml: command `{name}` uses unknown {error.args[0]!r}",
+                    f"{self.root}/substrate.yaml: command `{name}` uses unknown {word!r}",
                     f"known: {', '.join(sorted(words))}",
                 ) from error
         if template.cwd == "fork" and fork is None:

@@ -1,6 +1,7 @@
 """Applying a `Change` to a fork, and reading off the change between two forks."""
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import yaml
 
 from aevo.errors import SubstrateError
-from aevo.files import digest
+from aevo.files import digest, plain
 from aevo.files.documents import write_text
 from aevo.files.keys import set_key
+from aevo.files.untrusted import IntegrityError, read_text
 from aevo.records.change import Change, Edit
 
 
@@ -34,11 +36,11 @@ def apply(change: Change, fork: Path, recipe: str) -> None:
 def _apply_edit(edit: Edit, fork: Path) -> None:
     path = fork / edit.file
     if not edit.find:
-        if path.exists() and path.read_text() != edit.replace:
+        if path.exists() and _text(path) != edit.replace:
             raise SubstrateError(f"{edit.file} would be created, but exists in {fork}")
         write_text(path, edit.replace)
         return
-    text = path.read_text() if path.is_file() else ""
+    text = _text(path)
     count = text.count(edit.find)
     if count != 1:
         first = edit.find.strip().splitlines()[0] if edit.find.strip() else edit.find
@@ -69,26 +71,27 @@ def between(old: Path, new: Path, mutable: Iterable[str], recipe: str) -> Change
 
 
 def load_recipe(path: Path) -> dict[str, Any]:
-    """Reads a recipe as a plain mapping.
+    """Reads a recipe as a mapping of plain values (`aevo.files.plain`).
 
     Raises:
-        SubstrateError: the file is missing, not YAML or not a mapping.
+        SubstrateError: the file is missing, no plain file, not YAML, not a mapping, or holds
+            values that are not plain.
     """
     try:
-        text = path.read_text()
-    except FileNotFoundError as error:
-        raise SubstrateError(f"{path} is missing", "restore it from the substrate") from error
-    except UnicodeDecodeError as error:
-        raise SubstrateError(f"{path} is not text ({error})") from error
+        text = read_text(path, plain.Limits().bytes)
+    except IntegrityError as error:
+        if not os.path.lexists(path):
+            raise SubstrateError(f"{path} is missing", "restore it from the substrate") from error
+        raise SubstrateError(error.what, "it must be a text file of recipe keys") from error
     return parse_recipe(text, str(path))
 
 
 def parse_recipe(text: str, where: str) -> dict[str, Any]:
     """Like `load_recipe`, from text; `where` names it in errors."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SubstrateError(f"{where} is not YAML ({' '.join(str(error).split())})") from error
+        data = plain.from_yaml(text, where)
+    except plain.FormError as error:
+        raise SubstrateError(error.what, error.mend) from error
     if not isinstance(data, dict):
         raise SubstrateError(f"{where} is not a mapping of sections")
     return data
@@ -112,20 +115,19 @@ def _changed_keys(old: Any, new: Any, prefix: str = "") -> dict[str, Any]:
                 changed[name] = after  # comes whole: None would set the key that went
                 continue
             changed |= _changed_keys(before, after, f"{name}.")
-        elif before != after:
+        elif digest.of_value(before) != digest.of_value(after):  # 1, 1.0 and true are three values
             changed[name] = after
     return changed
 
 
 def _text(path: Path) -> str:
-    if not path.exists():
+    """A file of a fork, byte for byte; empty if there is none."""
+    if not os.path.lexists(path):
         return ""
-    if path.is_symlink():
-        raise SubstrateError(f"{path} is a symbolic link", "a fork may hold regular files only")
     try:
-        return path.read_text()
-    except UnicodeDecodeError as error:
-        raise SubstrateError(f"{path} is not text", "a fork may hold text files only") from error
+        return read_text(path)
+    except IntegrityError as error:
+        raise SubstrateError(error.what, "a fork may hold regular text files only") from error
 
 
 def _edits(name: str, old: str, new: str) -> list[Edit]:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from aevo.files import words
+
 READ_BYTES = 1024 * 1024  # of the end of a log
 TRACEBACK_LINES = 40
 LAST_LINES = 5
@@ -29,8 +31,6 @@ CAUSES = (
                                 r"Watchdog caught collective operation timeout")),
 )
 
-# What moves a terminal's cursor or colours its text; tab and line break are left.
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def log_text(path: Path) -> str:
@@ -41,8 +41,9 @@ def log_text(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - READ_BYTES))
         text = file.read().decode(errors="replace")
-    text = re.sub(r"[^\n]*\r(?!\n)", "", text)  # of a progress bar, its last state
-    return CONTROL.sub("", text)
+    # Of a progress bar, its last state. No expression: it would take hours for one long line.
+    text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    return words.clean(text, READ_BYTES)
 
 
 def cause(message: str, texts: Iterable[str]) -> str:

@@ -1,19 +1,23 @@
 """Every attempt of a job that did not do its work: why, and where its log is."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from aevo.files.documents import Part
-from aevo.files.paths import Layout
+from aevo.files import words
+from aevo.files.documents import Part, read
+from aevo.files.paths import CandidateLayout, Layout
 from aevo.jobs.execute import TIME_LIMIT
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder
 from aevo.jobs.usage import Accounted, Accounts, Seen, accounts, fate_unknown, survey
 from aevo.plan.cancel import job_folders
+from aevo.records.inspection import Inspection
 from aevo.records.job import JobEnd
+from aevo.records.manifest import Manifest
+from aevo.records.trace import Trace
 from aevo.view import autopsy
 
 SLURM_WORDS = ("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "CANCELLED", "PREEMPTED", "BOOT_FAIL",
@@ -38,6 +42,7 @@ class FailedAttempt(Part):
     requeued: bool
     text: list[str]
     log: str
+    slurm: bool = True
 
 
 def failures(layout: Layout, number: int | None = None) -> list[FailedAttempt]:
@@ -151,9 +156,10 @@ def _failure(
         round=int(place.removeprefix("round-")) if place.startswith("round-") else None,
         job=item.spec.name, attempt=attempt, job_id=_job_id(item, attempt), node=node,
         time=times[0], outcome=outcome,
-        cause=autopsy.cause(message, texts), message=message, requeued=requeued,
+        cause=autopsy.cause(message, texts), requeued=requeued,
+        message=words.line(message, words.LONG),
         text=autopsy.traceback(text) or autopsy.last_lines(text),
-        log=str(paths[-1]) if paths else "",
+        log=str(paths[-1]) if paths else "", slurm=item.spec.queue is not None,
     )
 
 
@@ -173,14 +179,56 @@ def _logs(job: JobFolder, attempt: int, job_id: str | None) -> list[Path]:
     return found
 
 
-def show(found: list[FailedAttempt], console: Console) -> None:
-    """Prints one block per failure."""
-    if not found:
+class Refusal(Part):
+    """A run, checkpoint or candidate that ended well and does not count, and why."""
+
+    round: int
+    candidate: str
+    text: str
+
+
+def refusals(layout: Layout, number: int | None = None) -> list[Refusal]:
+    """What the trusted side refused, from inspections, manifests and what it told the agents."""
+    found = []
+    for root in sorted(layout.root.glob("round-[0-9]*")):
+        files = layout.round(int(root.name.removeprefix("round-")))
+        if number is not None and files.number != number:
+            continue
+        for path in sorted(files.root.glob("c[0-9]*")):
+            texts = _refused(CandidateLayout(path))
+            found += [Refusal(round=files.number, candidate=path.name, text=text)
+                      for text in dict.fromkeys(words.line(text, words.LONG) for text in texts)]
+    return found
+
+
+def _refused(here: CandidateLayout) -> Iterator[str]:
+    for path in sorted(here.root.glob("checked/*/inspection.json")):
+        seen = read(Inspection, path)
+        if seen.failure is not None:
+            yield f"run {seen.run} does not count: {seen.failure}"
+        for name, why in seen.refused.items():
+            yield f"run {seen.run}: checkpoint {name} was refused: {why}"
+    for event in Trace(here.trace).events:
+        turn = event.turn
+        if turn is not None and turn.role == "tool" and turn.content.startswith("error:"):
+            yield turn.content
+    if here.manifest.exists() and (failure := read(Manifest, here.manifest).failure):
+        yield f"the candidate failed: {failure}"
+
+
+def show(
+    found: list[FailedAttempt], console: Console, refused: Sequence[Refusal] = ()
+) -> None:
+    """Prints one block per failure, then one line per refusal."""
+    if not found and not refused:
         console.print("no failure")
+    for refusal in refused:
+        console.print(Text(f"round {refusal.round}, {refusal.candidate}: {refusal.text}"),
+                      soft_wrap=True)
     for item in found:
         where = f"round {item.round}, " if item.round else ""
         facts = [f"{where}{item.job}, attempt {item.attempt}"]
-        facts += [f"Slurm job {item.job_id}"] if item.job_id else []
+        facts += [f"Slurm job {item.job_id}"] if item.job_id and item.slurm else []
         facts += [f"on {item.node}"] if item.node else []
         named = f" -- {item.cause}" if item.cause else ""
         again = " (it ran again)" if item.requeued else ""
@@ -197,3 +245,4 @@ class Failures(Part):
 
     campaign: str
     failures: list[FailedAttempt]
+    refusals: list[Refusal] = []

@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from aevo.files import words
 from aevo.files.documents import write_bytes, write_text
 from aevo.files.paths import Layout
 from aevo.policy.shipping import read_options
@@ -49,6 +50,7 @@ def _render(template: str, trajectory: Trajectory, drawn: dict[str, dict[str, by
         loader=jinja2.PackageLoader("aevo.view"),
         autoescape=template.endswith(".html.j2"),
         undefined=jinja2.StrictUndefined,
+        finalize=words.clean_text if template.endswith(".html.j2") else words.markdown_text,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -59,7 +61,7 @@ def _render(template: str, trajectory: Trajectory, drawn: dict[str, dict[str, by
         gain=_gain,
         minutes=_minutes,
         dollars=lambda value: "$ unknown" if value is None else f"${value:.2f}",
-        cell=_cell,
+        cell=words.cell,
         sentence=_sentence,
     )
     return environment.get_template(template).render(
@@ -107,9 +109,3 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def _cell(text: Any) -> str:
-    """Text (partly an agent's) made harmless in Markdown: one line, no HTML, no table breaks."""
-    line = " ".join(str(text).split())
-    for plain, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
-        line = line.replace(plain, safe)
-    return line

@@ -1,7 +1,5 @@
 """Where a round stands: every candidate, its jobs, what they wait for, and named problems."""
 
-import json
-import os
 import re
 from pathlib import Path
 
@@ -9,8 +7,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from aevo.files import plain, words
 from aevo.files.documents import Foreign, Part, finished, read
 from aevo.files.paths import CandidateLayout, Layout, RoundLayout
+from aevo.files.untrusted import read_end
 from aevo.jobs.folder import JobFolder, tail
 from aevo.jobs.usage import Seen, Spent, Survey, fate_unknown, spent, survey
 from aevo.plan.graph import candidate_ids, worker_name
@@ -18,8 +18,6 @@ from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from aevo.records.plan import Plan
 from aevo.records.scores import Scores
-from aevo.text import one_line
-from aevo.view.autopsy import CONTROL
 from aevo.view.problems import Problem, Problems
 
 WIDTH = 200  # of the table where it goes into a file or pipe
@@ -183,7 +181,7 @@ def _last_line(log: Path | None) -> str:
 def _clean(text: str) -> str:
     """A log's line as a terminal may show it; of a progress bar, its last state."""
     lines = [part for part in re.split(r"[\r\n]", text) if part.strip()]
-    return one_line(CONTROL.sub("", lines[-1]), LAST_CHARACTERS) if lines else ""
+    return words.line(lines[-1], LAST_CHARACTERS) if lines else ""
 
 
 def _last_dev(here: CandidateLayout) -> float | None:
@@ -198,16 +196,12 @@ def _last_dev(here: CandidateLayout) -> float | None:
 
 def _progress(here: CandidateLayout, number: int) -> str:
     """Step and loss of the last line of the run's metrics."""
-    path = here.run(number).metrics
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-        lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+    end = read_end(here.run(number).metrics, 4096)
+    lines = [line for line in end.split(b"\n")[:-1] if line]
     try:
-        last = json.loads(lines[-1])
-        return f"step {last['step']}, loss {last['loss']:.3f}"
-    except (IndexError, ValueError, KeyError, TypeError):
+        last = plain.from_json(lines[-1], "a line of metrics", nan=True)
+        return f"step {int(last['step'])}, loss {float(last['loss']):.3f}"
+    except (IndexError, plain.FormError, ValueError, KeyError, TypeError):
         return ""  # a line of the substrate's that is not (yet) whole is only not shown
 
 

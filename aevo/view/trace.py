@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aevo.errors import RecordError
+from aevo.files import words
 from aevo.files.documents import read_lines
 from aevo.files.paths import Layout
 from aevo.jobs.folder import JobFolder
@@ -113,7 +114,8 @@ def _call(call: ToolCall) -> str:
 
 def _block(kind: str, text: str, when: float, full: bool, indent: int) -> Iterator[Line]:
     for place, line in enumerate(shortened(text, full)):
-        yield Line(kind, line, when, indent + (1 if place else 0))
+        shown = words.clean(line, len(line) + 1)
+        yield Line(kind, shown, when, indent + (1 if place else 0))
 
 
 def _happening(

@@ -14,6 +14,7 @@ from aevo.evaluate.scores import by_checkpoint, read_scores
 from aevo.files import digest, roundlog
 from aevo.files.documents import Part
 from aevo.files.paths import CandidateLayout, RoundLayout, RunLayout
+from aevo.files.untrusted import there
 from aevo.jobs.ending import cancel
 from aevo.jobs.folder import JobFolder, tail
 from aevo.jobs.state import observe
@@ -27,6 +28,7 @@ from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.scores import Score, Scores
 from aevo.records.trace import Trace
 from aevo.substrate.frozen import Substrate
+from aevo.substrate.measured import recorded_change
 from aevo.substrate.recipe import load_recipe
 
 
@@ -107,7 +109,8 @@ class Broker:
         A call that was cut short by a crash is adopted: the run it started is the answer.
 
         Raises:
-            BrokerError: the budget is spent, the recipe is not YAML, or an anchor was edited.
+            BrokerError: the budget is spent, or an anchor was edited.
+            SubstrateError: the fork is not plain, or holds what no recorded change can tell.
         """
         number = self._answered("train") + 1
         if number > self.trainings:
@@ -116,8 +119,8 @@ class Broker:
             raise BrokerError("the anchor runs the standing recipe untouched; undo your edits")
         run = self.files.run(number)
         if not run.fork.exists():
-            self.substrate.plain_files(self.files.fork)
-            load_recipe(self.files.fork / self.substrate.file.recipe)
+            recorded_change(self.substrate, self.files.fork, self.round.standing)
+            criterion_of(load_recipe(self.files.fork / self.substrate.file.recipe))
             self.substrate.fork(run.fork, [], source=self.files.fork)
         self.campaign.verify()
         submit(self.train_spec(number), self.campaign.config.cluster)
@@ -144,10 +147,12 @@ class Broker:
         if found.refused:
             self.trace.note("note", run=number, refused=found.refused)
         result = found.result
-        self._log(f"run {number} {result.status}, loss {_figure(result.final_loss)}")
+        why = _why(result.status, found.refused)
+        self._log(f"run {number} {result.status}, loss {_figure(result.final_loss)}"
+                  + (f": {why}" if why else ""))
         return RunStatus(
             run=number, status=result.status, final_loss=result.final_loss,
-            checkpoints=list(found.adapters), failure=_why(result.status, found.refused),
+            checkpoints=list(found.adapters), failure=why,
         )
 
     def inspection(self, number: int) -> Inspection:
@@ -178,7 +183,7 @@ class Broker:
             BrokerError: the run has left no checkpoint; JobError: the evaluation itself failed.
         """
         run = self._known(number)
-        if not run.result.exists():
+        if not there(run.result):
             raise BrokerError(f"run {number} has no result yet", "wait for it first")
         found = self.inspection(number)
         if found.failure is not None:
@@ -216,8 +221,12 @@ class Broker:
         Raises:
             JobError: the scores are of other items or adapters, or older than the run.
         """
-        return read_scores(self.files.run(number), self.inspection(number),
-                           self.campaign.record.pins.dev_items)
+        try:
+            return read_scores(self.files.run(number), self.inspection(number),
+                               self.campaign.record.pins.dev_items)
+        except JobError as error:
+            self._log(f"run {number}: the evaluation breaks the contract: {error.what}")
+            raise
 
     def criterion(self, number: int) -> Criterion:
         """The checkpoint criterion in the recipe that run `number` used."""

@@ -136,11 +136,13 @@ class ScriptedModel:
         if status["status"] == "failed":
             log = yield "logs", {"run": run}
             return f"run {run} failed: {_last_line(log)}"
+        if status["status"] == "refused":
+            return f"run {run} was refused: {status['failure']}"
         if status["status"] != "ok":
             failures.append(f"{move.id}: run {run} {status['status']}")
             run, status = yield from self._mend(move, run, status, failures)
         if not status["checkpoints"]:
-            return f"run {run} left no checkpoint"
+            return f"run {run} left no checkpoint: {status['failure']}"
         evaluation = _parse((yield "evaluate", {"run": run}), failures)
         if evaluation is None or evaluation["selected"] is None:
             return f"no checkpoint of run {run} could be scored"

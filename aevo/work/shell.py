@@ -7,10 +7,12 @@ import tempfile
 from pathlib import Path
 
 from aevo import sandbox
+from aevo.files.untrusted import scratch_folder
 from aevo.jobs.environment import environment
 
 # What a shell command may use up; a training is what is meant to take more.
 LIMITS = sandbox.Confinement(memory_gb=4.0, processes=256, file_gb=1.0, disk_gb=2.0, log_gb=0.05)
+LEAST_GB = 0.01  # of room, below which no command is run
 SHOWN = 64 * 1024  # bytes of output that are kept, half from its start and half from its end
 
 
@@ -27,10 +29,11 @@ def run_shell(
         SandboxError: nothing confines here, and the user did not say `sandbox=none`.
     """
     kind = sandbox.require(setting)
-    with tempfile.TemporaryDirectory(prefix="aevo-run-") as scratch, \
-            tempfile.TemporaryFile() as output:
+    allowed = LIMITS.model_copy(update={"disk_gb": _room(fork)})
+    with scratch_folder("aevo-run-") as folder, tempfile.TemporaryFile() as output:
+        scratch = str(folder)
         variables = environment(os.environ, {"PYTHONPATH": read[0], "HOME": scratch}, 1, scratch)
-        allowed = LIMITS.model_copy(update={
+        allowed = allowed.model_copy(update={
             "read": read, "hide": hide, "write": [str(fork), scratch], "cpu_s": timeout_s})
         argv = sandbox.wrap(["bash", "-c", command], str(fork), variables, allowed, kind)
         process = subprocess.Popen(
@@ -47,6 +50,19 @@ def run_shell(
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         return ended, _ends(output.fileno())
+
+
+def _room(fork: Path) -> float:
+    """GiB that a command may still write: what all commands before have left in the fork counts.
+
+    Raises:
+        SandboxError: the fork is full.
+    """
+    left = (LIMITS.disk_gb or 0.0) - sandbox.usage([str(fork)]) / (1 << 30)
+    if left < LEAST_GB:
+        raise sandbox.SandboxError(f"your fork is full: it may hold {LIMITS.disk_gb:g} GiB",
+                                   "remove what is not needed, with write_file or a new fork")
+    return left
 
 
 def _ends(descriptor: int) -> str:

@@ -5,25 +5,35 @@ message that says what was wrong. No tool raises for what the model did: it read
 mends it. Each call may be repeated after a crash and then has the same effect.
 """
 
-import re
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from aevo.errors import AevoError
 from aevo.files import digest
 from aevo.files.documents import problems, write_text
+from aevo.files.untrusted import read_text, visible_files
 from aevo.llm.model import ToolSchema
 from aevo.records.manifest import Claims
 from aevo.records.trace import ToolCall, Turn
 from aevo.substrate.frozen import Substrate
+from aevo.work import searching
 from aevo.work.broker import Broker
 from aevo.work.shell import run_shell
 
 FINISHED = "finished"  # the answer to an accepted `finish`
 MAX_OUTPUT = 12_000  # characters a tool returns; the middle of longer output is left out
+MOST_FILES = 2000  # that are listed or searched
+MOST_FOUND = 200  # lines that a search returns
+SEARCH_S = 20.0  # a search that takes longer is given up
 
 
 class Arguments(BaseModel):
@@ -80,7 +90,7 @@ class Finish(Arguments):
     checkpoint: str | None = Field(None, description="null: chosen by the recipe's criterion")
     move: str | None = Field(None, description="id of the catalogue move you tried, if one")
     summary: str
-    claimed_dev: float | None = None
+    claimed_dev: FiniteFloat | None = None
     findings: list[str] = []
     failure_modes: list[str] = []
 
@@ -149,27 +159,23 @@ class Toolbox:
         top = self._readable(given.path)
         if not top.is_dir():
             raise ToolFailure(f"{given.path} is not a folder")
-        paths = [path for path in self._below(top) if path.is_file()]
-        return "\n".join(f"{path.stat().st_size:>8} {self._shown(path)}" for path in paths)
+        paths = self._below(top)
+        lines = [f"{path.lstat().st_size:>8} {self._shown(path)}" for path in paths]
+        if len(lines) >= MOST_FILES:
+            lines.append(f"[… only {MOST_FILES} files are listed …]")
+        return "\n".join(lines)
 
     def _read(self, given: ReadFile) -> str:
-        lines = self._readable(given.path).read_text().splitlines(keepends=True)
+        lines = io.StringIO(read_text(self._readable(given.path)), newline="")
         start = given.first_line - 1
-        return "".join(lines[start : start + given.lines])
+        return "".join(itertools.islice(lines, start, start + given.lines))
 
     def _search(self, given: Search) -> str:
-        try:
-            pattern = re.compile(given.pattern)
-        except re.error as error:
-            raise ToolFailure(f"not a regular expression: {error}") from error
         top = self._readable(given.path)
-        files = [top] if top.is_file() else self._below(top)
-        found = []
-        for path in files:
-            for number, line in enumerate(_text_lines(path), start=1):
-                if pattern.search(line):
-                    found.append(f"{self._shown(path)}:{number}: {line}")
-        return "\n".join(found[:200]) or "no match"
+        files = self._below(top) if top.is_dir() else [top]
+        found = _search(given.pattern, files)
+        lines = [f"{self._shown(files[index])}:{number}: {line}" for index, number, line in found]
+        return "\n".join(lines) or "no match"
 
     def _write(self, given: WriteFile) -> str:
         write_text(self._writable(given.path), given.content)
@@ -177,7 +183,7 @@ class Toolbox:
 
     def _edit(self, given: EditFile) -> str:
         path = self._writable(given.path)
-        text = path.read_text()
+        text = read_text(path)
         if text.count(given.find) == 0 and given.replace and text.count(given.replace) == 1:
             return f"{given.path} has this edit already"
         if text.count(given.find) != 1:
@@ -220,6 +226,8 @@ class Toolbox:
     def _below(self, top: Path) -> list[Path]:
         """The files below a readable folder. Sealed ones are left out, and links: a worker may have
         made them, and they would be followed with our rights, not with its own."""
+        if top.is_relative_to(self.fork):
+            return visible_files(top, MOST_FILES)
         return [path for path in digest.files_below(top, ["."])
                 if not path.is_symlink() and path not in self.sealed]
 
@@ -254,16 +262,29 @@ def shorten(text: str) -> str:
 
 def _inside(root: Path, name: str) -> Path:
     """`root/name` with links resolved; refused if that leads out of `root`."""
-    if not name.isprintable():
-        raise ToolFailure(f"{name!r} is no name of a file")
-    path = (root / name).resolve()
+    if not name.isprintable() or len(name) > 1000:
+        raise ToolFailure(f"{ascii(name)[:300]} is no name of a file")
+    path = Path(os.path.realpath(root / name))  # resolve() raises for links in a circle
     if not path.is_relative_to(root.resolve()):
         raise ToolFailure(f"{name} is outside of your fork")
     return path
 
 
-def _text_lines(path: Path) -> list[str]:
+def _search(pattern: str, files: list[Path]) -> list[tuple[int, int, str]]:
+    """Index of the file, number and text of each line that matches; see `aevo.work.searching`.
+
+    Raises:
+        ToolFailure: it is no regular expression, or takes too long or too much memory.
+    """
+    given = {"pattern": pattern, "files": [str(path) for path in files], "most": MOST_FOUND}
     try:
-        return path.read_text().splitlines()
-    except (UnicodeDecodeError, OSError):
-        return []
+        done = subprocess.run([sys.executable, "-I", "-S", searching.__file__], timeout=SEARCH_S,
+                              input=json.dumps(given).encode(), capture_output=True)
+    except subprocess.TimeoutExpired as error:
+        raise ToolFailure(f"the search took more than {SEARCH_S:g} s", "simplify it") from error
+    if done.returncode != 0:
+        raise ToolFailure("the search took too long or too much memory", "simplify the expression")
+    answer = json.loads(done.stdout)
+    if "error" in answer:
+        raise ToolFailure(answer["error"])
+    return [(index, number, line) for index, number, line in answer["found"]]

@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from aevo.config.agent import EndpointSettings
-from aevo.errors import AevoError
+from aevo.errors import AevoError, SubstrateError
 from aevo.files import roundlog
 from aevo.files.documents import finished, read, write_json
 from aevo.files.paths import Layout, RoundLayout
+from aevo.files.untrusted import there
 from aevo.jobs.usage import gpu_hours, queue_seconds
 from aevo.llm.model import Model
 from aevo.plan.graph import data_step
@@ -28,6 +29,7 @@ from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.trace import Trace
 from aevo.substrate.catalogue import Move
 from aevo.substrate.catalogue import load as load_catalogue
+from aevo.substrate.measured import recorded_change
 from aevo.work.brief import first_turns
 from aevo.work.broker import Broker
 from aevo.work.budget import Meter
@@ -114,7 +116,7 @@ def check_command(broker: Broker) -> str:
 def score_last_run(broker: Broker, finish: Finish | None) -> None:
     """Evaluates the last finished run if the agent ended without a scored one: what was trained
     and paid for counts."""
-    runs = [number for number in broker.runs() if broker.files.run(number).result.exists()]
+    runs = [number for number in broker.runs() if there(broker.files.run(number).result)]
     if finish is not None or not runs or broker.files.run(runs[-1]).scores.exists():
         return
     try:
@@ -135,7 +137,7 @@ def build_manifest(
     runs = [training_run(broker, number) for number in broker.runs()]
     selected = select(broker, runs, finish)
     chosen = next((run for run in runs if selected and run.number == selected.run), None)
-    substrate, files = broker.substrate, broker.files
+    files = broker.files
     usage = broker.trace.usage()
     turns = sum(turn.role == "assistant" for turn in broker.trace.turns())
     failure = None
@@ -149,7 +151,7 @@ def build_manifest(
         status="ok" if selected else "failed", failure=failure,
         move=finish.move if finish else None,
         change=chosen.change if chosen else Change(),
-        recipe_sha256=chosen.recipe_sha256 if chosen else substrate.recipe_sha256(files.fork),
+        recipe_sha256=chosen.recipe_sha256 if chosen else recipe_sha256(broker, files.fork),
         substrate_sha256=broker.campaign.record.pins.substrate,
         runs=runs, selected=selected, claims=claims(finish, reason), agent=agent,
         cost=Cost(turns=turns, tokens_in=usage.tokens_in, tokens_out=usage.tokens_out,
@@ -158,13 +160,31 @@ def build_manifest(
     )
 
 
+def recipe_sha256(broker: Broker, fork: Path) -> str:
+    """Identifies what a fork trains with; empty for one that no training could be made of."""
+    try:
+        return broker.substrate.recipe_sha256(fork)
+    except SubstrateError:
+        return ""
+
+
+def change_of(broker: Broker, number: int) -> tuple[Change, str | None]:
+    """What run `number` changed, or none and why it cannot be told: then the run counts for
+    nothing, since what was measured is not what would be recorded."""
+    fork = broker.files.run(number).fork
+    try:
+        return recorded_change(broker.substrate, fork, broker.round.standing), None
+    except SubstrateError as error:
+        return Change(), str(error)
+
+
 def training_run(broker: Broker, number: int) -> TrainingRun:
     """One run as its records tell it; a run without a result says why."""
     run = broker.files.run(number)
-    substrate = broker.substrate
-    found = broker.inspection(number) if run.result.exists() else None
+    change, unrecorded = change_of(broker, number)
+    found = broker.inspection(number) if there(run.result) else None
     result = found.result if found else None
-    refused = found.failure if found else None
+    refused = unrecorded or (found.failure if found else None)
     counts = result is not None and refused is None
     scored = broker.checkpoint_scores(number) if counts and run.scores.exists() else []
     failure = None
@@ -181,9 +201,9 @@ def training_run(broker: Broker, number: int) -> TrainingRun:
         status=result.status if result and counts else "failed",
         steps=result.steps if result else 0, final_loss=result.final_loss if result else None,
         tokens=result.tokens if result else 0, seconds=result.seconds if result else 0.0,
-        recipe_sha256=substrate.recipe_sha256(run.fork),
+        recipe_sha256=recipe_sha256(broker, run.fork),
         data_sha256=found.proof.data_sha256 if found and found.proof else None,
-        change=substrate.diff(run.fork, broker.round.standing), checkpoints=scored,
+        change=change, checkpoints=scored,
         failure=failure,
     )
 
@@ -198,12 +218,12 @@ def select(broker: Broker, runs: list[TrainingRun], finish: Finish | None) -> Se
     anchor = broker.candidate.role == "anchor"
     run, finish = (scored[0], None) if anchor else (scored[-1], finish)
     if finish is not None and finish.run is not None:
-        run = next(item for item in scored if item.number == finish.run)
+        run = next((item for item in scored if item.number == finish.run), run)
     criterion = broker.criterion(run.number)
     best = run.best
     name = criterion.name
     if finish is not None and finish.checkpoint is not None:
-        best = next(item for item in run.checkpoints if item.name == finish.checkpoint)
+        best = next((item for item in run.checkpoints if item.name == finish.checkpoint), best)
     if best is None:
         return None
     return Selected(run=run.number, checkpoint=best.name, criterion=name, dev=best.dev,
