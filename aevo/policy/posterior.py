@@ -19,12 +19,12 @@ import numpy as np
 
 from aevo.policy import trials as ledger
 from aevo.records.policy import MoveBelief, MoveRef, StandingChange, Trial
-from aevo.statistics.effect import Estimate
+from aevo.statistics.effect import Estimate, at_odds
 from aevo.statistics.figures import figure
 
 ANCHOR = 1 / 3  # of a gain's variance: the mean of an anchor's two runs, against one explorer's
 CENTRE = 0.7  # how far from none the mean of a catalogue's gains may lie, in spreads
-LIKELY = 1.0  # posterior standard deviations above no gain from which a move may be built upon
+LIKELY = 1.5  # posterior standard deviations above no gain from which a move may be built upon
 
 Key = tuple[str, str]
 
@@ -55,7 +55,7 @@ def posterior(tried: Sequence[Trial], spread: float, external: bool) -> Posterio
         external: dev is no longer evidence, so that only leaderboard gains count.
     """
     known = [(trial, found) for trial in tried
-             if trial.change_sha256 and (found := ledger.known([trial], external))]
+             if trial.change_sha256 and (found := _measured(trial, external))]
     keys = dict.fromkeys(_key(part) for trial, _ in known for part in ledger.parts(trial))
     moves = {key: row for row, key in enumerate(keys)}
     design = np.zeros((len(known), len(moves)))
@@ -94,6 +94,13 @@ def beliefs(
             established=(axis, move) in established,
         ))
     return sorted(entries, key=lambda item: (-item.expected, item.axis, item.move))
+
+
+def _measured(trial: Trial, external: bool) -> Estimate | None:
+    """The trial's gain on the target; where dev and leaderboard contradict each other, dev is no
+    reading of it."""
+    odds = at_odds(ledger.dev_readings([trial]), ledger.lb_readings([trial]))
+    return ledger.known([trial], external or odds)
 
 
 def _noise(known: Sequence[tuple[Trial, Estimate]], external: bool) -> np.ndarray:

@@ -9,7 +9,8 @@ runs into one file. It may run for an hour: `nohup … measure … > measure.log
 
 `judge` draws rounds of an anchor and explorers from those runs without replacement, lets the
 evidence and the promotion rule of a real campaign judge them, and reports the share of rounds with
-a promotion (every one of them false) and the distribution of the smallest p, with intervals.
+a promotion (every one of them a false claim), with Wilson's interval, the share in which the recipe
+that forks start from moved at all, and the distribution of the p of all effects.
 """
 
 from __future__ import annotations
@@ -155,17 +156,18 @@ def judge(data: dict[str, Any], rounds: int, length: int) -> str:
     """Campaigns of `length` rounds until there are `rounds` of them, by recipe, as a table."""
     bench = default_bench([])
     lines = [
-        "| recipe | runs | sd of dev, hidden | rounds | false promotion / round | 95 % "
-        "| p <= 0.01, 0.05, 0.25, 0.50 |", "|---|---|---|---|---|---|---|",
+        "| recipe | runs | sd of dev, hidden | rounds | false claims / round | 95 % | likely steps "
+        "| p <= 0.01, 0.05, 0.25, 0.50 |", "|---|---|---|---|---|---|---|---|",
     ]
     for name, runs in data["runs"].items():
-        false, p_values = 0, []
+        false, steps, p_values = 0, 0, []
         for seed in range(rounds // length):
             found = simulate(bench.for_seed(seed), NullWorld(data, name, seed), length,
                              stands(name, bench.catalogue))
             for item in found.rounds:
                 fresh = [one for one in item.next.standing if one not in item.policy.standing]
-                false += bool(fresh)
+                false += any(one.established for one in fresh)
+                steps += bool(fresh)
                 known = [effect_of(one, item.evidence.calibration, item.next.objective)
                          for one in item.evidence.candidates]
                 p_values += [one.p for one in known if one is not None]
@@ -177,7 +179,7 @@ def judge(data: dict[str, Any], rounds: int, length: int) -> str:
         shares = ", ".join(f"{np.mean(np.array(p_values) <= level):.3f}"
                            for level in (0.01, 0.05, 0.25, 0.50))
         lines.append(f"| {name} | {len(runs)} | {spread} | {total} | {false / total:.3f} "
-                     f"| {low:.3f} to {high:.3f} | {shares} |")
+                     f"| {low:.3f} to {high:.3f} | {steps / total:.3f} | {shares} |")
     return "\n".join(lines)
 
 

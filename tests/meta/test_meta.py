@@ -35,9 +35,12 @@ from tests.support.builders import (
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """The paper's trajectory, of what is claimed alone."""
     layout = start_campaign(tmp_path_factory.mktemp("meta") / "camp")
-    for number in range(1, 5):
-        play(layout, number, paper_world())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aevo.policy.promotion.MOST_LIKELY", 0)
+        for number in range(1, 5):
+            play(layout, number, paper_world())
     return layout
 
 
@@ -50,7 +53,7 @@ def play_to_evidence(root: Path, world: World) -> Layout:
 
 def proposed(root: Path, world: World) -> Policy:
     """The policy after one round in that world, all of whose candidates are submitted."""
-    play(layout := start_campaign(root), 1, world, quota=8)
+    play(layout := start_campaign(root), 1, world, quota=9)
     return policies.read(layout, 2)
 
 
@@ -215,6 +218,13 @@ def test_what_the_user_can_mend_is_named(tmp_path: Path) -> None:
         step.main([str(layout.root), "1"])
 
 
+@pytest.fixture
+def claims_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that is only likely enters the working recipe."""
+    monkeypatch.setattr("aevo.policy.promotion.MOST_LIKELY", 0)
+
+
+@pytest.mark.usefixtures("claims_only")
 def test_gains_that_conflict_do_not_stack(tmp_path: Path) -> None:
     """Two winners on keys inside one another: the stronger stands, the other waits."""
     layout = start_campaign(tmp_path / "camp")
@@ -260,6 +270,7 @@ def test_a_dev_gain_that_the_leaderboard_contradicts_promotes_nothing(tmp_path: 
     assert policy.standing == []
 
 
+@pytest.mark.usefixtures("claims_only")
 def test_a_second_trial_promotes_where_the_first_could_not_decide(tmp_path: Path) -> None:
     world = World({"rank/m1": Effect(dev=0.02, lb=0.01)})
     layout = start_campaign(tmp_path / "camp")
@@ -282,6 +293,7 @@ def test_a_second_trial_promotes_where_the_first_could_not_decide(tmp_path: Path
     assert [item.axis for item in policies.read(layout, 3).standing] == ["rank"]
 
 
+@pytest.mark.usefixtures("claims_only")
 def test_earlier_leaderboard_scores_alone_promote_nothing(tmp_path: Path) -> None:
     """They were on top of another standing recipe; this round did not submit the change."""
     world = World({"rank/m1": Effect(dev=0.02, lb=0.01)})
@@ -298,6 +310,7 @@ def test_earlier_leaderboard_scores_alone_promote_nothing(tmp_path: Path) -> Non
     assert rank.effect is not None and rank.effect.trials == 2
 
 
+@pytest.mark.usefixtures("claims_only")
 def test_earlier_leaderboard_scores_do_not_overrule_this_rounds_dev(tmp_path: Path) -> None:
     layout = start_campaign(tmp_path / "camp")
     play(layout, 1, World({"rank/m1": Effect(dev=0.02, lb=0.01)}), quota=8)
@@ -448,3 +461,24 @@ def test_anchors_that_repeat_a_recipe_measure_the_boards_noise(tmp_path: Path) -
     assert (before.lb_runs, after.lb_runs) == (2, 4)
     assert before.lb_sd < 0.01 / 2**0.5 + 1e-4
     assert after.lb_sd > 4 * before.lb_sd
+
+
+def test_a_likely_move_stands_unestablished_and_is_measured_again(tmp_path: Path) -> None:
+    world = World({"rank/m1": Effect(dev=0.02, lb=0.01)})
+    layout = start_campaign(tmp_path / "camp")
+    play(layout, 1, world, quota=8)
+    policy = policies.read(layout, 2)
+    assert [(item.axis, item.established) for item in policy.standing] == [("rank", False)]
+    assert policy.standing[0].provenance.figure.startswith("not established: expected +0.01")
+    assert next(t for t in policy.tried if t.axis == "rank").outcome == "likely"
+    play(layout, 2, world, quota=8)
+    held = read(Evidence, layout.round(2).evidence).patterns.stacked
+    assert held is not None and held.changes == [policy.standing[0].id]
+    assert held.verdict == "holds"
+
+
+def test_a_likely_move_leaves_when_the_anchor_loses_by_it(tmp_path: Path) -> None:
+    layout = start_campaign(tmp_path / "camp")
+    play(layout, 1, World({"rank/m1": Effect(dev=0.02, lb=0.01)}), quota=8)
+    play(layout, 2, World({"rank/m1": Effect(dev=-0.05, lb=-0.05)}), quota=8)
+    assert "rank" not in [item.axis for item in policies.read(layout, 3).standing]

@@ -394,6 +394,7 @@ BROKEN: list[tuple[str, str, Break, str]] = [
     ("R22", "first", uncited, "cites no figure"),
     ("R22", "first", repeated_discovery, "already in the log"),
     ("R22", "first", lambda c: with_policy(c, provenance=[]), "does not cite round 1"),
+    ("R24", "first", lambda c: with_policy(c, beliefs=[]), "not the posterior of the trials"),
 ]
 
 
