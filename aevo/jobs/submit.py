@@ -26,7 +26,7 @@ from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, JobState, tail
 from aevo.jobs.queue import ask
 from aevo.jobs.script import DEPTH, job_name
 from aevo.jobs.state import current_id, observe
-from aevo.records.job import JobSpec, Launch, LedgerLine, Queue, Resources
+from aevo.records.job import JobSpec, Launch, LedgerLine, Queue, Resources, Step
 
 # A job's environment says how deep it was submitted, one deeper in each job that a job submits: a
 # job that submits itself is stopped here, whatever the scheduler's environment leaks. A
@@ -80,6 +80,7 @@ def fitted(spec: JobSpec, cluster: ClusterSettings) -> JobSpec:
     place = Path(spec.folder).parents[1]
     return spec.model_copy(update={
         "code": code,
+        "steps": [_within(step, asked.memory_gb) for step in spec.steps],
         "resources": Resources(
             cpus=asked.cpus or 1, gpus=asked.gpus or 0, memory_gb=asked.memory_gb,
             time_min=asked.time_min or spec.resources.time_min, nodes=asked.nodes or 1,
@@ -91,6 +92,14 @@ def fitted(spec: JobSpec, cluster: ClusterSettings) -> JobSpec:
                        settle_s=cluster.settle_s, watch_s=cluster.watch_s),
         "launch": Launch(container=cluster.container, srun=asked.srun),
     })
+
+
+def _within(step: Step, memory_gb: float | None) -> Step:
+    """A step whose sandbox has the memory that the job really asks for."""
+    if step.confine is None or memory_gb is None:
+        return step
+    confine = step.confine.model_copy(update={"memory_gb": memory_gb})
+    return step.model_copy(update={"confine": confine})
 
 
 def _start(job: JobFolder, spec: JobSpec, attempt: int, cluster: ClusterSettings) -> None:

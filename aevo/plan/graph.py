@@ -107,8 +107,9 @@ def confinement(
 ) -> Confinement:
     """What worker-written code of a job may touch and use up."""
     return Confinement(
-        read=read, write=write, hide=hide, memory_gb=resources.memory_gb, disk_gb=resources.disk_gb,
-        file_gb=resources.disk_gb, log_gb=0.25, devices=resources.gpus > 0,
+        read=read, write=write, hide=hide, memory_gb=resources.memory(resources.gpus),
+        disk_gb=resources.disk_gb, file_gb=resources.disk_gb, log_gb=0.25,
+        devices=resources.gpus > 0,
         network=resources.ranks > 1,
     )
 

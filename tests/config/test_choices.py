@@ -75,7 +75,7 @@ def test_peft_is_as_it_was(stack: Substrate, tmp_path: Path) -> None:
 def test_the_evaluator_is_chosen(stack: Substrate, tmp_path: Path) -> None:
     config = configured("evaluator=hf")
     job = scoring(setup_of(config, stack, tmp_path), tmp_path)
-    assert "--decoder hf --max-new 48" in " ".join(job.steps[0].argv)
+    assert "--decoder hf --max-new 48 --dtype float32" in " ".join(job.steps[0].argv)
 
 
 def test_vllm_gets_its_command_in_one_word_and_the_challenges_settings(

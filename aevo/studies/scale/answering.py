@@ -4,7 +4,10 @@ A decoding step reads the weights that its rows need once; where the host launch
 itself (transformers without CUDA graphs) its time counts instead, if it is longer.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aevo.config.schema import Config
 from aevo.studies.scale.architecture import Architecture, layer, parameters, weights
@@ -13,6 +16,7 @@ from aevo.studies.scale.hardware import Gpu
 from aevo.studies.scale.parallel import resources
 
 FORWARD = 1 / 3  # of layer_ms
+NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "half": 2, "auto": 2}
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,27 @@ class Way:
 
 
 def way(config: Config) -> Way:
-    """How this configuration's evaluator decodes: transformers (eval/evaluate.py: fp32 on one GPU,
-    32 rows, 48 tokens), or evaluator=vllm by its options, engines on the first node."""
+    """How this configuration's evaluator decodes: transformers (eval/evaluate.py: one GPU, 32 rows,
+    by default fp32 and 48 tokens), or evaluator=vllm by its options, engines on the first node."""
     options = config.evaluator.options
     if config.evaluator.name != "vllm":
-        return Way(4, 1, 1, 32, int(options.get("max_tokens", 48)), 1.0, False)
+        size = NUMBER_BYTES[str(options.get("dtype", "float32"))]
+        return Way(size, 1, 1, 32, int(options.get("max_tokens", 48)), 1.0, False)
     gpus = max(resources(config, "evaluate").gpus, 1)
     tensor = int(options.get("tensor_parallel", 1))
     return Way(
-        number_bytes=4 if options.get("dtype") == "float32" else 2, tensor=tensor,
+        number_bytes=_vllm_bytes(options), tensor=tensor,
         engines=int(options.get("shards", 0)) or max(gpus // tensor, 1),
         rows=int(options.get("max_num_seqs", 64)), longest=int(options.get("max_tokens", 7680)),
         share=float(options.get("gpu_memory_utilization", 0.85)), graphs=True)
+
+
+def _vllm_bytes(options: Mapping[str, Any]) -> int:
+    """Bytes of a weight in an engine, which may round the base's to 8 bits."""
+    extra = json.loads(str(options.get("extra", "{}")))
+    if extra.get("quantization") == "fp8":
+        return 1
+    return NUMBER_BYTES[str(options.get("dtype", "auto"))]
 
 
 @dataclass(frozen=True)
