@@ -32,7 +32,7 @@ from aevo.files.documents import append_line, read, write_json
 from aevo.files.lease import Lease
 from aevo.jobs import slurm
 from aevo.jobs.ending import cancel_owned
-from aevo.jobs.environment import environment
+from aevo.jobs.environment import environment, kernels
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, last_attempt
 from aevo.jobs.launch import argv
 from aevo.jobs.owner import Watch
@@ -191,7 +191,12 @@ def _run_step(
     spec: JobSpec, step: Step, inherited: list[int], deadline: float, scratch: str, enter: Any
 ) -> None:
     print(f"$ {' '.join(argv(spec, step))}", flush=True)
-    variables = environment(os.environ, step.env, spec.resources.cpus, scratch)
+    given = dict(spec.launch.environment)
+    if step.cache is not None:
+        # A folder that the operator names may be each node's own, and is made on this one alone.
+        place, caches = kernels(step.cache, given if spec.resources.nodes == 1 else {})
+        step, given = _with_cache(step, place), given | caches
+    variables = environment(os.environ, step.env, spec.resources.cpus, scratch, given)
     command = argv(spec, step, _confined(spec, step, scratch, variables))
     if command[0] == "srun":  # it needs to know its job; the rank it starts does not
         variables |= {name: value for name, value in os.environ.items()
@@ -213,6 +218,15 @@ def _run_step(
             child.wait()
     if child.returncode != 0:
         raise JobError(f"`{' '.join(step.argv[1:3])}` ended with {_exit_text(child.returncode)}")
+
+
+def _with_cache(step: Step, place: str) -> Step:
+    """The step with a folder of kernels that it may write; it is there afterwards."""
+    Path(place).mkdir(parents=True, exist_ok=True)
+    if step.confine is None:
+        return step
+    confine = step.confine.model_copy(update={"write": [*step.confine.write, place]})
+    return step.model_copy(update={"confine": confine})
 
 
 def _confined(

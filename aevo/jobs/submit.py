@@ -21,7 +21,7 @@ from aevo.files.documents import append_line, read, write_json
 from aevo.files.paths import CHECKOUT
 from aevo.jobs import local, slurm
 from aevo.jobs.ending import settle
-from aevo.jobs.environment import variables
+from aevo.jobs.environment import operators, variables
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, JobState, tail
 from aevo.jobs.queue import ask
 from aevo.jobs.script import DEPTH, job_name
@@ -90,7 +90,8 @@ def fitted(spec: JobSpec, cluster: ClusterSettings) -> JobSpec:
         "resumes": MAX_LOST if section_of(spec.kind) == "control" else cluster.resumes,
         "queue": Queue(cache=str(place / ".queue.json"), poll_s=cluster.poll_s,
                        settle_s=cluster.settle_s, watch_s=cluster.watch_s),
-        "launch": Launch(container=cluster.container, srun=asked.srun),
+        "launch": Launch(container=cluster.container, srun=asked.srun,
+                         environment=operators(asked.environment)),
     })
 
 

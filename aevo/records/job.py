@@ -39,13 +39,15 @@ JobKind = Literal["plan", "worker", "train", "evaluate", "leaderboard", "collect
 class Step(Part):
     """One command of a job: argument vector, working folder, extra environment. A `distributed`
     step is started once per rank. A step with `confine` runs code that a worker may have written,
-    in the sandbox; scratch space is added to what it may write."""
+    in the sandbox; scratch space is added to what it may write, and the folder `cache`, where
+    compilers keep kernels for the candidate's next job."""
 
     argv: list[str]
     cwd: str
     env: dict[str, str] = {}
     distributed: bool = False
     confine: Confinement | None = None
+    cache: str | None = None
 
 
 class Resources(Part):
@@ -98,10 +100,11 @@ class Queue(Part):
 
 
 class Launch(Part):
-    """How the commands of a job on Slurm are started."""
+    """How the commands of a job on Slurm are started; `environment` is the operator's."""
 
     container: Container = Container()
     srun: list[str] = []
+    environment: dict[str, str] = {}
 
 
 class JobSpec(Record):
