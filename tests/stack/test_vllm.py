@@ -81,6 +81,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def asked_of(log: Path) -> list[str]:
+    """The requests for items, without the canary's."""
+    return [line["asked"] for line in lines(log)
+            if "asked" in line and not line["asked"].startswith("canary")]
+
+
 def outputs(out: Path, name: str) -> list[tuple[str, str, bool]]:
     return [(r["id"], r["output"], r["correct"]) for r in lines(out / f"{name}.predictions.jsonl")]
 
@@ -113,7 +119,7 @@ def test_two_shards_and_hot_swap_give_what_transformers_gives(
     starts = [line for line in lines(log) if "start" in line]
     # Each engine one of the devices that were given; the challenge's settings are the defaults.
     assert sorted(start["start"] for start in starts) == ["3", "GPU-5d0c"]
-    asked = [line["asked"] for line in lines(log) if "asked" in line]
+    asked = asked_of(log)
     assert len(asked) == len(set(asked)) == 4 * ITEMS
     for start in starts:
         assert start["gpu"] == 0.85 and start["max_lora_rank"] == 32 and start["max_loras"] == 1
@@ -167,7 +173,7 @@ def test_after_kill_9_the_missing_answers_alone_are_asked(
     argv = arguments(few_items, tiny_base, out, chosen, "--engine", "shards=2")
     assert evaluation.main(argv) == 0
     assert "2 engine(s) ready" in capsys.readouterr().out
-    again = [int(line["asked"].split()[1]) for line in lines(log) if "asked" in line]
+    again = [int(text.split()[1]) for text in asked_of(log)]
     assert len(again) == len(set(again)) and first.isdisjoint(again)
     assert first | set(again) == set(range(ITEMS))
     rows = lines(out / "60.predictions.jsonl")
@@ -194,7 +200,39 @@ def test_an_adapter_that_vllm_refuses_or_leaves_out_stops_no_other(
     assert "expected target modules in" in scores["whole"]["error"]
     assert scores["part"] == {"error": "vLLM: 1 of its modules vLLM leaves out: "
                                        "model.layers.0.mlp.up_proj"}
-    assert len([line for line in lines(log) if "asked" in line]) == ITEMS  # the base's alone
+    assert len(asked_of(log)) == ITEMS  # the base's alone
+
+
+@pytest.mark.parametrize(("variable", "value", "message", "asks"), [
+    ("WRONG", "deaf", "canary: a loud adapter changed 0 of 8 texts: this vLLM does not apply", 0),
+    ("WRONG", "stained", "canary: the base answers otherwise after an adapter was loaded", 0),
+    ("WRONG", "late", "canary: the base answers otherwise after the work", 1),
+    ("VERSION", "0.21.0", "vLLM 0.21.0: from 0.20 to 0.22.1 a loaded adapter may change", 0),
+])
+def test_an_engine_that_does_not_treat_adapters_right_is_not_believed(
+    variable: str, value: str, message: str, asks: int, tiny_base: Path, few_items: Path,
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], log: Path,
+) -> None:
+    monkeypatch.setenv(f"STAND_IN_{variable}", value)
+    one = {"60": checkpoints["60"]}
+    assert evaluation.main(arguments(few_items, tiny_base, tmp_path / "out", one)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error, error
+    assert len(asked_of(log)) == asks * ITEMS
+    rows = shards.rows_of(tmp_path / "out" / "engine" / "shard-0.jsonl")
+    assert not [row for row in rows if "item" in row]  # nothing is taken over by the next start
+
+
+def test_a_start_that_is_believed_says_so(
+    tiny_base: Path, few_items: Path, checkpoints: dict[str, Path], tmp_path: Path, log: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = arguments(few_items, tiny_base, tmp_path / "out", {"60": checkpoints["60"]})
+    assert evaluation.main(argv) == 0
+    assert "canary: a loud adapter changed" in capsys.readouterr().out
+    canary = [line["asked"] for line in lines(log) if line.get("asked", "").startswith("canary")]
+    assert len(canary) == 5 * 8  # base, canary, base, canary; and the base after the work
 
 
 def test_limits_are_checked_before_an_engine_starts(

@@ -5,6 +5,7 @@ out as token ids, what is answered comes back as token ids (engine/vllm_engine.p
 files), so prompts, texts and scores are made here, for every decoder alike. In OUT/engine:
 
     prompts.jsonl, task-K.json   what engine K is asked
+    canary/                      an adapter by which an engine proves itself (eval.canary)
     shard-K.jsonl, shard-K.log   what it has answered so far, and what it said
     answers.jsonl                what was answered before the present start
 
@@ -21,6 +22,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -28,6 +30,7 @@ from typing import Any
 
 from eval import shards as engines
 from eval.adapter import Adapter, AdapterError
+from eval.canary import PROMPTS, TOKENS, write_canary
 from eval.errors import EvaluationError
 from eval.files import lines_of, write
 
@@ -213,6 +216,7 @@ class VllmDecoder:
         """Removes what is of no use once the predictions are written; the logs stay."""
         for path in self.folder.glob("*.json*"):
             path.unlink()
+        shutil.rmtree(self.folder / "canary", ignore_errors=True)
 
     def _kept(self, keys: set[str]) -> dict[tuple[str, int], Answer]:
         """Answers of earlier starts to what is asked now, gathered into one file."""
@@ -232,6 +236,7 @@ class VllmDecoder:
         """Writes prompts and tasks; engine K takes every N-th item that is missing."""
         prompts = self.folder.resolve() / "prompts.jsonl"
         write(prompts, lines_of({"item": i, "ids": ids} for i, ids in enumerate(self.prompts)))
+        canary = self._canary(asked)
         most = max(map(len, missing.values()))
         shards = []
         for number, devices in enumerate(self.devices[:most]):
@@ -247,12 +252,23 @@ class VllmDecoder:
                 "sampling": {"temperature": 0.0, "top_p": 1.0, "max_tokens": self.max_new,
                              "stop_token_ids": list(self.stop_ids), "detokenize": False},
                 "max_len": self.max_len, "at_once": self.settings.max_loras,
-                "prompts": str(prompts), "answers": str(shard.answers),
+                "prompts": str(prompts), "answers": str(shard.answers), "canary": canary,
                 "work": [entry for entry in work if entry["items"]],
             }
             write(shard.task, json.dumps(task, indent=1) + "\n")
             shards.append(shard)
         return shards
+
+    def _canary(self, asked: Sequence[Asked]) -> dict[str, Any] | None:
+        """What an engine proves itself by; None where no adapter is asked for. In half precision a
+        text may change by itself where two tokens are about as likely, so that most must agree."""
+        adapters = [entry.folder for entry in asked if entry.folder is not None]
+        if not adapters:
+            return None
+        path = write_canary(self.folder.resolve() / "canary", adapters)
+        agree = 1.0 if self.settings.dtype in ("float32", "float") else 0.75
+        return {"path": str(path), "items": list(range(min(PROMPTS, len(self.prompts)))),
+                "max_tokens": TOKENS, "agree": agree}
 
     def _engine(self, asked: Sequence[Asked]) -> dict[str, Any]:
         """Keyword arguments of vllm.LLM, beside `model`."""
@@ -279,7 +295,10 @@ class VllmDecoder:
         print(f"vllm {self.version}: {len(done)} engine(s) ready after "
               f"{max(s['seconds'] for s in started):.0f} s; {tokens} tokens in {seconds:.1f} s, "
               f"{tokens / max(seconds, 1e-9):.0f} tokens/s", flush=True)
-        for key in sorted({row["key"] for row in rows if "unchecked" in row}):
+        for text in sorted({row["canary"] for row in rows if "canary" in row}):
+            print(f"canary: {text}", flush=True)
+        for key in sorted({row["key"] for row in rows if row.get("key") in names
+                           and "unchecked" in row}):
             print(f"{names[key]}: this vLLM does not tell whether it uses every matrix of an "
                   "adapter", flush=True)
 
