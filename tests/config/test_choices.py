@@ -90,9 +90,9 @@ def test_vllm_gets_its_command_in_one_word_and_the_challenges_settings(
     assert argv[argv.index("--max-new") + 1] == "7680"
     engine = [argv[i + 1] for i, word in enumerate(argv) if word == "--engine"]
     assert engine == [
-        "max_model_len=8192", "max_num_seqs=64", "max_lora_rank=32", "max_loras=1",
+        "max_model_len=8192", "max_num_seqs=0", "max_lora_rank=32", "max_loras=1",
         "gpu_memory_utilization=0.85", "tensor_parallel=4", "shards=0", "dtype=auto",
-        "prefix_caching=true", "chunked_prefill=true", "enforce_eager=false",
+        "prefix_caching=auto", "chunked_prefill=true", "enforce_eager=false",
         'extra={"kv_cache_dtype": "fp8"}',
     ]
     assert argv[-2:] == ["--adapter", f"a={tmp_path}"]

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from eval import evaluate as evaluation
-from eval import shards
+from eval import fitting, shards
 from eval.errors import EvaluationError
 from eval.files import read_items
 from eval.vllm import Settings, parse_settings
@@ -334,13 +334,32 @@ def test_an_engine_gets_no_path_of_ours() -> None:
 
 def test_settings_are_the_challenges_and_mistakes_are_named() -> None:
     assert parse_settings([]) == Settings(
-        max_model_len=8192, max_num_seqs=64, max_lora_rank=32, gpu_memory_utilization=0.85,
-        tensor_parallel=1, prefix_caching=True, chunked_prefill=True)
+        max_model_len=8192, max_num_seqs=0, max_lora_rank=32, gpu_memory_utilization=0.85,
+        tensor_parallel=1, prefix_caching="auto", chunked_prefill=True)
     given = parse_settings(["shards=0", "prefix_caching=false", 'extra={"kv_cache_dtype": "fp8"}'])
-    assert not given.prefix_caching and given.extra == {"kv_cache_dtype": "fp8"}
+    assert given.prefix_caching == "false" and given.extra == {"kv_cache_dtype": "fp8"}
     for wrong, message in (("shard=1", "NAME=VALUE, of max_model_len"), ("shards", "NAME=VALUE"),
-                           ("shards=x", "invalid literal"), ("max_num_seqs=0", "positive"),
-                           ("dtype", "NAME=VALUE"), ("prefix_caching=1", "true or false"),
+                           ("shards=x", "invalid literal"), ("max_num_seqs=-1", "positive"),
+                           ("dtype", "NAME=VALUE"), ("prefix_caching=1", "auto, true or false"),
                            ("extra=[]", "a JSON object"), ("max_lora_rank=30", "vLLM has 1, 8")):
         with pytest.raises(EvaluationError, match=message):
             parse_settings([wrong])
+
+
+NANO = {"model_type": "nemotron_h", "hybrid_override_pattern": "M" * 23 + "E" * 23 + "*" * 6,
+        "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128,
+        "mamba_num_heads": 64, "mamba_head_dim": 64, "ssm_state_size": 128}
+
+
+@pytest.mark.parametrize(("gib", "gpus", "rows"), [
+    (140, 1, 512), (80, 1, 8), (80, 2, 512), (90, 1, 152), (None, 1, 64),
+])
+def test_answers_at_once_fill_what_the_weights_leave(
+    gib: int | None, gpus: int, rows: int
+) -> None:
+    memory = None if gib is None else gib * 2**30
+    assert fitting.at_once(NANO, 63 * 10**9, gpus, 0.85, lambda: memory) == rows
+
+
+def test_prefixes_are_kept_where_that_has_hits() -> None:
+    assert not fitting.keeps_prefixes(NANO) and fitting.keeps_prefixes({"model_type": "llama"})

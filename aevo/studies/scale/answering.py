@@ -6,7 +6,7 @@ itself (transformers without CUDA graphs) its time counts instead, if it is long
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aevo.config.schema import Config
@@ -25,8 +25,8 @@ class Way:
 
     Attributes:
         number_bytes: of a weight; tensor: GPUs that hold a copy of the model; engines: copies;
-        rows: that a copy works on; longest: tokens that an answer may have; share: of a GPU's
-        memory that it may take; graphs: the host does not launch each layer.
+        rows: that a copy works on, 0: as many as fit; longest: tokens that an answer may have;
+        share: of a GPU's memory that it may take; graphs: the host does not launch each layer.
     """
 
     number_bytes: int
@@ -50,7 +50,7 @@ def way(config: Config) -> Way:
     return Way(
         number_bytes=_vllm_bytes(options), tensor=tensor,
         engines=int(options.get("shards", 0)) or max(gpus // tensor, 1),
-        rows=int(options.get("max_num_seqs", 64)), longest=int(options.get("max_tokens", 7680)),
+        rows=int(options.get("max_num_seqs", 0)), longest=int(options.get("max_tokens", 7680)),
         share=float(options.get("gpu_memory_utilization", 0.85)), graphs=True)
 
 
@@ -85,6 +85,8 @@ class Evaluation:
 def of(config: Config, model: Architecture, gpu: Gpu, assumed: Assumptions) -> Evaluation:
     """The estimate for this configuration's evaluator."""
     chosen, asked = way(config), resources(config, "evaluate")
+    if not chosen.rows:
+        chosen = replace(chosen, rows=_fitting(model, chosen, gpu, assumed))
     answer = min(assumed.answer_tokens, chosen.longest)
     cache = chosen.rows * (assumed.prompt_tokens + answer) * _cache(model)
     state = chosen.rows * _state(model)
@@ -101,6 +103,14 @@ def of(config: Config, model: Architecture, gpu: Gpu, assumed: Assumptions) -> E
         used=chosen.tensor * chosen.engines, gpus=asked.gpus * asked.nodes,
         engines=chosen.engines,
         per_item=(answer * step / chosen.rows + prefill) / chosen.engines)
+
+
+def _fitting(model: Architecture, chosen: Way, gpu: Gpu, assumed: Assumptions) -> int:
+    """Rows that fit beside the weights, as eval/fitting.py has them: 8 to 512."""
+    room = (gpu.memory * chosen.share - assumed.context_gb * 2**30) / assumed.reserve
+    left = room * chosen.tensor - parameters(model) * chosen.number_bytes
+    row = (assumed.prompt_tokens + assumed.answer_tokens) * _cache(model) + _state(model)
+    return max(8, min(512, int(left / row) // 8 * 8))
 
 
 def _read(model: Architecture, chosen: Way) -> float:

@@ -26,7 +26,7 @@ def write_canary(folder: Path, adapters: Sequence[Path]) -> Path:
     shapes = [_shapes(path / FILES[1]) for path in adapters]
     common = set(shapes[0]).intersection(*shapes[1:]) or set(shapes[0])
     draw = torch.Generator().manual_seed(0)
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for module in sorted(common):
         rank, inputs, outputs = shapes[0][module]
         down = torch.randn(rank, inputs, generator=draw) / inputs**0.5
