@@ -16,11 +16,13 @@ from aevo.start.command import hydra_main
 from aevo.start.forecast import ask_slurm
 from aevo.start.opening import open_campaign
 from aevo.start.preflight import free_space
+from aevo.studies.scale import refusal
 from aevo.view.dryrun import show_graph
 
 
 def main(config: Config) -> None:
     """The command."""
+    refusal.check(config)
     numbers = range(1, config.rounds + 1)
     if config.dry_run:
         show_graph(config, list(numbers), "python -m aevo.campaign")

@@ -34,6 +34,7 @@ from aevo.start.command import hydra_main
 from aevo.start.forecast import ask_slurm
 from aevo.start.opening import open_campaign
 from aevo.start.preflight import free_space
+from aevo.studies.scale import refusal
 from aevo.view.dryrun import show_graph
 from aevo.view.follow import follow
 from aevo.view.outcome import check_baseline, check_measured
@@ -41,6 +42,7 @@ from aevo.view.outcome import check_baseline, check_measured
 
 def main(config: Config) -> None:
     """The command: the round that was asked for, after missing earlier ones if few enough."""
+    refusal.check(config)
     if config.dry_run:
         number = config.round or next_round(Layout(config.root))
         show_graph(config, [number], "python -m aevo.round")

@@ -90,7 +90,11 @@ class SlurmCluster(Part):
             cpus=resources.cpus, memory_gb=resources.memory_gb, time_min=resources.time_min,
         )
         section: SbatchOptions = getattr(self, section_of(kind))
-        return section.over(self.common.over(asked))
+        found = section.over(self.common.over(asked))
+        if found.memory_gb is None:
+            memory = resources.memory(found.gpus or 0)
+            found = found.model_copy(update={"memory_gb": memory})
+        return found
 
 
 ClusterSettings = Annotated[LocalCluster | SlurmCluster, Field(discriminator="kind")]

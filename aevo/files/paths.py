@@ -47,6 +47,11 @@ class RunLayout:
     def metrics(self) -> Path:
         return self.output / "metrics.jsonl"
 
+    def kernels(self, environment: str) -> Path:
+        """What compilers keep for the candidate's runs in a Python environment; no other candidate
+        can write there, and nothing trusted reads it."""
+        return self.candidate / "kernels" / environment
+
     @property
     def inspection(self) -> Path:
         """The trusted look at the run, and beside it the adapters that were taken from it."""

@@ -33,7 +33,7 @@ from aevo.files.lease import Lease
 from aevo.files.untrusted import scratch_folder, there
 from aevo.jobs import slurm
 from aevo.jobs.ending import cancel_owned
-from aevo.jobs.environment import environment
+from aevo.jobs.environment import environment, kernels
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, last_attempt
 from aevo.jobs.launch import argv
 from aevo.jobs.owner import Watch
@@ -238,7 +238,12 @@ def _run_step(
 ) -> None:
     spec = here.spec
     print(f"$ {' '.join(argv(spec, step))}", flush=True)
-    variables = environment(os.environ, step.env, spec.resources.cpus, scratch)
+    given = dict(spec.launch.environment)
+    if step.cache is not None:
+        # A folder that the operator names may be each node's own, and is made on this one alone.
+        place, caches = kernels(step.cache, given if spec.resources.nodes == 1 else {})
+        step, given = _with_cache(step, place), given | caches
+    variables = environment(os.environ, step.env, spec.resources.cpus, scratch, given)
     command = argv(spec, step, _confined(spec, step, scratch, variables))
     if command[0] == "srun":  # it needs to know its job; the rank it starts does not
         variables |= {name: value for name, value in os.environ.items()
@@ -282,6 +287,15 @@ class _Result:
             return False
         self.since = self.since or time.monotonic()
         return time.monotonic() - self.since > RESULT_GRACE_S
+
+
+def _with_cache(step: Step, place: str) -> Step:
+    """The step with a folder of kernels that it may write; it is there afterwards."""
+    Path(place).mkdir(parents=True, exist_ok=True)
+    if step.confine is None:
+        return step
+    confine = step.confine.model_copy(update={"write": [*step.confine.write, place]})
+    return step.model_copy(update={"confine": confine})
 
 
 def _confined(

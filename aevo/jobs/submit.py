@@ -21,12 +21,12 @@ from aevo.files.documents import append_line, read, write_json
 from aevo.files.paths import CHECKOUT
 from aevo.jobs import local, slurm
 from aevo.jobs.ending import settle
-from aevo.jobs.environment import variables
+from aevo.jobs.environment import operators, variables
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, JobState, tail
 from aevo.jobs.queue import ask
 from aevo.jobs.script import DEPTH, job_name
 from aevo.jobs.state import current_id, observe
-from aevo.records.job import JobSpec, Launch, LedgerLine, Queue, Resources
+from aevo.records.job import JobSpec, Launch, LedgerLine, Queue, Resources, Step
 
 # A job's environment says how deep it was submitted, one deeper in each job that a job submits: a
 # job that submits itself is stopped here, whatever the scheduler's environment leaks. A
@@ -80,6 +80,7 @@ def fitted(spec: JobSpec, cluster: ClusterSettings) -> JobSpec:
     place = Path(spec.folder).parents[1]
     return spec.model_copy(update={
         "code": code,
+        "steps": [_within(step, asked.memory_gb) for step in spec.steps],
         "resources": Resources(
             cpus=asked.cpus or 1, gpus=asked.gpus or 0, memory_gb=asked.memory_gb,
             time_min=asked.time_min or spec.resources.time_min, nodes=asked.nodes or 1,
@@ -89,8 +90,17 @@ def fitted(spec: JobSpec, cluster: ClusterSettings) -> JobSpec:
         "resumes": MAX_LOST if section_of(spec.kind) == "control" else cluster.resumes,
         "queue": Queue(cache=str(place / ".queue.json"), poll_s=cluster.poll_s,
                        settle_s=cluster.settle_s, watch_s=cluster.watch_s),
-        "launch": Launch(container=cluster.container, srun=asked.srun),
+        "launch": Launch(container=cluster.container, srun=asked.srun,
+                         environment=operators(asked.environment)),
     })
+
+
+def _within(step: Step, memory_gb: float | None) -> Step:
+    """A step whose sandbox has the memory that the job really asks for."""
+    if step.confine is None or memory_gb is None:
+        return step
+    confine = step.confine.model_copy(update={"memory_gb": memory_gb})
+    return step.model_copy(update={"confine": confine})
 
 
 def _start(job: JobFolder, spec: JobSpec, attempt: int, cluster: ClusterSettings) -> None:

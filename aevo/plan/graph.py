@@ -9,6 +9,8 @@ however they ended; meta needs the collector, the next round's plan needs meta. 
 campaign is submitted at once; the plan of a round whose policy exists is made by the driver.
 """
 
+import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,11 +90,21 @@ def training_job(setup: Setup, run: RunLayout, seed: int) -> JobSpec:
     steps = [
         data.model_copy(update={"confine": confinement(
             asked, [frozen, *rows], [str(run.data)], sealed)}),
-        train.model_copy(update={"confine": confinement(
-            resources, [frozen, setup.base, str(run.data)], [str(run.output)], sealed)}),
+        train.model_copy(update={
+            "cache": str(run.kernels(_python(setup))),
+            "confine": confinement(
+                resources, [frozen, setup.base, str(run.data)], [str(run.output)], sealed)}),
     ]
     job = _run_job(setup, "train", run, run.result, resources, steps)
     return job.model_copy(update={"sandbox": setup.config.sandbox})
+
+
+def _python(setup: Setup) -> str:
+    """A short name of what trainings run in: kernels of one environment are of no use in another,
+    and may be wrong there."""
+    cluster = setup.config.cluster
+    image = cluster.container.image if cluster.kind == "slurm" else None
+    return hashlib.sha256(f"{sys.prefix} {image}".encode()).hexdigest()[:12]
 
 
 def data_step(setup: Setup, fork: Path, seed: int, out: str) -> Step:
@@ -107,8 +119,9 @@ def confinement(
 ) -> Confinement:
     """What worker-written code of a job may touch and use up."""
     return Confinement(
-        read=read, write=write, hide=hide, memory_gb=resources.memory_gb, disk_gb=resources.disk_gb,
-        file_gb=resources.disk_gb, log_gb=0.25, devices=resources.gpus > 0,
+        read=read, write=write, hide=hide, memory_gb=resources.memory(resources.gpus),
+        disk_gb=resources.disk_gb, file_gb=resources.disk_gb, log_gb=0.25,
+        devices=resources.gpus > 0,
         network=resources.ranks > 1,
     )
 

@@ -39,23 +39,27 @@ JobKind = Literal["plan", "worker", "train", "evaluate", "leaderboard", "collect
 class Step(Part):
     """One command of a job: argument vector, working folder, extra environment. A `distributed`
     step is started once per rank. A step with `confine` runs code that a worker may have written,
-    in the sandbox; scratch space is added to what it may write."""
+    in the sandbox; scratch space is added to what it may write, and the folder `cache`, where
+    compilers keep kernels for the candidate's next job."""
 
     argv: list[str]
     cwd: str
     env: dict[str, str] = {}
     distributed: bool = False
     confine: Confinement | None = None
+    cache: str | None = None
 
 
 class Resources(Part):
     """What a job asks for. `time_min` is its wall limit in minutes, `gpus` and `tasks_per_node`
     are per node; `slots` is what it takes of a machine in local mode: one, or none for a job that
-    only waits. `disk_gb` is what its confined commands may write, in GiB."""
+    only waits. `disk_gb` is what its confined commands may write, in GiB. `memory_per_gpu_gb` holds
+    where no `memory_gb` is given."""
 
     cpus: int = 1
     gpus: int = 0
     memory_gb: float | None = None
+    memory_per_gpu_gb: float | None = None
     time_min: int = 60
     slots: Literal[0, 1] = 1
     nodes: int = 1
@@ -66,6 +70,12 @@ class Resources(Part):
     def ranks(self) -> int:
         """Processes of a distributed step."""
         return self.nodes * self.tasks_per_node
+
+    def memory(self, gpus: int) -> float | None:
+        """GiB of a node with so many GPUs: a share that is for one must not stand for eight."""
+        if self.memory_gb is not None or self.memory_per_gpu_gb is None:
+            return self.memory_gb
+        return self.memory_per_gpu_gb * max(gpus, 1)
 
 
 class Container(Part):
@@ -90,10 +100,11 @@ class Queue(Part):
 
 
 class Launch(Part):
-    """How the commands of a job on Slurm are started."""
+    """How the commands of a job on Slurm are started; `environment` is the operator's."""
 
     container: Container = Container()
     srun: list[str] = []
+    environment: dict[str, str] = {}
 
 
 class JobSpec(Record):

@@ -75,7 +75,7 @@ def test_peft_is_as_it_was(stack: Substrate, tmp_path: Path) -> None:
 def test_the_evaluator_is_chosen(stack: Substrate, tmp_path: Path) -> None:
     config = configured("evaluator=hf")
     job = scoring(setup_of(config, stack, tmp_path), tmp_path)
-    assert "--decoder hf --max-new 48" in " ".join(job.steps[0].argv)
+    assert "--decoder hf --max-new 48 --dtype float32" in " ".join(job.steps[0].argv)
 
 
 def test_vllm_gets_its_command_in_one_word_and_the_challenges_settings(
@@ -90,9 +90,9 @@ def test_vllm_gets_its_command_in_one_word_and_the_challenges_settings(
     assert argv[argv.index("--max-new") + 1] == "7680"
     engine = [argv[i + 1] for i, word in enumerate(argv) if word == "--engine"]
     assert engine == [
-        "max_model_len=8192", "max_num_seqs=64", "max_lora_rank=32", "max_loras=1",
+        "max_model_len=8192", "max_num_seqs=0", "max_lora_rank=32", "max_loras=1",
         "gpu_memory_utilization=0.85", "tensor_parallel=4", "shards=0", "dtype=auto",
-        "prefix_caching=true", "chunked_prefill=true", "enforce_eager=false",
+        "prefix_caching=auto", "chunked_prefill=true", "enforce_eager=false",
         'extra={"kv_cache_dtype": "fp8"}',
     ]
     assert argv[-2:] == ["--adapter", f"a={tmp_path}"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from base.pretrain import save
+from eval import evaluate as evaluation
 from eval.adapter import base_shapes, load_adapter, merge
 from eval.chat import load_chat
 from eval.decode import LlamaDecoder, supports
+from eval.decoders import load_evaluator
+from eval.files import read_items
 from eval.hf import HfDecoder
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -119,3 +123,18 @@ def test_untied_checkpoint_is_read_from_disk(tmp_path: Path, tiny_base: Path) ->
     weights = load_file(tmp_path / "model.safetensors")
     assert "lm_head.weight" in weights
     assert base_shapes(tmp_path)["lm_head.weight"] == (97, 48)
+
+
+def test_transformers_computes_in_half_precision_where_asked(
+    tiny_base: Path, items_path: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "items.jsonl"
+    few.write_text("".join(items_path.read_text().splitlines(keepends=True)[:2]))
+    evaluator = load_evaluator(read_items(few), tiny_base, 8, "hf", "bfloat16")
+    assert evaluator.transformers is not None
+    assert evaluator.transformers.model.dtype == torch.bfloat16
+    words = ["--items", few, "--base", tiny_base, "--out", tmp_path / "out", "--include-base",
+             "--decoder", "hf", "--max-new", "8", "--dtype", "bfloat16"]
+    assert evaluation.main(list(map(str, words))) == 0
+    record = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (record["dtype"], record["max_new"]) == ("bfloat16", 8)

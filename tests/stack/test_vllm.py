@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from eval import evaluate as evaluation
-from eval import shards
+from eval import fitting, shards
 from eval.errors import EvaluationError
 from eval.files import read_items
 from eval.vllm import Settings, parse_settings
@@ -81,6 +81,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def asked_of(log: Path) -> list[str]:
+    """The requests for items, without the canary's."""
+    return [line["asked"] for line in lines(log)
+            if "asked" in line and not line["asked"].startswith("canary")]
+
+
 def outputs(out: Path, name: str) -> list[tuple[str, str, bool]]:
     return [(r["id"], r["output"], r["correct"]) for r in lines(out / f"{name}.predictions.jsonl")]
 
@@ -113,7 +119,7 @@ def test_two_shards_and_hot_swap_give_what_transformers_gives(
     starts = [line for line in lines(log) if "start" in line]
     # Each engine one of the devices that were given; the challenge's settings are the defaults.
     assert sorted(start["start"] for start in starts) == ["3", "GPU-5d0c"]
-    asked = [line["asked"] for line in lines(log) if "asked" in line]
+    asked = asked_of(log)
     assert len(asked) == len(set(asked)) == 4 * ITEMS
     for start in starts:
         assert start["gpu"] == 0.85 and start["max_lora_rank"] == 32 and start["max_loras"] == 1
@@ -167,7 +173,7 @@ def test_after_kill_9_the_missing_answers_alone_are_asked(
     argv = arguments(few_items, tiny_base, out, chosen, "--engine", "shards=2")
     assert evaluation.main(argv) == 0
     assert "2 engine(s) ready" in capsys.readouterr().out
-    again = [int(line["asked"].split()[1]) for line in lines(log) if "asked" in line]
+    again = [int(text.split()[1]) for text in asked_of(log)]
     assert len(again) == len(set(again)) and first.isdisjoint(again)
     assert first | set(again) == set(range(ITEMS))
     rows = lines(out / "60.predictions.jsonl")
@@ -194,7 +200,39 @@ def test_an_adapter_that_vllm_refuses_or_leaves_out_stops_no_other(
     assert "expected target modules in" in scores["whole"]["error"]
     assert scores["part"] == {"error": "vLLM: 1 of its modules vLLM leaves out: "
                                        "model.layers.0.mlp.up_proj"}
-    assert len([line for line in lines(log) if "asked" in line]) == ITEMS  # the base's alone
+    assert len(asked_of(log)) == ITEMS  # the base's alone
+
+
+@pytest.mark.parametrize(("variable", "value", "message", "asks"), [
+    ("WRONG", "deaf", "canary: a loud adapter changed 0 of 8 texts: this vLLM does not apply", 0),
+    ("WRONG", "stained", "canary: the base answers otherwise after an adapter was loaded", 0),
+    ("WRONG", "late", "canary: the base answers otherwise after the work", 1),
+    ("VERSION", "0.21.0", "vLLM 0.21.0: from 0.20 to 0.22.1 a loaded adapter may change", 0),
+])
+def test_an_engine_that_does_not_treat_adapters_right_is_not_believed(
+    variable: str, value: str, message: str, asks: int, tiny_base: Path, few_items: Path,
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], log: Path,
+) -> None:
+    monkeypatch.setenv(f"STAND_IN_{variable}", value)
+    one = {"60": checkpoints["60"]}
+    assert evaluation.main(arguments(few_items, tiny_base, tmp_path / "out", one)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error, error
+    assert len(asked_of(log)) == asks * ITEMS
+    rows = shards.rows_of(tmp_path / "out" / "engine" / "shard-0.jsonl")
+    assert not [row for row in rows if "item" in row]  # nothing is taken over by the next start
+
+
+def test_a_start_that_is_believed_says_so(
+    tiny_base: Path, few_items: Path, checkpoints: dict[str, Path], tmp_path: Path, log: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = arguments(few_items, tiny_base, tmp_path / "out", {"60": checkpoints["60"]})
+    assert evaluation.main(argv) == 0
+    assert "canary: a loud adapter changed" in capsys.readouterr().out
+    canary = [line["asked"] for line in lines(log) if line.get("asked", "").startswith("canary")]
+    assert len(canary) == 5 * 8  # base, canary, base, canary; and the base after the work
 
 
 def test_limits_are_checked_before_an_engine_starts(
@@ -296,13 +334,32 @@ def test_an_engine_gets_no_path_of_ours() -> None:
 
 def test_settings_are_the_challenges_and_mistakes_are_named() -> None:
     assert parse_settings([]) == Settings(
-        max_model_len=8192, max_num_seqs=64, max_lora_rank=32, gpu_memory_utilization=0.85,
-        tensor_parallel=1, prefix_caching=True, chunked_prefill=True)
+        max_model_len=8192, max_num_seqs=0, max_lora_rank=32, gpu_memory_utilization=0.85,
+        tensor_parallel=1, prefix_caching="auto", chunked_prefill=True)
     given = parse_settings(["shards=0", "prefix_caching=false", 'extra={"kv_cache_dtype": "fp8"}'])
-    assert not given.prefix_caching and given.extra == {"kv_cache_dtype": "fp8"}
+    assert given.prefix_caching == "false" and given.extra == {"kv_cache_dtype": "fp8"}
     for wrong, message in (("shard=1", "NAME=VALUE, of max_model_len"), ("shards", "NAME=VALUE"),
-                           ("shards=x", "invalid literal"), ("max_num_seqs=0", "positive"),
-                           ("dtype", "NAME=VALUE"), ("prefix_caching=1", "true or false"),
+                           ("shards=x", "invalid literal"), ("max_num_seqs=-1", "positive"),
+                           ("dtype", "NAME=VALUE"), ("prefix_caching=1", "auto, true or false"),
                            ("extra=[]", "a JSON object"), ("max_lora_rank=30", "vLLM has 1, 8")):
         with pytest.raises(EvaluationError, match=message):
             parse_settings([wrong])
+
+
+NANO = {"model_type": "nemotron_h", "hybrid_override_pattern": "M" * 23 + "E" * 23 + "*" * 6,
+        "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128,
+        "mamba_num_heads": 64, "mamba_head_dim": 64, "ssm_state_size": 128}
+
+
+@pytest.mark.parametrize(("gib", "gpus", "rows"), [
+    (140, 1, 512), (80, 1, 8), (80, 2, 512), (90, 1, 152), (None, 1, 64),
+])
+def test_answers_at_once_fill_what_the_weights_leave(
+    gib: int | None, gpus: int, rows: int
+) -> None:
+    memory = None if gib is None else gib * 2**30
+    assert fitting.at_once(NANO, 63 * 10**9, gpus, 0.85, lambda: memory) == rows
+
+
+def test_prefixes_are_kept_where_that_has_hits() -> None:
+    assert not fitting.keeps_prefixes(NANO) and fitting.keeps_prefixes({"model_type": "llama"})

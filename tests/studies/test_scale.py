@@ -221,8 +221,7 @@ def test_architecture_is_read_from_a_checkpoint_at_hand(tmp_path: Path) -> None:
 
 
 def test_evaluation_follows_the_engines_of_vllm() -> None:
-    words = ("cluster=h200 model=nemotron3_super_120b evaluator=vllm "
-             "evaluator.options.command=python")
+    words = "cluster=h200 model=nemotron3_super_120b evaluator=vllm"
     alone = made(words)
     assert any("evaluation does not fit" in item for item in alone.problems)
     four, eight = (made(f"{words} evaluator.options.tensor_parallel={size}") for size in (4, 8))

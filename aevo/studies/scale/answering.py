@@ -4,7 +4,10 @@ A decoding step reads the weights that its rows need once; where the host launch
 itself (transformers without CUDA graphs) its time counts instead, if it is longer.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from aevo.config.schema import Config
 from aevo.studies.scale.architecture import Architecture, layer, parameters, weights
@@ -13,6 +16,7 @@ from aevo.studies.scale.hardware import Gpu
 from aevo.studies.scale.parallel import resources
 
 FORWARD = 1 / 3  # of layer_ms
+NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "half": 2, "auto": 2}
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,8 @@ class Way:
 
     Attributes:
         number_bytes: of a weight; tensor: GPUs that hold a copy of the model; engines: copies;
-        rows: that a copy works on; longest: tokens that an answer may have; share: of a GPU's
-        memory that it may take; graphs: the host does not launch each layer.
+        rows: that a copy works on, 0: as many as fit; longest: tokens that an answer may have;
+        share: of a GPU's memory that it may take; graphs: the host does not launch each layer.
     """
 
     number_bytes: int
@@ -35,18 +39,27 @@ class Way:
 
 
 def way(config: Config) -> Way:
-    """How this configuration's evaluator decodes: transformers (eval/evaluate.py: fp32 on one GPU,
-    32 rows, 48 tokens), or evaluator=vllm by its options, engines on the first node."""
+    """How this configuration's evaluator decodes: transformers (eval/evaluate.py: one GPU, 32 rows,
+    by default fp32 and 48 tokens), or evaluator=vllm by its options, engines on the first node."""
     options = config.evaluator.options
     if config.evaluator.name != "vllm":
-        return Way(4, 1, 1, 32, int(options.get("max_tokens", 48)), 1.0, False)
+        size = NUMBER_BYTES[str(options.get("dtype", "float32"))]
+        return Way(size, 1, 1, 32, int(options.get("max_tokens", 48)), 1.0, False)
     gpus = max(resources(config, "evaluate").gpus, 1)
     tensor = int(options.get("tensor_parallel", 1))
     return Way(
-        number_bytes=4 if options.get("dtype") == "float32" else 2, tensor=tensor,
+        number_bytes=_vllm_bytes(options), tensor=tensor,
         engines=int(options.get("shards", 0)) or max(gpus // tensor, 1),
-        rows=int(options.get("max_num_seqs", 64)), longest=int(options.get("max_tokens", 7680)),
+        rows=int(options.get("max_num_seqs", 0)), longest=int(options.get("max_tokens", 7680)),
         share=float(options.get("gpu_memory_utilization", 0.85)), graphs=True)
+
+
+def _vllm_bytes(options: Mapping[str, Any]) -> int:
+    """Bytes of a weight in an engine, which may round the base's to 8 bits."""
+    extra = json.loads(str(options.get("extra", "{}")))
+    if extra.get("quantization") == "fp8":
+        return 1
+    return NUMBER_BYTES[str(options.get("dtype", "auto"))]
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,8 @@ class Evaluation:
 def of(config: Config, model: Architecture, gpu: Gpu, assumed: Assumptions) -> Evaluation:
     """The estimate for this configuration's evaluator."""
     chosen, asked = way(config), resources(config, "evaluate")
+    if not chosen.rows:
+        chosen = replace(chosen, rows=_fitting(model, chosen, gpu, assumed))
     answer = min(assumed.answer_tokens, chosen.longest)
     cache = chosen.rows * (assumed.prompt_tokens + answer) * _cache(model)
     state = chosen.rows * _state(model)
@@ -88,6 +103,14 @@ def of(config: Config, model: Architecture, gpu: Gpu, assumed: Assumptions) -> E
         used=chosen.tensor * chosen.engines, gpus=asked.gpus * asked.nodes,
         engines=chosen.engines,
         per_item=(answer * step / chosen.rows + prefill) / chosen.engines)
+
+
+def _fitting(model: Architecture, chosen: Way, gpu: Gpu, assumed: Assumptions) -> int:
+    """Rows that fit beside the weights, as eval/fitting.py has them: 8 to 512."""
+    room = (gpu.memory * chosen.share - assumed.context_gb * 2**30) / assumed.reserve
+    left = room * chosen.tensor - parameters(model) * chosen.number_bytes
+    row = (assumed.prompt_tokens + assumed.answer_tokens) * _cache(model) + _state(model)
+    return max(8, min(512, int(left / row) // 8 * 8))
 
 
 def _read(model: Architecture, chosen: Way) -> float:

@@ -33,11 +33,10 @@ MODELS = {
     "tiny": "tiny",
 }
 EIGHT = "trainer.processes=8 model.train.gpus=8"
-VLLM = "evaluator=vllm evaluator.options.command=python"
 SECTIONS = {
     "Nemotron 3 Nano 30B-A3B": [
         Column("as configured", "cluster=h200 model=nemotron3_nano_30b"),
-        Column("with vLLM", f"cluster=h200 model=nemotron3_nano_30b {VLLM}"),
+        Column("8 engines", "cluster=h200 model=nemotron3_nano_30b model.evaluate.gpus=8"),
         Column("peft", "cluster=h200 model=nemotron3_nano_30b trainer=peft"),
         Column("megatron, 8 GPUs", "cluster=h200 model=nemotron3_nano_30b "
                f"{EIGHT} trainer.options.expert=8"),
@@ -45,15 +44,13 @@ SECTIONS = {
     ],
     "Nemotron 3 Super 120B-A12B": [
         Column("as configured", "cluster=h200 model=nemotron3_super_120b"),
-        Column("with vLLM", f"cluster=h200 model=nemotron3_super_120b {VLLM} "
-               "evaluator.options.tensor_parallel=4"),
         Column("on H100", "cluster=h200 model=nemotron3_super_120b gpu=h100"),
         Column("one node", "cluster=h200 model=nemotron3_super_120b trainer.nodes=1 "
                "trainer.options.tensor=2 trainer.options.expert=8"),
     ],
     "Nemotron 3 Ultra 550B-A55B": [
         Column("as configured", "cluster=h200 model=nemotron3_ultra_550b"),
-        Column("with vLLM", f"cluster=h200 model=nemotron3_ultra_550b {VLLM} "
+        Column("in bf16", "cluster=h200 model=nemotron3_ultra_550b evaluator=vllm "
                "evaluator.options.tensor_parallel=8"),
         Column("on H100", "cluster=h200 model=nemotron3_ultra_550b gpu=h100"),
     ],

@@ -67,7 +67,7 @@ def of(config: Config, assumed: Assumptions, files: bool = True) -> Sheet:
     scoring = answering.of(config, model, gpu, assumed) if gpu else None
     found = Sheet(
         model=model, layout=divided, gpu=gpu, memory=held,
-        host=_host(model, divided, held),
+        host=host_memory(model, divided, held),
         storage=storage.of(model, divided, recipe, step.seconds if step else None),
         step=step, evaluation=scoring,
         round=(cost.of(config, model, divided, recipe, step, scoring, assumed)
@@ -92,7 +92,7 @@ def find(config: Config, files: bool = True) -> Architecture:
     return known(config.model.name)
 
 
-def _host(model: Architecture, divided: Division, held: Memory) -> float | None:
+def host_memory(model: Architecture, divided: Division, held: Memory) -> float | None:
     """Bytes of a node's memory while weights are read, before they go to GPUs; of trainer=bridge it
     is not known."""
     if divided.trainer == "megatron":
@@ -112,7 +112,8 @@ def _misfits(sheet: Sheet, config: Config) -> list[str]:
         found.append(f"evaluation does not fit: evaluator={config.evaluator.name} takes "
                      f"{binary(own.memory)} of each of {own.used} GPU(s); there are "
                      f"{binary(own.room)} of {own.gpus}")
-    given = resources(config, "train").memory_gb
+    asked = resources(config, "train")
+    given = asked.memory(asked.gpus)
     needed = sheet.host if sheet.gpu else sheet.memory.total
     if given and needed and needed > given * GIB:
         found.append(f"host memory: {binary(needed)} while weights are read, {given:g} GiB "

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eval.hf import HfDecoder
 
 DECODERS = ("auto", "hf", "vllm")
+DTYPES = ("float32", "bfloat16")  # of `hf`
 
 
 @dataclass
@@ -85,9 +86,10 @@ class Evaluator:
 
 
 def load_evaluator(
-    items: list[dict[str, Any]], base: Path, max_new: int, decoder: str = "auto"
+    items: list[dict[str, Any]], base: Path, max_new: int, decoder: str = "auto",
+    dtype: str = "float32",
 ) -> Evaluator:
-    """Read base and tokenizer, and tokenise the items' prompts.
+    """Read base and tokenizer, and tokenise the items' prompts; `dtype` is of `hf`.
 
     Raises:
         EvaluationError, ChatError: one line.
@@ -110,7 +112,7 @@ def load_evaluator(
     elif decoder == "hf" or not supports(config):
         from eval.hf import HfDecoder
 
-        transformers = HfDecoder(base, _device())
+        transformers = HfDecoder(base, _device(), dtype)
     else:
         weights = {}
         for path in weight_files(base):

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.decoders import DECODERS, Evaluator, load_evaluator
+from eval.decoders import DECODERS, DTYPES, Evaluator, load_evaluator
 from eval.errors import EvaluationError
 from eval.files import finished, read_items, save, write
 from eval.metric import has_box
@@ -64,10 +64,12 @@ def evaluate(
     decoder: str = "auto",
     command: str = "",
     engine: Sequence[str] = (),
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Score every adapter (None: the base alone) and write OUT/scores.json; returns its content.
 
-    `command` and `engine` are vLLM's: what runs its Python, and NAME=VALUE settings.
+    `command` and `engine` are vLLM's: what runs its Python, and NAME=VALUE settings; `dtype` is of
+    `hf`.
 
     Raises:
         EvaluationError, ChatError: one line.
@@ -75,10 +77,12 @@ def evaluate(
     from eval.adapter import base_digest, file_sha256
 
     items = read_items(items_path)
-    evaluator = load_evaluator(items, base, max_new, decoder)
+    evaluator = load_evaluator(items, base, max_new, decoder, dtype)
     engines = _engines(evaluator, out, command, engine) if decoder == "vllm" else None
     common = {"items_sha256": file_sha256(items_path), "base_sha256": base_digest(base)}
     made: dict[str, Any] = {"max_new": max_new, "decoder": decoder}
+    if decoder == "hf" and dtype != DTYPES[0]:
+        made["dtype"] = dtype
     if engines is not None:
         made["engine"] = engines.settings.meaning()
     out.mkdir(parents=True, exist_ok=True)
@@ -194,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--include-base", action="store_true", help="score the bare base, too")
     parser.add_argument("--max-new", type=int, default=48, help="new tokens an answer may have")
     parser.add_argument("--decoder", choices=DECODERS, default="auto", help="what decodes")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="hf: of the weights")
     parser.add_argument("--command", default="", help="vllm: what runs Python where vLLM is")
     parser.add_argument(
         "--engine", action="append", default=[], metavar="NAME=VALUE",
@@ -219,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     try:
         evaluate(args.items, args.base, args.out, adapters, args.max_new, args.decoder,
-                 args.command, args.engine)
+                 args.command, args.engine, args.dtype)
     except (EvaluationError, ChatError, OSError) as error:
         print(f"eval.evaluate: {error}", file=sys.stderr)
         return 2

@@ -62,8 +62,9 @@ def disk_name(name: str, model_type: str) -> str:
 class HfDecoder:
     """Greedy decoding of one base with any adapter."""
 
-    def __init__(self, base: Path, device: str) -> None:
-        self.model: Any = open_model(base, torch.float32).to(device).eval()  # type: ignore[arg-type]
+    def __init__(self, base: Path, device: str, dtype: str = "float32") -> None:
+        model: Any = open_model(base, getattr(torch, dtype))
+        self.model: Any = model.to(device).eval()
         self.model.requires_grad_(False)
         self.memory, self.disk = ROOTS.get(self.model.config.model_type, ("", ""))
 
@@ -107,7 +108,8 @@ class HfDecoder:
         try:
             for module, (a, b) in (adapter.pairs if adapter else {}).items():
                 weight = self._weight(module)
-                update = (adapter.scale if adapter else 0.0) * (b @ a).to(weight)
+                # In fp32 until it is added, so that half precision rounds the sum alone.
+                update = (adapter.scale if adapter else 0.0) * (b @ a).to(weight.device)
                 ratio = float(update.norm() / weight.norm().clamp_min(1e-12))
                 if not ratio <= MAX_RELATIVE_NORM:
                     raise AdapterError(

@@ -5,6 +5,7 @@ out as token ids, what is answered comes back as token ids (engine/vllm_engine.p
 files), so prompts, texts and scores are made here, for every decoder alike. In OUT/engine:
 
     prompts.jsonl, task-K.json   what engine K is asked
+    canary/                      an adapter by which an engine proves itself (eval.canary)
     shard-K.jsonl, shard-K.log   what it has answered so far, and what it said
     answers.jsonl                what was answered before the present start
 
@@ -21,13 +22,16 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from eval import fitting
 from eval import shards as engines
 from eval.adapter import Adapter, AdapterError
+from eval.canary import PROMPTS, TOKENS, write_canary
 from eval.errors import EvaluationError
 from eval.files import lines_of, write
 
@@ -41,14 +45,14 @@ class Settings:
     top_p 1); how long an answer may be is --max-new."""
 
     max_model_len: int = 8192  # tokens of prompt and answer; no more than the model's own limit
-    max_num_seqs: int = 64  # answers an engine works on at once
+    max_num_seqs: int = 0  # answers an engine works on at once; 0: as many as fit its GPUs
     max_lora_rank: int = 32
     max_loras: int = 1  # adapters in an engine at once: 2 fill the gap when one's last answers run
     gpu_memory_utilization: float = 0.85
     tensor_parallel: int = 1  # GPUs an engine
     shards: int = 0  # engines; 0: as many as the GPUs here make
     dtype: str = "auto"  # auto: half precision, whatever the base has; float32 to compare
-    prefix_caching: bool = True
+    prefix_caching: str = "auto"  # true | false; auto: where the architecture has hits
     chunked_prefill: bool = True
     enforce_eager: bool = False  # true: no compilation, no CUDA graphs; starts sooner, runs slower
     extra: Mapping[str, Any] = field(default_factory=dict)  # more arguments of vllm.LLM
@@ -118,13 +122,15 @@ def _value(name: str, text: str, default: Any) -> Any:
         if not isinstance(value, dict):
             raise ValueError("a JSON object of arguments of vllm.LLM")
         return value
+    if name == "prefix_caching" and text not in ("auto", "true", "false"):
+        raise ValueError("auto, true or false")
     if isinstance(default, bool):
         if text not in ("true", "false"):
             raise ValueError("true or false")
         return text == "true"
     if isinstance(default, int | float):
         number = type(default)(text)
-        if number < 0 or (number == 0 and name != "shards"):
+        if number < 0 or (number == 0 and name not in ("shards", "max_num_seqs")):
             raise ValueError("a positive number")
         return number
     return text
@@ -155,7 +161,10 @@ class VllmDecoder:
                                   "with vLLM, or what starts it in its container")
         self.settings, self.base, self.prompts = settings, base.resolve(), prompts
         self.stop_ids, self.max_new, self.folder = tuple(stop_ids), max_new, folder
-        self.max_len = min(settings.max_model_len, _limit_of(base))
+        self.config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        # vLLM refuses a longer `max_model_len` than the model is made for.
+        limit = int(self.config.get("max_position_embeddings") or 1 << 30)
+        self.max_len = min(settings.max_model_len, limit)
         longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
         if len(prompts[longest]) >= self.max_len:
             raise EvaluationError(
@@ -213,6 +222,7 @@ class VllmDecoder:
         """Removes what is of no use once the predictions are written; the logs stay."""
         for path in self.folder.glob("*.json*"):
             path.unlink()
+        shutil.rmtree(self.folder / "canary", ignore_errors=True)
 
     def _kept(self, keys: set[str]) -> dict[tuple[str, int], Answer]:
         """Answers of earlier starts to what is asked now, gathered into one file."""
@@ -232,6 +242,7 @@ class VllmDecoder:
         """Writes prompts and tasks; engine K takes every N-th item that is missing."""
         prompts = self.folder.resolve() / "prompts.jsonl"
         write(prompts, lines_of({"item": i, "ids": ids} for i, ids in enumerate(self.prompts)))
+        canary = self._canary(asked)
         most = max(map(len, missing.values()))
         shards = []
         for number, devices in enumerate(self.devices[:most]):
@@ -247,12 +258,23 @@ class VllmDecoder:
                 "sampling": {"temperature": 0.0, "top_p": 1.0, "max_tokens": self.max_new,
                              "stop_token_ids": list(self.stop_ids), "detokenize": False},
                 "max_len": self.max_len, "at_once": self.settings.max_loras,
-                "prompts": str(prompts), "answers": str(shard.answers),
+                "prompts": str(prompts), "answers": str(shard.answers), "canary": canary,
                 "work": [entry for entry in work if entry["items"]],
             }
             write(shard.task, json.dumps(task, indent=1) + "\n")
             shards.append(shard)
         return shards
+
+    def _canary(self, asked: Sequence[Asked]) -> dict[str, Any] | None:
+        """What an engine proves itself by; None where no adapter is asked for. In half precision a
+        text may change by itself where two tokens are about as likely, so that most must agree."""
+        adapters = [entry.folder for entry in asked if entry.folder is not None]
+        if not adapters:
+            return None
+        path = write_canary(self.folder.resolve() / "canary", adapters)
+        agree = 1.0 if self.settings.dtype in ("float32", "float") else 0.75
+        return {"path": str(path), "items": list(range(min(PROMPTS, len(self.prompts)))),
+                "max_tokens": TOKENS, "agree": agree}
 
     def _engine(self, asked: Sequence[Asked]) -> dict[str, Any]:
         """Keyword arguments of vllm.LLM, beside `model`."""
@@ -265,10 +287,22 @@ class VllmDecoder:
             "generation_config": "vllm",  # nothing of the model folder's sampling defaults
             "dtype": s.dtype, "seed": 0, "tensor_parallel_size": s.tensor_parallel,
             "gpu_memory_utilization": s.gpu_memory_utilization, "max_model_len": self.max_len,
-            "max_num_seqs": s.max_num_seqs, "enable_prefix_caching": s.prefix_caching,
+            "max_num_seqs": self._at_once(), "enable_prefix_caching": self._keeps_prefixes(),
             "enable_chunked_prefill": s.chunked_prefill, "enforce_eager": s.enforce_eager,
             "disable_log_stats": True, **(lora if any(e.folder for e in asked) else {}), **s.extra,
         }
+
+    def _at_once(self) -> int:
+        s = self.settings
+        if s.max_num_seqs:
+            return s.max_num_seqs
+        stored = fitting.stored_bytes(self.base) // (2 if s.extra.get("quantization") else 1)
+        return fitting.at_once(self.config, stored, s.tensor_parallel, s.gpu_memory_utilization,
+                               fitting.smallest_gpu)
+
+    def _keeps_prefixes(self) -> bool:
+        given = self.settings.prefix_caching
+        return fitting.keeps_prefixes(self.config) if given == "auto" else given == "true"
 
     def _tell(self, asked: Sequence[Asked], rows: Sequence[dict[str, Any]]) -> None:
         names = {entry.key: entry.name for entry in asked}
@@ -279,7 +313,10 @@ class VllmDecoder:
         print(f"vllm {self.version}: {len(done)} engine(s) ready after "
               f"{max(s['seconds'] for s in started):.0f} s; {tokens} tokens in {seconds:.1f} s, "
               f"{tokens / max(seconds, 1e-9):.0f} tokens/s", flush=True)
-        for key in sorted({row["key"] for row in rows if "unchecked" in row}):
+        for text in sorted({row["canary"] for row in rows if "canary" in row}):
+            print(f"canary: {text}", flush=True)
+        for key in sorted({row["key"] for row in rows if row.get("key") in names
+                           and "unchecked" in row}):
             print(f"{names[key]}: this vLLM does not tell whether it uses every matrix of an "
                   "adapter", flush=True)
 
@@ -291,12 +328,6 @@ def _answers(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], Answer]:
 
 def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
     return next((ids[:index] for index, token in enumerate(ids) if token in ends), ids)
-
-
-def _limit_of(base: Path) -> int:
-    """The longest text the model is made for: vLLM refuses a longer `max_model_len`."""
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    return int(config.get("max_position_embeddings") or 1 << 30)
 
 
 def _device_count() -> int:

@@ -15,12 +15,17 @@ TASK.json:
     prompts         file of {"item": number, "ids": [token, ...]} lines
     answers         file to write, new: lines as below, on disk before more is asked of the engine
     work            [{"key", "name", "path" (null: the base alone), "items": [number, ...]}, ...]
+    canary          null, or {"path", "items", "max_tokens", "agree"}: a loud adapter. Before the
+                    work base and canary answer in turn, twice, and the base once more after it: the
+                    canary must change half of the texts, both must answer as before (`agree`: share
+                    of texts). Else the engine ends with an error, its answers taken back
 
 Lines of `answers`:
     {"started": {"vllm": version, "seconds": s}}
     {"key", "item", "ids", "end": "stop" | "length"}   one answer; `ids` may end in a stop token
     {"key", "refused": reason}                         vLLM does not take this adapter
     {"key", "unchecked": true}     this vLLM does not tell whether it uses all of the adapter
+    {"canary": remark}             how that went
     {"done": {"tokens": n, "seconds": s}}              last
 
 With --watch-stdin the process and everything it started ends when its standard input does: its
@@ -31,6 +36,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -39,6 +45,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Loaded adapters of experts changed the base: vllm-project/vllm#42008.
+BROKEN = ((0, 20), (0, 22, 1))
 Task = dict[str, Any]
 Row = dict[str, Any]
 
@@ -170,6 +178,98 @@ def work_off(llm: Any, task: Task, append: Callable[[list[Row]], None]) -> int:
     return tokens
 
 
+def refuse_broken(version: str) -> None:
+    """Ends with a version whose answers are known to be wrong once an adapter was loaded.
+
+    Raises:
+        RuntimeError: it is one.
+    """
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if BROKEN[0] <= numbers <= BROKEN[1]:
+        raise RuntimeError(f"vLLM {version}: from 0.20 to 0.22.1 a loaded adapter may change the "
+                           "base (vllm-project/vllm#42008); install another version")
+
+
+class Canary:
+    """A loud adapter and the base, asked in turn; what they answered first must stay."""
+
+    def __init__(self, llm: Any, task: Task) -> None:
+        from vllm.lora.request import LoRARequest
+
+        self.llm, self.given = llm, task["canary"]
+        self.task = {**task, "sampling": {**task["sampling"],
+                                          "max_tokens": self.given["max_tokens"]}}
+        self.prompts = read_prompts(Path(task["prompts"]))
+        self.number = len(task["work"]) + 1
+        self.request = LoRARequest("canary", self.number, self.given["path"])
+        self.base: list[list[int]] = []
+        self.asked = 0
+
+    def prove(self) -> str:
+        """Base, canary, base, canary; returns a remark.
+
+        Raises:
+            RuntimeError: the engine is not to be believed.
+        """
+        self.base = self._answers(None)
+        remarks = load_adapter(self.llm, self.request, "canary")
+        refused = next((row["refused"] for row in remarks if "refused" in row), None)
+        if refused is not None:
+            return f"nothing proven, vLLM does not take it: {refused}"
+        loud = self._answers(self.request)
+        changed = len(loud) - self._same(loud, self.base)
+        if changed < len(loud) / 2:
+            raise RuntimeError(f"canary: a loud adapter changed {changed} of {len(loud)} texts: "
+                               "this vLLM does not apply adapters")
+        self.base_stays("after an adapter was loaded")
+        if not self._agree(self._answers(self.request), loud):
+            raise RuntimeError("canary: an adapter answers otherwise after the base was asked")
+        self.llm.llm_engine.remove_lora(self.number)
+        return f"a loud adapter changed {changed} of {len(loud)} texts, the base stayed"
+
+    def base_stays(self, when: str) -> None:
+        """Asks the base again.
+
+        Raises:
+            RuntimeError: it answers otherwise.
+        """
+        if not self._agree(self._answers(None), self.base):
+            raise RuntimeError(f"canary: the base answers otherwise {when}: this vLLM mixes "
+                               "adapters into it")
+
+    def _answers(self, request: Any) -> list[list[int]]:
+        self.asked += 1
+        entry = {"key": f"canary-{self.asked}", "items": self.given["items"]}
+        submit(self.llm, self.task, entry, request, self.prompts)
+        found = {row["item"]: row["ids"] for rows in finished(self.llm) for row in rows}
+        return [found[item] for item in self.given["items"]]
+
+    def _same(self, one: list[list[int]], other: list[list[int]]) -> int:
+        return sum(a == b for a, b in zip(one, other, strict=True))
+
+    def _agree(self, one: list[list[int]], other: list[list[int]]) -> bool:
+        return self._same(one, other) >= self.given["agree"] * len(one)
+
+
+def work_proven(llm: Any, task: Task, append: Callable[[list[Row]], None]) -> int:
+    """`work_off` between two looks at the canary, if there is one.
+
+    Raises:
+        RuntimeError: the engine is not to be believed; its answers are off the disk.
+    """
+    if task.get("canary") is None:
+        return work_off(llm, task, append)
+    canary = Canary(llm, task)
+    append([{"canary": canary.prove()}])
+    tokens = work_off(llm, task, append)
+    try:
+        canary.base_stays("after the work")
+    except RuntimeError:
+        os.truncate(task["answers"], 0)
+        raise
+    return tokens
+
+
 def main(argv: list[str]) -> int:
     """Command line; returns the exit status. A failure is vLLM's own traceback."""
     if not 1 <= len(argv) <= 2 or argv[0] in ("-h", "--help") or argv[1:] not in (
@@ -183,11 +283,12 @@ def main(argv: list[str]) -> int:
     begun = time.monotonic()
     import vllm
 
+    refuse_broken(vllm.__version__)
     llm = vllm.LLM(model=task["model"], **task["engine"])
     append = appender(Path(task["answers"]))
     ready = time.monotonic()
     append([{"started": {"vllm": vllm.__version__, "seconds": round(ready - begun, 3)}}])
-    tokens = work_off(llm, task, append)
+    tokens = work_proven(llm, task, append)
     append([{"done": {"tokens": tokens, "seconds": round(time.monotonic() - ready, 3)}}])
     return 0
 

@@ -8,7 +8,9 @@ requests.
 Environment: STAND_IN_LOG, a file that gets one line of JSON for each start and each request;
 STAND_IN_HOLD, a file that stops every engine after its first step for as long as it exists;
 STAND_IN_UNSUPPORTED, a module's name that adapters may not have; STAND_IN_LEFT_OUT, one that is
-silently left out; STAND_IN_FAULT, the text of the failure that ends the engine's start.
+silently left out; STAND_IN_FAULT, the text of the failure that ends the engine's start;
+STAND_IN_WRONG, how it answers wrongly: `deaf` applies no adapter, `stained` leaves an adapter in
+the base, `late` does so when it is taken off; STAND_IN_VERSION, the version that it claims.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 
 __all__ = ["LLM", "LoRARequest", "SamplingParams"]
-__version__ = "0.17.1"
+__version__ = os.environ.get("STAND_IN_VERSION", "0.17.1")
 
 # Of vllm/engine/arg_utils.py, EngineArgs: what `LLM` passes on from **kwargs. Others are refused.
 ENGINE_ARGS = {
@@ -38,6 +40,7 @@ ENGINE_ARGS = {
     "max_num_batched_tokens",
 }
 PREFIX = "base_model.model."
+WRONG = os.environ.get("STAND_IN_WRONG")
 
 
 def _log(**what: Any) -> None:
@@ -142,7 +145,14 @@ class LLMEngine:
             raise Exception(f"Call to add_lora method failed: {error}") from error
 
     def remove_lora(self, lora_id: int) -> bool:
+        if WRONG == "late" and (taken := self.loaded.get(lora_id)) and hasattr(self, "stepped"):
+            self._stain(taken.updates)
         return self.loaded.pop(lora_id, None) is not None
+
+    def _stain(self, updates: dict[str, Any]) -> None:
+        with self.torch.inference_mode():
+            for name, update in updates.items():
+                self.model.get_parameter(name).add_(100 * update)
 
     def add_request(
         self, request_id: str, prompt: dict[str, Any], params: SamplingParams,
@@ -169,8 +179,9 @@ class LLMEngine:
         hold = os.environ.get("STAND_IN_HOLD")
         while hold and hasattr(self, "stepped") and Path(hold).exists():
             time.sleep(0.05)
-        self.stepped = True
         first = self.waiting[0]
+        if not first.request_id.startswith("canary"):
+            self.stepped = True
         batch = [r for r in self.waiting if r.adapter == first.adapter
                  and len(r.ids) == len(first.ids)][: self.engine["max_num_seqs"]]
         self.waiting = [r for r in self.waiting if r not in batch]
@@ -181,7 +192,7 @@ class LLMEngine:
     def _answer(self, batch: list[_Request], first: _Request) -> list[RequestOutput]:
         torch, most = self.torch, max(r.params.max_tokens for r in batch)
         ids = torch.tensor([r.ids for r in batch])
-        updates = self.loaded[first.adapter].updates if first.adapter else {}
+        updates = self.loaded[first.adapter].updates if first.adapter and WRONG != "deaf" else {}
         before = {name: self.model.get_parameter(name).detach().clone() for name in updates}
         with torch.inference_mode():
             for name, update in updates.items():
@@ -190,7 +201,7 @@ class LLMEngine:
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most,
                 do_sample=False, eos_token_id=first.params.stop_token_ids,
                 pad_token_id=first.params.stop_token_ids[0])
-            for name, weight in before.items():
+            for name, weight in before.items() if WRONG != "stained" else ():
                 self.model.get_parameter(name).copy_(weight)
         return [self._output(r, row) for r, row in
                 zip(batch, out[:, ids.shape[1] :].tolist(), strict=True)]
