@@ -35,10 +35,13 @@ class BrokerError(AevoError):
 
 
 class RunStarted(Part):
-    """Answer of `train`."""
+    """Answer of `train`. The run goes on the anchor's seed of number `seed`: two recipes are
+    compared on the same one."""
 
     run: int
+    seed: int
     trainings_left: int
+    note: str | None = None
 
 
 class RunStatus(Part):
@@ -99,7 +102,20 @@ class Broker:
 
     def seed(self, number: int) -> int:
         """The seed of run `number`: fixed by the plan, out of the agent's reach."""
-        return self.candidate.seeds[min(number, len(self.candidate.seeds)) - 1]
+        return self.candidate.seeds[self.seed_number(number) - 1]
+
+    def seed_number(self, number: int) -> int:
+        """Which of the plan's seeds run `number` takes, counted from 1: a recipe's first run the
+        first, as the anchor's did, and each further run of the same recipe the next."""
+        return min(1 + len(self.same(number)), len(self.candidate.seeds))
+
+    def same(self, number: int) -> list[int]:
+        """The runs before run `number` that trained the same fork."""
+        if not self.files.run(number).fork.exists():
+            return []
+        own = self.substrate.recipe_sha256(self.files.run(number).fork)
+        return [other for other in range(1, number)
+                if self.substrate.recipe_sha256(self.files.run(other).fork) == own]
 
     def train(self) -> RunStarted:
         """Launches the next run on a snapshot of the fork as it is now.
@@ -123,7 +139,8 @@ class Broker:
         submit(self.train_spec(number), self.campaign.config.cluster)
         self.trace.note("job", run=number, job=self.train_spec(number).name, seed=self.seed(number))
         self._log(f"run {number} submitted")
-        return RunStarted(run=number, trainings_left=self.trainings - number)
+        return RunStarted(run=number, seed=self.seed_number(number), note=self._remark(number),
+                          trainings_left=self.trainings - number)
 
     def wait(self, number: int) -> RunStatus:
         """Waits for run `number`; a lost job is submitted again and resumes from its state."""
@@ -253,6 +270,18 @@ class Broker:
     def _unchanged(self) -> bool:
         names = self.substrate.file.mutable
         return digest.of_tree(self.files.fork, names) == digest.of_tree(self.round.standing, names)
+
+    def _remark(self, number: int) -> str | None:
+        """What an explorer should know of a run that can teach little."""
+        if self.candidate.role == "anchor":
+            return None
+        fork = self.files.run(number).fork
+        if self.substrate.recipe_sha256(fork) == self.plan.standing_recipe_sha256:
+            return "warning: your fork equals the standing recipe, which the anchor trains already"
+        same = self.same(number)
+        if len(same) >= len(self.candidate.seeds):
+            return f"warning: run {same[-1]} had this recipe and this seed already"
+        return f"the same recipe as run {same[-1]}, on another seed" if same else None
 
     def _log(self, text: str) -> None:
         roundlog.note(self.round.log, self.candidate.id, text)

@@ -98,9 +98,14 @@ def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
                                "note", retry=str(kind), trial=trial, wait_s=round(wait_s, 1),
                                text=text))
     return ScriptedModel(
-        moves, replicates=len(broker.candidate.seeds), recipe=broker.substrate.file.recipe,
+        moves, replicates=repeats(broker), recipe=broker.substrate.file.recipe,
         check=check, seed=broker.candidate.agent_seed,
     )
+
+
+def repeats(broker: Broker) -> int:
+    """How often rules run an unchanged recipe: an anchor once per seed."""
+    return len(broker.candidate.seeds) if broker.candidate.role == "anchor" else 1
 
 
 def check_command(broker: Broker) -> str:

@@ -1,0 +1,109 @@
+"""What a worker is told: by its prompt, by its tools, and by what became of its runs."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aevo.config.agent import EndpointSettings
+from aevo.plan.candidates import make_plan
+from aevo.policy import document as policies
+from aevo.records.trace import ToolCall, Turn
+from aevo.work import broker as broker_module
+from aevo.work.tools import Toolbox
+from aevo.work.worker import open_broker
+from tests.conftest import Cli
+
+Tools = Callable[[str], Toolbox]
+
+
+@pytest.fixture(scope="module")
+def finished_round(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """A round of two candidates, run for real."""
+    cli = Cli(tmp_path_factory.mktemp("told"))
+    done = cli.run("round", "policy.axes=[schedule]", n=2)
+    assert done.returncode == 0, done.stderr
+    yield cli
+
+
+@pytest.fixture
+def fresh(
+    finished_round: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Tools:
+    """The tools of a candidate that has done nothing yet, in a copy of the campaign; what it
+    submits is not run."""
+    shutil.copytree(finished_round.runs, tmp_path / "runs", symlinks=True)
+    cli = Cli(tmp_path)
+    monkeypatch.setattr(broker_module, "submit", lambda spec, cluster: None)
+
+    def make(candidate: str) -> Toolbox:
+        cli.reset(1, candidate)
+        broker = open_broker(cli.layout(), 1, candidate)
+        return Toolbox(broker.files.fork, broker.substrate, broker)
+
+    return make
+
+
+@pytest.fixture
+def toolbox(finished_round: Cli) -> Toolbox:
+    """The tools of the candidate that ran."""
+    broker = open_broker(finished_round.layout(), 1, "c01")
+    return Toolbox(broker.files.fork, broker.substrate, broker)
+
+
+def call(toolbox: Toolbox, name: str, **arguments: object) -> str:
+    """Runs a tool as the loop does: call and answer go into the trace."""
+    trace = toolbox.broker.trace
+    request = ToolCall(id=f"t{len(trace.turns())}", name=name, arguments=arguments)
+    trace.message(Turn(role="assistant", content="", tool_calls=[request]))
+    answer = toolbox.call(request)
+    trace.message(Turn(role="tool", tool_call_id=request.id, content=answer))
+    return answer
+
+
+def answered(toolbox: Toolbox, name: str, **arguments: object) -> Any:
+    return json.loads(call(toolbox, name, **arguments))
+
+
+def edit(toolbox: Toolbox, find: str, put: str) -> None:
+    answer = call(toolbox, "edit_file", path="recipe.yaml", find=find, replace=put)
+    assert answer.startswith("recipe.yaml edited"), answer
+
+
+def test_an_own_axis_is_trained_on_the_anchors_seed(finished_round: Cli) -> None:
+    layout = finished_round.layout()
+    campaign = open_broker(layout, 1, "c01").campaign
+    policy = policies.read(layout, 1)
+    own = policy.axes[0].model_copy(update={"axis": "own", "moves": []})
+    rules = policy.model_copy(update={"axes": [own]})
+    model = campaign.config.model_copy(update={"agent": EndpointSettings()})
+    plan = make_plan(model, campaign.record, rules, "", "")
+    assert plan.candidate("c01").seeds == plan.candidate("c00").seeds
+    repeated = make_plan(campaign.config, campaign.record, rules, "", "").candidate("c01")
+    assert not set(repeated.seeds) & set(plan.candidate("c00").seeds), "rules repeat: noise"
+
+
+def test_a_second_run_of_the_same_fork_takes_the_anchors_second_seed(fresh: Tools) -> None:
+    tools = fresh("c01")
+    edit(tools, "steps: 60", "steps: 61")
+    first, second = answered(tools, "train"), answered(tools, "train")
+    seeds = tools.broker.plan.candidate("c00").seeds
+    assert (first["seed"], second["seed"]) == (1, 2)
+    assert [tools.broker.seed(number) for number in (1, 2)] == seeds[:2]
+    assert "run 1, on another seed" in second["note"]
+
+
+def test_a_mended_fork_is_trained_on_the_first_seed_again(fresh: Tools) -> None:
+    tools = fresh("c01")
+    edit(tools, "steps: 60", "steps: 61")
+    call(tools, "train")
+    edit(tools, "steps: 61", "steps: 62")
+    assert answered(tools, "train")["seed"] == 1
+
+
+def test_training_the_standing_recipe_as_it_is_is_warned_of(fresh: Tools) -> None:
+    assert "equals the standing recipe" in answered(fresh("c01"), "train")["note"]
+    assert answered(fresh("c00"), "train")["note"] is None
