@@ -9,12 +9,12 @@ from rich.text import Text
 
 from aevo.files.documents import Part
 from aevo.files.paths import Layout
+from aevo.jobs import autopsy
 from aevo.jobs.execute import TIME_LIMIT
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder
 from aevo.jobs.usage import Accounted, Accounts, Seen, accounts, fate_unknown, survey
 from aevo.plan.cancel import job_folders
 from aevo.records.job import JobEnd
-from aevo.view import autopsy
 
 SLURM_WORDS = ("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "CANCELLED", "PREEMPTED", "BOOT_FAIL",
                "DEADLINE", "FAILED")
@@ -152,7 +152,7 @@ def _failure(
         job=item.spec.name, attempt=attempt, job_id=_job_id(item, attempt), node=node,
         time=times[0], outcome=outcome,
         cause=autopsy.cause(message, texts), message=message, requeued=requeued,
-        text=autopsy.traceback(text) or autopsy.last_lines(text),
+        text=autopsy.ending(text, autopsy.LAST_LINES),
         log=str(paths[-1]) if paths else "",
     )
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from aevo.files.documents import Foreign, Part, finished, read
 from aevo.files.paths import CandidateLayout, Layout, RoundLayout
+from aevo.jobs.autopsy import CONTROL
 from aevo.jobs.folder import JobFolder, tail
 from aevo.jobs.usage import Seen, Spent, Survey, fate_unknown, spent, survey
 from aevo.plan.graph import candidate_ids, worker_name
@@ -19,7 +20,6 @@ from aevo.records.manifest import Manifest
 from aevo.records.plan import Plan
 from aevo.records.scores import Scores
 from aevo.text import one_line
-from aevo.view.autopsy import CONTROL
 from aevo.view.problems import Problem, Problems
 
 WIDTH = 200  # of the table where it goes into a file or pipe

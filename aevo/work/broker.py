@@ -14,8 +14,9 @@ from aevo.evaluate.scores import by_checkpoint, read_scores
 from aevo.files import digest, roundlog
 from aevo.files.documents import Part
 from aevo.files.paths import CandidateLayout, RoundLayout, RunLayout
+from aevo.jobs import autopsy
 from aevo.jobs.ending import cancel
-from aevo.jobs.folder import JobFolder, tail
+from aevo.jobs.folder import JobFolder, JobState
 from aevo.jobs.state import observe
 from aevo.jobs.submit import submit, wait
 from aevo.plan.graph import evaluation_job, training_job
@@ -26,8 +27,12 @@ from aevo.records.manifest import CheckpointScore, best_of
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.scores import Score, Scores
 from aevo.records.trace import Trace
+from aevo.sandbox import STOPPED
 from aevo.substrate.frozen import Substrate
 from aevo.substrate.recipe import load_recipe
+from aevo.work.curve import curve
+
+SAID = 12  # lines of a failed run's log that `wait` gives
 
 
 class BrokerError(AevoError):
@@ -45,14 +50,16 @@ class RunStarted(Part):
 
 
 class RunStatus(Part):
-    """Answer of `wait`: `ok`, `diverged` or `failed`; `log` is the end of a failed run's log."""
+    """Answer of `wait`: `ok`, `diverged`, `refused` or `failed`. `failure` is the cause; of a run
+    that was not `ok`, `log` is what its log says of the end and `metrics` its learning curve."""
 
     run: int
     status: str
     final_loss: float | None = None
     checkpoints: list[str] = []
     failure: str | None = None
-    log: str = ""
+    log: list[str] = []
+    metrics: list[str] = []
 
 
 class Evaluation(Part):
@@ -150,9 +157,10 @@ class Broker:
             wait(spec, self.campaign.config.cluster)
         except JobError as error:
             state = observe(JobFolder(Path(spec.folder)))
-            self._log(f"run {number} failed: {state.message}")
-            return RunStatus(run=number, status="failed", failure=error.what,
-                             log=tail(state.log, 30))
+            why = _cause(state) or error.what
+            self._log(f"run {number} failed: {why}")
+            return RunStatus(run=number, status="failed", failure=why, log=_said(state),
+                             metrics=self.curve(number))
         found = self.inspection(number)
         if found.result is None or found.failure is not None:
             self._log(f"run {number} refused: {found.failure}")
@@ -162,10 +170,18 @@ class Broker:
             self.trace.note("note", run=number, refused=found.refused)
         result = found.result
         self._log(f"run {number} {result.status}, loss {_figure(result.final_loss)}")
-        return RunStatus(
+        status = RunStatus(
             run=number, status=result.status, final_loss=result.final_loss,
             checkpoints=list(found.adapters), failure=_why(result.status, found.refused),
         )
+        if result.status == "ok":
+            return status
+        state = observe(JobFolder(Path(spec.folder)))
+        return status.model_copy(update={"log": _said(state), "metrics": self.curve(number)})
+
+    def curve(self, number: int) -> list[str]:
+        """Lines of a run's metrics, evenly spread over it, the last ones included."""
+        return curve(self.files.run(number))
 
     def inspection(self, number: int) -> Inspection:
         """The trusted look at a run that has ended, made once."""
@@ -180,13 +196,16 @@ class Broker:
         # one that has said how it failed may be in its last breath: it was not cancelled
         if observe(job).phase != "failed" and cancel(job):
             return "cancelled when its candidate ended"
-        return observe(job).message or "never ran"
+        return _cause(observe(job)) or "never ran"
 
     def logs(self, number: int, lines: int) -> str:
-        """The end of a run's log."""
+        """How a run stands, its learning curve, and the end of its log."""
         self._known(number)
         state = observe(JobFolder(Path(self.train_spec(number).folder)))
-        return f"{state.phase} {state.message}\n{tail(state.log, lines)}"
+        curve = ["metrics:", *self.curve(number)]
+        return "\n".join([f"{state.phase} {_cause(state)}".strip(),
+                          *(curve if len(curve) > 1 else ["no metrics yet"]),
+                          "log:", *_said(state, lines)])
 
     def evaluate(self, number: int) -> Evaluation:
         """Scores all checkpoints of run `number` on dev in a trusted job.
@@ -285,6 +304,18 @@ class Broker:
 
     def _log(self, text: str) -> None:
         roundlog.note(self.round.log, self.candidate.id, text)
+
+
+def _cause(state: JobState) -> str:
+    """Why a job failed; of a command that was stopped, for which limit."""
+    if state.log is None or f"exit code {STOPPED}" not in state.message:
+        return state.message
+    return autopsy.limit(autopsy.log_text(state.log)) or state.message
+
+
+def _said(state: JobState, lines: int = SAID) -> list[str]:
+    """What a job's log says of its end."""
+    return autopsy.ending(autopsy.log_text(state.log), lines) if state.log else []
 
 
 def _why(status: str, refused: dict[str, str]) -> str | None:

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from aevo.config.agent import EndpointSettings
+from aevo.files.paths import CandidateLayout
+from aevo.jobs.submit import submit
 from aevo.plan.candidates import make_plan
 from aevo.policy import document as policies
 from aevo.records.trace import ToolCall, Turn
+from aevo.sandbox import STOPPED
 from aevo.work import broker as broker_module
+from aevo.work.curve import curve
 from aevo.work.tools import Toolbox
 from aevo.work.worker import open_broker
 from tests.conftest import Cli
@@ -107,3 +111,53 @@ def test_a_mended_fork_is_trained_on_the_first_seed_again(fresh: Tools) -> None:
 def test_training_the_standing_recipe_as_it_is_is_warned_of(fresh: Tools) -> None:
     assert "equals the standing recipe" in answered(fresh("c01"), "train")["note"]
     assert answered(fresh("c00"), "train")["note"] is None
+
+
+def ran(toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trains for real and waits."""
+    monkeypatch.setattr(broker_module, "submit", submit)
+    assert answered(toolbox, "train")["run"] == 1
+    return answered(toolbox, "wait", run=1)
+
+
+def test_wait_says_why_a_run_failed(fresh: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = fresh("c01")
+    path = "train/fit.py"
+    call(tools, "edit_file", path=path, find="names = sorted(", replace="names = undefined(")
+    status = ran(tools, monkeypatch)
+    assert status["status"] == "failed" and "submitit" not in json.dumps(status)
+    assert status["log"][-1] == "NameError: name 'undefined' is not defined"
+
+
+def test_wait_names_the_limit_that_a_run_was_stopped_for(
+    fresh: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = fresh("c01")
+    run = tools.broker.files.run(1)
+    said = "aevo sandbox: stopped: more than 2 GiB of memory"
+    put = f"print({said!r}, flush=True)\nsys.exit({STOPPED})\nstart = done[-1]"
+    call(tools, "edit_file", path="train/fit.py", find="start = done[-1]", replace=put)
+    assert ran(tools, monkeypatch)["failure"] == "stopped: more than 2 GiB of memory"
+    assert not run.result.exists() and tools.broker.settle(1).startswith("stopped: more than 2 GiB")
+
+
+def test_a_diverged_run_shows_its_curve(fresh: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = fresh("c01")
+    edit(tools, "learning_rate: 0.4", "learning_rate: 4000.0")
+    status = ran(tools, monkeypatch)
+    assert status["status"] == "diverged" and status["log"]
+    assert status["metrics"][0].startswith("step 1, loss ")
+
+
+def test_logs_give_the_metrics(toolbox: Toolbox) -> None:
+    said = call(toolbox, "logs", run=1).splitlines()
+    assert said[:2] == ["finished", "metrics:"] and "step 60, loss " in said[said.index("log:") - 1]
+    assert len(said) < 30
+
+
+def test_metrics_that_are_no_plain_file_say_nothing(tmp_path: Path) -> None:
+    run = CandidateLayout(tmp_path).run(1)
+    run.output.mkdir(parents=True)
+    assert curve(run) == []
+    run.metrics.symlink_to("/etc/passwd")
+    assert curve(run) == []
