@@ -30,6 +30,7 @@ from aevo.records.trace import Trace
 from aevo.sandbox import STOPPED
 from aevo.substrate.frozen import Substrate
 from aevo.substrate.recipe import load_recipe
+from aevo.work.check import check
 from aevo.work.curve import curve
 
 SAID = 12  # lines of a failed run's log that `wait` gives
@@ -130,7 +131,8 @@ class Broker:
         A call that was cut short by a crash is adopted: the run it started is the answer.
 
         Raises:
-            BrokerError: the budget is spent, the recipe is not YAML, or an anchor was edited.
+            BrokerError: the budget is spent, or an anchor was edited; CheckError, SubstrateError:
+                the fork cannot be trained, which costs no run.
         """
         number = self._answered("train") + 1
         if number > self.trainings:
@@ -139,8 +141,7 @@ class Broker:
             raise BrokerError("the anchor runs the standing recipe untouched; undo your edits")
         run = self.files.run(number)
         if not run.fork.exists():
-            self.substrate.plain_files(self.files.fork)
-            load_recipe(self.files.fork / self.substrate.file.recipe)
+            self.check()
             self.substrate.fork(run.fork, [], source=self.files.fork)
         self.campaign.verify()
         submit(self.train_spec(number), self.campaign.config.cluster)
@@ -148,6 +149,13 @@ class Broker:
         self._log(f"run {number} submitted")
         return RunStarted(run=number, seed=self.seed_number(number), note=self._remark(number),
                           trainings_left=self.trainings - number)
+
+    def check(self) -> str:
+        """Whether the fork as it is now can be trained, as far as that shows at no cost; an
+        untouched one can."""
+        if self._unchanged():
+            return "your fork equals the standing recipe; nothing to check"
+        return check(self.campaign, self.files.fork, self.candidate.seeds[0])
 
     def wait(self, number: int) -> RunStatus:
         """Waits for run `number`; a lost job is submitted again and resumes from its state."""

@@ -5,6 +5,7 @@ message that says what was wrong. No tool raises for what the model did: it read
 mends it. Each call may be repeated after a crash and then has the same effect.
 """
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,13 @@ from aevo.llm.model import ToolSchema
 from aevo.records.manifest import Claims
 from aevo.records.trace import ToolCall, Turn
 from aevo.substrate.frozen import Substrate
-from aevo.work.broker import Broker
-from aevo.work.shell import run_shell
+from aevo.work.broker import Broker, Evaluation
+from aevo.work.check import shell
 
 FINISHED = "finished"  # the answer to an accepted `finish`
+EDITS = ("write_file", "edit_file", "apply_move")  # if one fails, the rest of its turn does not run
+DIGITS = 4  # of a score, as an agent sees it
+MATCHES = 200  # lines that `search` shows
 MAX_OUTPUT = 12_000  # characters a tool returns; the middle of longer output is left out
 
 
@@ -40,6 +44,7 @@ class ReadFile(Arguments):
     path: str
     first_line: int = Field(1, ge=1)
     lines: int = Field(400, ge=1, le=2000)
+    numbers: bool = Field(True, description="false: the bare text, without line numbers")
 
 
 class Search(Arguments):
@@ -108,6 +113,8 @@ class Toolbox:
             "edit_file": (EditFile, self._edit, "Replace one exact piece of a file of your fork."),
             "run": (Shell, self._run, "Run a shell command in your fork; returns exit code and "
                     "output. Scratch space is $TMPDIR."),
+            "check": (Nothing, self._check, "Check your fork before a run counts: the recipe "
+                      "parses, Python files compile, the data build. Free; `train` does it too."),
             "train": (Nothing, self._train, "Build data and train with your fork as it is now, as "
                       "a job. Returns the run's number at once."),
             "wait": (OfRun, self._wait, "Wait until a training run has ended; returns its status."),
@@ -154,8 +161,13 @@ class Toolbox:
 
     def _read(self, given: ReadFile) -> str:
         lines = self._readable(given.path).read_text().splitlines(keepends=True)
-        start = given.first_line - 1
-        return "".join(lines[start : start + given.lines])
+        last = given.first_line - 1 + given.lines
+        shown = list(enumerate(lines, start=1))[given.first_line - 1 : last]
+        text = "".join(f"{number:>5}\t{line}" if given.numbers else line
+                       for number, line in shown)
+        if len(lines) <= last and shown:
+            return text
+        return f"{text}[… {given.path} has {len(lines)} lines; read on with first_line …]"
 
     def _search(self, given: Search) -> str:
         try:
@@ -169,7 +181,9 @@ class Toolbox:
             for number, line in enumerate(_text_lines(path), start=1):
                 if pattern.search(line):
                     found.append(f"{self._shown(path)}:{number}: {line}")
-        return "\n".join(found[:200]) or "no match"
+        if len(found) > MATCHES:
+            found[MATCHES:] = [f"[… {len(found) - MATCHES} more; narrow pattern or path …]"]
+        return "\n".join(found) or "no match"
 
     def _write(self, given: WriteFile) -> str:
         write_text(self._writable(given.path), given.content)
@@ -186,11 +200,11 @@ class Toolbox:
         return f"{given.path} edited"
 
     def _run(self, given: Shell) -> str:
-        campaign = self.broker.campaign
-        rows = [campaign.rows] if campaign.rows else []
-        code, output = run_shell(given.command, self.fork, [str(self.frozen), *rows],
-                                 campaign.sealed, campaign.config.sandbox, given.timeout_s)
+        code, output = shell(self.broker.campaign, self.fork, given.command, given.timeout_s)
         return f"{code}\n{output}"
+
+    def _check(self, given: Nothing) -> str:
+        return self.broker.check()
 
     def _train(self, given: Nothing) -> str:
         return self.broker.train().model_dump_json()
@@ -202,7 +216,7 @@ class Toolbox:
         return self.broker.logs(given.run, given.lines)
 
     def _evaluate(self, given: OfRun) -> str:
-        return self.broker.evaluate(given.run).model_dump_json()
+        return json.dumps(in_short(self.broker.evaluate(given.run)))
 
     def _finish(self, given: Finish) -> str:
         self.broker.check_choice(given.run, given.checkpoint)
@@ -242,6 +256,19 @@ def claims(call: Finish | None, reason: str) -> Claims:
         return Claims(summary="", failure_modes=[f"the agent did not finish: {reason}"])
     return Claims(summary=call.summary, claimed_dev=call.claimed_dev, findings=call.findings,
                   failure_modes=call.failure_modes)
+
+
+def in_short(found: Evaluation) -> dict[str, Any]:
+    """What an agent needs of scores: figures in four digits, no digests."""
+    scores = {
+        name: {"dev": score.dev and round(score.dev, DIGITS), "n": score.n,
+               "domains": {domain: round(item.accuracy, DIGITS)
+                           for domain, item in score.domains.items()},
+               **({"error": score.error} if score.error else {})}
+        for name, score in found.scores.items()
+    }
+    return {"run": found.run, "criterion": found.criterion, "selected": found.selected,
+            "scores": scores}
 
 
 def shorten(text: str) -> str:

@@ -7,7 +7,6 @@ last; its scores come from evaluation records, whatever the agent said.
 """
 
 import os
-import shlex
 import time
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,6 @@ from aevo.files.documents import finished, read, write_json
 from aevo.files.paths import Layout, RoundLayout
 from aevo.jobs.usage import gpu_hours, queue_seconds
 from aevo.llm.model import Model
-from aevo.plan.graph import data_step
 from aevo.plan.setup import OpenCampaign
 from aevo.policy import document
 from aevo.records.change import Change
@@ -31,6 +29,7 @@ from aevo.substrate.catalogue import load as load_catalogue
 from aevo.work.brief import first_turns
 from aevo.work.broker import Broker
 from aevo.work.budget import Meter
+from aevo.work.check import build_command
 from aevo.work.loop import run_loop
 from aevo.work.scripted import ScriptedModel
 from aevo.work.tools import Finish, Toolbox, claims
@@ -110,8 +109,7 @@ def repeats(broker: Broker) -> int:
 
 def check_command(broker: Broker) -> str:
     """Shell command that builds the fork's data set into scratch space."""
-    step = data_step(broker.campaign, broker.files.fork, broker.seed(1), "SCRATCH")
-    return shlex.join(step.argv).replace("SCRATCH", '"$TMPDIR/check"')
+    return build_command(broker.campaign, broker.files.fork, broker.seed(1))
 
 
 def score_last_run(broker: Broker, finish: Finish | None) -> None:

@@ -11,12 +11,15 @@ import pytest
 from aevo.config.agent import EndpointSettings
 from aevo.files.paths import CandidateLayout
 from aevo.jobs.submit import submit
+from aevo.llm.model import Reply, ToolSchema
 from aevo.plan.candidates import make_plan
 from aevo.policy import document as policies
 from aevo.records.trace import ToolCall, Turn
 from aevo.sandbox import STOPPED
 from aevo.work import broker as broker_module
+from aevo.work.budget import Meter, failures_in_a_row
 from aevo.work.curve import curve
+from aevo.work.loop import run_loop
 from aevo.work.tools import Toolbox
 from aevo.work.worker import open_broker
 from tests.conftest import Cli
@@ -161,3 +164,71 @@ def test_metrics_that_are_no_plain_file_say_nothing(tmp_path: Path) -> None:
     assert curve(run) == []
     run.metrics.symlink_to("/etc/passwd")
     assert curve(run) == []
+
+
+def test_a_fork_that_cannot_be_trained_costs_no_run(fresh: Tools) -> None:
+    tools = fresh("c01")
+    edit(tools, "examples: 240", "exampels: 240")
+    for name in ("check", "train"):
+        assert "KeyError: 'examples'" in call(tools, name)
+    edit(tools, "exampels: 240", "examples: 241")
+    assert "the data build" in call(tools, "check")
+    call(tools, "write_file", path="train/fit.py", content="x = (")
+    for name in ("check", "train"):
+        said = call(tools, name)
+        assert 'File "train/fit.py", line 1' in said and "'(' was never closed" in said
+    assert tools.broker.runs() == []
+
+
+class Batch:
+    """A model that asks for one batch of calls, then finishes."""
+
+    name = "test"
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def complete(self, turns: list[Turn], tools: list[ToolSchema]) -> Reply:
+        done = any(turn.role == "assistant" for turn in turns)
+        batch = [ToolCall(id="f", name="finish", arguments={"summary": ""})] if done else [
+            ToolCall(id=str(at), name=name, arguments={"path": "recipe.yaml", "find": "absent",
+                     "replace": ""} if name == "edit_file" else {})
+            for at, name in enumerate(self.names)]
+        return Reply(turn=Turn(role="assistant", content="", tool_calls=batch))
+
+
+def test_what_stands_behind_a_failed_edit_does_not_run(fresh: Tools) -> None:
+    tools = fresh("c01")
+    trace = tools.broker.trace
+    opening = [Turn(role="system", content="s"), Turn(role="user", content="u")]
+    run_loop(Batch("list_files", "edit_file", "train", "train"), tools, trace, opening,
+             Meter(tools.broker.plan.budget, trace))
+    said = [turn.content for turn in trace.turns() if turn.role == "tool"]
+    assert not said[0].startswith("error") and "occurs 0 times" in said[1]
+    assert said[2] == said[3] == "error: not run: `edit_file` before it in this turn failed"
+    assert tools.broker.runs() == []
+    assert failures_in_a_row(trace.turns()[:-2]) == 1, "what did not run did not fail"
+
+
+def test_files_are_read_with_line_numbers_and_say_where_they_stop(toolbox: Toolbox) -> None:
+    said = call(toolbox, "read_file", path="recipe.yaml", lines=2).splitlines()
+    assert said[:2] == ["    1\tdata:", "    2\t  examples: 240"]
+    assert said[2].startswith("[… recipe.yaml has ") and "first_line" in said[2]
+    whole = call(toolbox, "read_file", path="recipe.yaml", numbers=False)
+    assert whole == (toolbox.fork / "recipe.yaml").read_text()
+    assert "has 20 lines" in call(toolbox, "read_file", path="recipe.yaml", first_line=90)
+
+
+def test_search_says_how_much_it_left_out(toolbox: Toolbox) -> None:
+    (toolbox.fork / "data" / "long.txt").write_text("needle\n" * 205)
+    said = call(toolbox, "search", pattern="needle")
+    assert said.endswith("[… 5 more; narrow pattern or path …]")
+    (toolbox.fork / "data" / "long.txt").unlink()
+
+
+def test_scores_are_given_in_short(toolbox: Toolbox) -> None:
+    text = call(toolbox, "evaluate", run=1)
+    found = json.loads(text)
+    assert "sha256" not in text and len(text) < 700
+    best = found["scores"][found["selected"]]
+    assert best["dev"] == round(best["dev"], 4) and set(best["domains"]) == {"line", "ring", "xor"}
