@@ -28,6 +28,8 @@ from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.scores import Score, Scores
 from aevo.records.trace import Trace
 from aevo.sandbox import STOPPED
+from aevo.substrate.catalogue import Move
+from aevo.substrate.catalogue import load as load_catalogue
 from aevo.substrate.frozen import Substrate
 from aevo.substrate.recipe import load_recipe
 from aevo.work.check import check
@@ -102,6 +104,13 @@ class Broker:
         if self.candidate.role == "anchor":
             return len(self.candidate.seeds)
         return self.plan.budget.trainings
+
+    def moves(self) -> list[Move]:
+        """The catalogue moves that the candidate's brief asks for."""
+        brief = self.candidate.axis
+        if brief is None:
+            return []
+        return load_catalogue(self.substrate.catalogue, real=True).assigned(brief)
 
     def runs(self) -> list[int]:
         """Numbers of the runs that were started, in order."""

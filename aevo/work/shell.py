@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,16 +21,19 @@ def run_shell(
 ) -> tuple[str, str]:
     """Runs `command` with bash in `fork`; how it ended, and what it said (at most SHOWN bytes).
 
-    It sees the fork, the paths in `read` but those in `hide`, and scratch space in $TMPDIR, and
+    `python` is ours, and `frozen/` the first of the paths in `read`, as in the file tools. It sees
+    the fork, the paths in `read` but those in `hide`, and scratch space in $TMPDIR, and
     writes the fork and the scratch space. Its whole process tree ends with it.
 
     Raises:
         SandboxError: nothing confines here, and the user did not say `sandbox=none`.
     """
     kind = sandbox.require(setting)
+    _show_frozen(fork, read[0])
     with tempfile.TemporaryDirectory(prefix="aevo-run-") as scratch, \
             tempfile.TemporaryFile() as output:
         variables = environment(os.environ, {"PYTHONPATH": read[0], "HOME": scratch}, 1, scratch)
+        variables["PATH"] = f"{Path(sys.executable).parent}:{variables.get('PATH', os.defpath)}"
         allowed = LIMITS.model_copy(update={
             "read": read, "hide": hide, "write": [str(fork), scratch], "cpu_s": timeout_s})
         argv = sandbox.wrap(["bash", "-c", command], str(fork), variables, allowed, kind)
@@ -47,6 +51,13 @@ def run_shell(
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         return ended, _ends(output.fileno())
+
+
+def _show_frozen(fork: Path, root: str) -> None:
+    """A link in the fork, beside what is mutable: no digest, copy or change holds it."""
+    link = fork / "frozen"
+    if not link.is_symlink() and not link.exists():
+        link.symlink_to(root)
 
 
 def _ends(descriptor: int) -> str:

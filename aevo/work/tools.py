@@ -17,9 +17,11 @@ from aevo.errors import AevoError
 from aevo.files import digest
 from aevo.files.documents import problems, write_text
 from aevo.llm.model import ToolSchema
+from aevo.records.change import Change, Edit
 from aevo.records.manifest import Claims
 from aevo.records.trace import ToolCall, Turn
 from aevo.substrate.frozen import Substrate
+from aevo.substrate.recipe import apply
 from aevo.work.broker import Broker, Evaluation
 from aevo.work.check import shell
 
@@ -61,6 +63,10 @@ class EditFile(Arguments):
     path: str
     find: str = Field(min_length=1, description="exact text, must occur once")
     replace: str
+
+
+class ApplyMove(Arguments):
+    move: str = Field(description="id of a catalogue move that your task lists")
 
 
 class Shell(Arguments):
@@ -111,6 +117,8 @@ class Toolbox:
             "search": (Search, self._search, "Search files for a regular expression."),
             "write_file": (WriteFile, self._write, "Write a whole file of your fork."),
             "edit_file": (EditFile, self._edit, "Replace one exact piece of a file of your fork."),
+            "apply_move": (ApplyMove, self._apply, "Make a catalogue move of your axis in your "
+                           "fork: its recipe keys and its patches, exactly."),
             "run": (Shell, self._run, "Run a shell command in your fork; returns exit code and "
                     "output. Scratch space is $TMPDIR."),
             "check": (Nothing, self._check, "Check your fork before a run counts: the recipe "
@@ -198,6 +206,32 @@ class Toolbox:
             raise ToolFailure(f"`find` occurs {text.count(given.find)} times in {given.path}")
         write_text(path, text.replace(given.find, given.replace))
         return f"{given.path} edited"
+
+    def _apply(self, given: ApplyMove) -> str:
+        moves = {move.id: move for move in self.broker.moves()}
+        if given.move not in moves:
+            raise ToolFailure(f"your axis has no move {given.move}; "
+                              f"it has: {', '.join(moves) or 'none of the catalogue'}")
+        move, substrate = moves[given.move], self.broker.substrate
+        substrate.plain_files(self.fork)
+        left = [edit for edit in move.patch if self._to_make(edit)]
+        apply(Change(set=move.set, edits=left), self.fork, substrate.file.recipe)
+        return f"{move.id} applied: {move.change.summary()}"
+
+    def _to_make(self, edit: Edit) -> bool:
+        """False for an edit that was made already, by a call that a crash cut short.
+
+        Raises:
+            ToolFailure: it does not fit the file as it is now.
+        """
+        path = self._writable(edit.file)
+        text = path.read_text() if path.is_file() else ""
+        if edit.find and text.count(edit.find) == 0 and text.count(edit.replace) == 1:
+            return False
+        if edit.find and text.count(edit.find) != 1:
+            raise ToolFailure(f"the patch of {edit.file} does not fit your fork any more; "
+                              "undo what you changed there")
+        return True
 
     def _run(self, given: Shell) -> str:
         code, output = shell(self.broker.campaign, self.fork, given.command, given.timeout_s)

@@ -25,7 +25,6 @@ from aevo.records.manifest import Cost, Manifest, Selected, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.trace import Trace
 from aevo.substrate.catalogue import Move
-from aevo.substrate.catalogue import load as load_catalogue
 from aevo.work.brief import first_turns
 from aevo.work.broker import Broker
 from aevo.work.budget import Meter
@@ -45,11 +44,11 @@ def main(arguments: list[str]) -> None:
     broker = open_broker(layout, number, name)
     standing_policy = document.read(layout, number)
     trace, budget = broker.trace, broker.plan.budget
-    moves = assigned_moves(broker)
+    moves = broker.moves()
     check = check_command(broker)
     model = build_model(broker, moves, check)
     toolbox = Toolbox(broker.files.fork, broker.substrate, broker)
-    trace.note("start", attempt_pid=os.getpid())
+    trace.note("start", attempt_pid=os.getpid(), by=by_whom(broker, model))
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
     first = first_turns(standing_policy, broker.candidate, broker.substrate.file.mutable, moves,
                         check, broker.trainings, budget.turns)
@@ -77,18 +76,10 @@ def open_broker(layout: Layout, number: int, name: str) -> Broker:
                   Trace(files.candidate(name).trace))
 
 
-def assigned_moves(broker: Broker) -> list[Move]:
-    """The catalogue moves that the candidate's brief asks for."""
-    brief = broker.candidate.axis
-    if brief is None:
-        return []
-    return load_catalogue(broker.substrate.catalogue, real=True).assigned(brief)
-
-
 def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
-    """The agent the campaign is configured with."""
+    """The agent the campaign is configured with; an anchor's work is fixed, and is done by rule."""
     agent = broker.campaign.config.agent
-    if isinstance(agent, EndpointSettings):
+    if isinstance(agent, EndpointSettings) and broker.candidate.role != "anchor":
         from aevo.llm.client import OpenAIModel  # `openai` is half of a start's imports
 
         return OpenAIModel(agent, seed=broker.candidate.agent_seed,
@@ -100,6 +91,11 @@ def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
         moves, replicates=repeats(broker), recipe=broker.substrate.file.recipe,
         check=check, seed=broker.candidate.agent_seed,
     )
+
+
+def by_whom(broker: Broker, model: Model) -> str:
+    """Who works, for the trace."""
+    return "rule: an anchor needs no model" if broker.candidate.role == "anchor" else model.name
 
 
 def repeats(broker: Broker) -> int:

@@ -22,7 +22,6 @@ from aevo.work.loop import run_loop
 from aevo.work.scripted import ScriptedModel
 from aevo.work.tools import FINISHED, Toolbox, shorten
 from aevo.work.worker import (
-    assigned_moves,
     build_manifest,
     build_model,
     check_command,
@@ -161,7 +160,7 @@ def test_loop_cut_at_any_turn_ends_the_same(finished_round: Cli, tmp_path: Path)
         path.write_text("".join(whole[:cut]) + torn)
         broker = open_broker(layout, 1, "c01")
         object.__setattr__(broker, "trace", Trace(path))
-        moves, check = assigned_moves(broker), check_command(broker)
+        moves, check = broker.moves(), check_command(broker)
         model = ScriptedModel(moves, 1, "recipe.yaml", check, broker.candidate.agent_seed)
         tools = Toolbox(broker.files.fork, broker.substrate, broker)
         mutable = broker.substrate.file.mutable

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from aevo.plan.candidates import make_plan
 from aevo.policy import document as policies
 from aevo.records.trace import ToolCall, Turn
 from aevo.sandbox import STOPPED
+from aevo.substrate.catalogue import load
 from aevo.work import broker as broker_module
+from aevo.work.brief import first_turns
 from aevo.work.budget import Meter, failures_in_a_row
 from aevo.work.curve import curve
 from aevo.work.loop import run_loop
 from aevo.work.tools import Toolbox
-from aevo.work.worker import open_broker
+from aevo.work.worker import build_model, by_whom, open_broker
 from tests.conftest import Cli
 
 Tools = Callable[[str], Toolbox]
@@ -232,3 +235,63 @@ def test_scores_are_given_in_short(toolbox: Toolbox) -> None:
     assert "sha256" not in text and len(text) < 700
     best = found["scores"][found["selected"]]
     assert best["dev"] == round(best["dev"], 4) and set(best["domains"]) == {"line", "ring", "xor"}
+
+
+def test_the_shell_sees_what_the_file_tools_see(fresh: Tools) -> None:
+    tools = fresh("c01")
+    said = call(tools, "run", command="ls frozen/eval; python -c 'import numpy, eval.domains'")
+    assert said.startswith("exit code 0") and "domains.py" in said
+    assert tools.broker.substrate.diff(tools.fork, tools.broker.round.standing).empty
+    assert "frozen" not in call(tools, "list_files")
+    again = call(tools, "run", command="cat frozen/eval/items.py frozen/axes.yaml")
+    assert "import" not in again and "axes:" not in again, "sealed in both"
+
+
+def on_axis(tools: Toolbox, axis: str) -> Toolbox:
+    """The tools of the same candidate, were it assigned another axis."""
+    broker = tools.broker
+    found = load(broker.substrate.catalogue).axis(axis)
+    assert found is not None
+    brief = found.brief_for([move.id for move in found.moves], "")
+    candidate = broker.candidate.model_copy(update={"axis": brief})
+    return Toolbox(tools.fork, broker.substrate, replace(broker, candidate=candidate))
+
+
+def test_a_move_of_the_catalogue_is_made_exactly_and_only_once(fresh: Tools) -> None:
+    tools = on_axis(fresh("c01"), "pipeline")
+    for _ in range(2):
+        said = call(tools, "apply_move", move="no_flips")
+        assert said == "no_flips applied: data/build.py edited"
+    assert "LABEL_FLIPS = False" in (tools.fork / "data/build.py").read_text()
+    assert "your axis has no move linear; it has: no_flips" in call(tools, "apply_move",
+                                                                    move="linear")
+    keys = on_axis(tools, "schedule")
+    assert call(keys, "apply_move", move="linear") == "linear applied: train.schedule=linear"
+    assert "schedule: linear" in (tools.fork / "recipe.yaml").read_text()
+
+
+def test_a_move_that_fits_no_more_changes_nothing(fresh: Tools) -> None:
+    tools = on_axis(fresh("c01"), "pipeline")
+    call(tools, "write_file", path="data/build.py", content="")
+    assert "does not fit your fork" in call(tools, "apply_move", move="no_flips")
+    assert (tools.fork / "data/build.py").read_text() == ""
+
+
+def test_a_task_shows_the_patches_of_its_moves(fresh: Tools) -> None:
+    broker = on_axis(fresh("c01"), "pipeline").broker
+    text = first_turns(policies.read(broker.campaign.layout, 1), broker.candidate, ["data"],
+                       broker.moves(), "check", 2, 40)[-1].content
+    assert "- no_flips: data/build.py edited (the same as clean labels, in code)\n" in text
+    assert "    in data/build.py\n    - LABEL_FLIPS = True\n    + LABEL_FLIPS = False\n" in text
+    assert "`apply_move`" in text
+
+
+def test_the_anchor_needs_no_model(fresh: Tools) -> None:
+    for name, expected in (("c00", "scripted"), ("c01", "openai")):
+        broker = fresh(name).broker
+        agent = EndpointSettings(base_url="http://127.0.0.1:9/v1", model="openai")
+        config = broker.campaign.config.model_copy(update={"agent": agent})
+        asked = replace(broker, campaign=replace(broker.campaign, config=config))
+        assert expected in build_model(asked, [], "").name
+    anchor = fresh("c00").broker
+    assert by_whom(anchor, build_model(anchor, [], "")).startswith("rule")
