@@ -30,6 +30,7 @@ from aevo.work.broker import Broker
 from aevo.work.budget import Meter
 from aevo.work.check import build_command
 from aevo.work.loop import run_loop
+from aevo.work.page import page
 from aevo.work.scripted import ScriptedModel
 from aevo.work.tools import Finish, Toolbox, claims
 
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
     trace.note("start", attempt_pid=os.getpid(), by=by_whom(broker, model))
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
     first = first_turns(standing_policy, broker.candidate, broker.substrate.file.mutable, moves,
-                        check, broker.trainings, budget.turns)
+                        check, broker.trainings, budget.turns, page(broker, standing_policy))
     meter = Meter(budget, trace, lambda: waited(files, name, trace),
                   lambda: gpu_hours(files.jobs.glob(f"{name}-*"), time.time()))
     outcome = run_loop(model, toolbox, trace, first, meter)

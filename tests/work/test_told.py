@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from aevo.config.agent import EndpointSettings
+from aevo.files.documents import read
 from aevo.files.paths import CandidateLayout
 from aevo.jobs.submit import submit
 from aevo.llm.model import Reply, ToolSchema
 from aevo.plan.candidates import make_plan
 from aevo.policy import document as policies
+from aevo.records.plan import Plan
 from aevo.records.trace import ToolCall, Turn
 from aevo.sandbox import STOPPED
 from aevo.substrate.catalogue import load
@@ -23,6 +25,7 @@ from aevo.work.brief import first_turns
 from aevo.work.budget import Meter, failures_in_a_row
 from aevo.work.curve import curve
 from aevo.work.loop import run_loop
+from aevo.work.page import anchor_before, base_score, noise, page, standing_dev
 from aevo.work.tools import Toolbox
 from aevo.work.worker import build_model, by_whom, open_broker
 from tests.conftest import Cli
@@ -295,3 +298,35 @@ def test_the_anchor_needs_no_model(fresh: Tools) -> None:
         assert expected in build_model(asked, [], "").name
     anchor = fresh("c00").broker
     assert by_whom(anchor, build_model(anchor, [], "")).startswith("rule")
+
+
+def test_the_prompt_says_what_the_campaign_is(fresh: Tools) -> None:
+    broker = fresh("c01").broker
+    layout = broker.campaign.layout
+    policy = policies.read(layout, 1)
+    text = page(broker, policy)
+    base = base_score(layout)
+    assert base is not None and base.dev is not None
+    for expected in (f"Base checkpoint on dev: {base.dev:.3f} (line ", f"dev has {base.n} items",
+                     "the anchor trains it while you work", "Noise: not measured yet",
+                     "trainer `peft`", "stopped after 5 min", "`dev` selects", "smoke tests",
+                     "mends a first that failed", "7200 s of wall time",
+                     "12 failed calls in a row"):
+        assert expected in text, text
+    assert "hidden" not in text and "None" not in text
+    opening = first_turns(policy, broker.candidate, ["data"], [], "check", 2, 40, text)
+    assert text in opening[0].content and "\n\n\n" not in opening[0].content
+
+
+def test_the_page_of_a_later_round_tells_what_the_anchor_measured(finished_round: Cli) -> None:
+    layout = finished_round.layout()
+    plan = read(Plan, layout.round(1).plan)
+    later = plan.model_copy(update={"round": 2})
+    anchor = anchor_before(layout, 2)
+    assert anchor is not None
+    dev = sum(run.best.dev for run in anchor.runs if run.best) / 2
+    assert standing_dev(layout, later) == f"{dev:.3f} (mean of 2 runs of the last round's anchor)"
+    changed = later.model_copy(update={"standing_recipe_sha256": "another"})
+    assert standing_dev(layout, changed).startswith("changed since; before it was 0.")
+    measured = policies.read(layout, 1).noise.model_copy(update={"seed_sd": 0.014, "seed_runs": 2})
+    assert noise(measured) == "sd 0.014 between seeds of one recipe (2 runs)"
