@@ -272,6 +272,8 @@ class Toolbox:
                 if not path.is_symlink() and path not in self.sealed]
 
     def _writable(self, name: str) -> Path:
+        if name.startswith("frozen/"):  # a link in the fork once a shell ran, and never followed
+            raise ToolFailure(f"{name} is not mutable; mutable: {', '.join(self.mutable)}")
         path = _inside(self.fork, name)
         relative = path.relative_to(self.fork).as_posix()
         if not any(relative == item or relative.startswith(item + "/") for item in self.mutable):
