@@ -78,8 +78,7 @@ def _seeds(facts: RoundFacts) -> list[str]:
     faults = []
     for item in facts.candidates:
         for run in item.usable.runs if item.usable else []:
-            planned = item.plan.seeds
-            if run.seed != planned[min(run.number, len(planned)) - 1]:
+            if run.seed not in item.plan.seeds:
                 faults.append(f"{item.plan.id} run {run.number} used seed {run.seed}")
     return faults
 

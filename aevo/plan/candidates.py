@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 
 from aevo import cli
+from aevo.config.agent import EndpointSettings
 from aevo.config.schema import Config
 from aevo.errors import ConfigError, RecordError
 from aevo.files import roundlog
@@ -84,7 +85,8 @@ def make_plan(
     """One anchor and one candidate per axis of the policy.
 
     All first runs of a round share one training seed, so that candidate and anchor differ in the
-    recipe alone; the anchor's further runs take further seeds and give the noise band.
+    recipe alone; the anchor's further runs take further seeds and give the noise band, and an
+    explorer that runs an unchanged fork again takes those after it.
 
     Raises:
         ConfigError: the policy does not give exactly N-1 axes.
@@ -123,13 +125,13 @@ def make_plan(
 def _seeds(
     config: Config, number: int, index: int, axis: AxisBrief | None, common: list[int]
 ) -> list[int]:
-    """The anchor takes all seeds, an explorer the first. An explorer whose axis has nothing left
-    to try repeats the standing recipe, so it takes a new seed: that adds to the noise estimate."""
-    if axis is None:
-        return common
-    if not axis.moves and not axis.combines:
+    """Anchor and explorers share the round's seeds. Rules that have nothing left to try repeat the
+    standing recipe, on a new seed: that adds to the noise estimate. A language model without moves
+    of the catalogue makes one of its own, which is compared like every other."""
+    repeats = axis is not None and not axis.moves and not axis.combines
+    if repeats and not isinstance(config.agent, EndpointSettings):
         return [derive_seed(config.seed, "train", number, len(common) + index)]
-    return common[:1]
+    return common
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ class Budget(Part):
 
 
 class CandidatePlan(Part):
-    """One candidate: `seeds[i]` is the seed of its training run i+1, out of the worker's reach."""
+    """One candidate. `seeds` are out of the worker's reach: the anchor's run i+1 takes `seeds[i]`;
+    an explorer's takes the first, and one of a fork that it ran already the next."""
 
     id: str
     role: Literal["anchor", "explorer"]

@@ -10,6 +10,7 @@ from rich.text import Text
 from aevo.files import words
 from aevo.files.documents import Part, read
 from aevo.files.paths import CandidateLayout, Layout
+from aevo.jobs import autopsy
 from aevo.jobs.execute import TIME_LIMIT
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder
 from aevo.jobs.usage import Accounted, Accounts, Seen, accounts, fate_unknown, survey
@@ -18,7 +19,6 @@ from aevo.records.inspection import Inspection
 from aevo.records.job import JobEnd
 from aevo.records.manifest import Manifest
 from aevo.records.trace import Trace
-from aevo.view import autopsy
 
 SLURM_WORDS = ("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "CANCELLED", "PREEMPTED", "BOOT_FAIL",
                "DEADLINE", "FAILED")
@@ -158,7 +158,7 @@ def _failure(
         time=times[0], outcome=outcome,
         cause=autopsy.cause(message, texts), requeued=requeued,
         message=words.line(message, words.LONG),
-        text=autopsy.traceback(text) or autopsy.last_lines(text),
+        text=autopsy.ending(text, autopsy.LAST_LINES),
         log=str(paths[-1]) if paths else "", slurm=item.spec.queue is not None,
     )
 

@@ -15,8 +15,9 @@ from aevo.files import digest, roundlog
 from aevo.files.documents import Part
 from aevo.files.paths import CandidateLayout, RoundLayout, RunLayout
 from aevo.files.untrusted import there
+from aevo.jobs import autopsy
 from aevo.jobs.ending import cancel
-from aevo.jobs.folder import JobFolder, tail
+from aevo.jobs.folder import JobFolder, JobState
 from aevo.jobs.state import observe
 from aevo.jobs.submit import submit, wait
 from aevo.plan.graph import evaluation_job, training_job
@@ -27,9 +28,16 @@ from aevo.records.manifest import CheckpointScore, best_of
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.scores import Score, Scores
 from aevo.records.trace import Trace
+from aevo.sandbox import STOPPED
+from aevo.substrate.catalogue import Move
+from aevo.substrate.catalogue import load as load_catalogue
 from aevo.substrate.frozen import Substrate
 from aevo.substrate.measured import recorded_change
 from aevo.substrate.recipe import load_recipe
+from aevo.work.check import check
+from aevo.work.curve import curve
+
+SAID = 12  # lines of a failed run's log that `wait` gives
 
 
 class BrokerError(AevoError):
@@ -37,21 +45,26 @@ class BrokerError(AevoError):
 
 
 class RunStarted(Part):
-    """Answer of `train`."""
+    """Answer of `train`. The run goes on the anchor's seed of number `seed`: two recipes are
+    compared on the same one."""
 
     run: int
+    seed: int
     trainings_left: int
+    note: str | None = None
 
 
 class RunStatus(Part):
-    """Answer of `wait`: `ok`, `diverged` or `failed`; `log` is the end of a failed run's log."""
+    """Answer of `wait`: `ok`, `diverged`, `refused` or `failed`. `failure` is the cause; of a run
+    that was not `ok`, `log` is what its log says of the end and `metrics` its learning curve."""
 
     run: int
     status: str
     final_loss: float | None = None
     checkpoints: list[str] = []
     failure: str | None = None
-    log: str = ""
+    log: list[str] = []
+    metrics: list[str] = []
 
 
 class Evaluation(Part):
@@ -94,6 +107,14 @@ class Broker:
             return len(self.candidate.seeds)
         return self.plan.budget.trainings
 
+    def moves(self) -> list[Move]:
+        """The catalogue moves that the candidate's brief asks for."""
+        brief = self.candidate.axis
+        if brief is None:
+            return []
+        return load_catalogue(self.substrate.catalogue, real=True,
+                                   trainer=self.campaign.config.trainer.name).assigned(brief)
+
     def runs(self) -> list[int]:
         """Numbers of the runs that were started, in order."""
         numbers = range(1, self.trainings + 1)
@@ -101,7 +122,20 @@ class Broker:
 
     def seed(self, number: int) -> int:
         """The seed of run `number`: fixed by the plan, out of the agent's reach."""
-        return self.candidate.seeds[min(number, len(self.candidate.seeds)) - 1]
+        return self.candidate.seeds[self.seed_number(number) - 1]
+
+    def seed_number(self, number: int) -> int:
+        """Which of the plan's seeds run `number` takes, counted from 1: a recipe's first run the
+        first, as the anchor's did, and each further run of the same recipe the next."""
+        return min(1 + len(self.same(number)), len(self.candidate.seeds))
+
+    def same(self, number: int) -> list[int]:
+        """The runs before run `number` that trained the same fork."""
+        if not self.files.run(number).fork.exists():
+            return []
+        own = self.substrate.recipe_sha256(self.files.run(number).fork)
+        return [other for other in range(1, number)
+                if self.substrate.recipe_sha256(self.files.run(other).fork) == own]
 
     def train(self) -> RunStarted:
         """Launches the next run on a snapshot of the fork as it is now.
@@ -109,8 +143,8 @@ class Broker:
         A call that was cut short by a crash is adopted: the run it started is the answer.
 
         Raises:
-            BrokerError: the budget is spent, or an anchor was edited.
-            SubstrateError: the fork is not plain, or holds what no recorded change can tell.
+            BrokerError: the budget is spent, or an anchor was edited; CheckError, SubstrateError:
+                the fork cannot be trained, or recorded, which costs no run.
         """
         number = self._answered("train") + 1
         if number > self.trainings:
@@ -121,12 +155,21 @@ class Broker:
         if not run.fork.exists():
             recorded_change(self.substrate, self.files.fork, self.round.standing)
             criterion_of(load_recipe(self.files.fork / self.substrate.file.recipe))
+            self.check()
             self.substrate.fork(run.fork, [], source=self.files.fork)
         self.campaign.verify()
         submit(self.train_spec(number), self.campaign.config.cluster)
         self.trace.note("job", run=number, job=self.train_spec(number).name, seed=self.seed(number))
         self._log(f"run {number} submitted")
-        return RunStarted(run=number, trainings_left=self.trainings - number)
+        return RunStarted(run=number, seed=self.seed_number(number), note=self._remark(number),
+                          trainings_left=self.trainings - number)
+
+    def check(self) -> str:
+        """Whether the fork as it is now can be trained, as far as that shows at no cost; an
+        untouched one can."""
+        if self._unchanged():
+            return "your fork equals the standing recipe; nothing to check"
+        return check(self.campaign, self.files.fork, self.candidate.seeds[0])
 
     def wait(self, number: int) -> RunStatus:
         """Waits for run `number`; a lost job is submitted again and resumes from its state."""
@@ -136,9 +179,10 @@ class Broker:
             wait(spec, self.campaign.config.cluster)
         except JobError as error:
             state = observe(JobFolder.of(spec))
-            self._log(f"run {number} failed: {state.message}")
-            return RunStatus(run=number, status="failed", failure=error.what,
-                             log=tail(state.log, 30))
+            cause = _cause(state) or error.what
+            self._log(f"run {number} failed: {cause}")
+            return RunStatus(run=number, status="failed", failure=cause, log=_said(state),
+                             metrics=self.curve(number))
         found = self.inspection(number)
         if found.result is None or found.failure is not None:
             self._log(f"run {number} refused: {found.failure}")
@@ -150,10 +194,18 @@ class Broker:
         why = _why(result.status, found.refused)
         self._log(f"run {number} {result.status}, loss {_figure(result.final_loss)}"
                   + (f": {why}" if why else ""))
-        return RunStatus(
+        status = RunStatus(
             run=number, status=result.status, final_loss=result.final_loss,
             checkpoints=list(found.adapters), failure=why,
         )
+        if result.status == "ok":
+            return status
+        state = observe(JobFolder.of(spec))
+        return status.model_copy(update={"log": _said(state), "metrics": self.curve(number)})
+
+    def curve(self, number: int) -> list[str]:
+        """Lines of a run's metrics, evenly spread over it, the last ones included."""
+        return curve(self.files.run(number))
 
     def inspection(self, number: int) -> Inspection:
         """The trusted look at a run that has ended, made once."""
@@ -168,13 +220,16 @@ class Broker:
         # one that has said how it failed may be in its last breath: it was not cancelled
         if observe(job).phase != "failed" and cancel(job):
             return "cancelled when its candidate ended"
-        return observe(job).message or "never ran"
+        return _cause(observe(job)) or "never ran"
 
     def logs(self, number: int, lines: int) -> str:
-        """The end of a run's log."""
+        """How a run stands, its learning curve, and the end of its log."""
         self._known(number)
         state = observe(JobFolder.of(self.train_spec(number)))
-        return f"{state.phase} {state.message}\n{tail(state.log, lines)}"
+        curve = ["metrics:", *self.curve(number)]
+        return "\n".join([f"{state.phase} {_cause(state)}".strip(),
+                          *(curve if len(curve) > 1 else ["no metrics yet"]),
+                          "log:", *_said(state, lines)])
 
     def evaluate(self, number: int) -> Evaluation:
         """Scores all checkpoints of run `number` on dev in a trusted job.
@@ -263,8 +318,32 @@ class Broker:
         names = self.substrate.file.mutable
         return digest.of_tree(self.files.fork, names) == digest.of_tree(self.round.standing, names)
 
+    def _remark(self, number: int) -> str | None:
+        """What an explorer should know of a run that can teach little."""
+        if self.candidate.role == "anchor":
+            return None
+        fork = self.files.run(number).fork
+        if self.substrate.recipe_sha256(fork) == self.plan.standing_recipe_sha256:
+            return "warning: your fork equals the standing recipe, which the anchor trains already"
+        same = self.same(number)
+        if len(same) >= len(self.candidate.seeds):
+            return f"warning: run {same[-1]} had this recipe and this seed already"
+        return f"the same recipe as run {same[-1]}, on another seed" if same else None
+
     def _log(self, text: str) -> None:
         roundlog.note(self.round.log, self.candidate.id, text)
+
+
+def _cause(state: JobState) -> str:
+    """Why a job failed; of a command that was stopped, for which limit."""
+    if state.log is None or f"exit code {STOPPED}" not in state.message:
+        return state.message
+    return autopsy.limit(autopsy.log_text(state.log)) or state.message
+
+
+def _said(state: JobState, lines: int = SAID) -> list[str]:
+    """What a job's log says of its end."""
+    return autopsy.ending(autopsy.log_text(state.log), lines) if state.log else []
 
 
 def _why(status: str, refused: dict[str, str]) -> str | None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from aevo.records.plan import Budget
 from aevo.records.trace import Trace, Turn
 
+NOT_RUN = "error: not run:"  # how the answer to a call that was put off begins
+
 
 class Meter:
     """Reads budgets against the records; holds no count of its own, so a restart changes nothing.
@@ -45,7 +47,7 @@ def failures_in_a_row(turns: list[Turn]) -> int:
     """Tool calls that failed since the last one that did not."""
     count = 0
     for turn in reversed(turns):
-        if turn.role != "tool":
+        if turn.role != "tool" or turn.content.startswith(NOT_RUN):
             continue
         if not turn.content.startswith("error:"):
             break

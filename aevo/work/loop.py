@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from aevo.llm.model import Model
 from aevo.llm.retry import EndpointError
 from aevo.records.trace import ToolCall, Trace, Turn, Usage
-from aevo.work.budget import Meter
-from aevo.work.tools import Toolbox
+from aevo.work.budget import NOT_RUN, Meter
+from aevo.work.tools import EDITS, Toolbox
 
 NUDGE = "Call a tool to go on, or `finish` to end."
 LAST_WORD = "Your budget is spent ({reason}). Call `finish` now; no other tool will run."
@@ -45,7 +45,8 @@ def run_loop(
         if pending:
             for call in pending:
                 refused = spent and is_last_word(turns) and call.name != "finish"
-                trace.message(refusal(call) if refused else answer(toolbox, call))
+                trace.message(refusal(call) if refused else
+                              put_off(call, trace.turns()) or answer(toolbox, call))
             continue
         if toolbox.recall_finish(turns):
             return Outcome("finished")
@@ -76,6 +77,19 @@ def unanswered(turns: list[Turn]) -> list[ToolCall]:
         if turn.role == "assistant":
             return [call for call in turn.tool_calls if call.id not in answered]
     return []
+
+
+def put_off(call: ToolCall, turns: list[Turn]) -> Turn | None:
+    """The answer to a call that stands behind a failed edit in one turn: it was asked for in the
+    belief that the edit would be there, so it does not run. None if there is no such edit."""
+    batch = next((turn for turn in reversed(turns) if turn.role == "assistant"), None)
+    edits = {item.id: item.name for item in batch.tool_calls if item.name in EDITS} if batch else {}
+    failed = [edits[turn.tool_call_id or ""] for turn in turns
+              if turn.tool_call_id in edits and turn.content.startswith("error:")]
+    if not failed:
+        return None
+    return Turn(role="tool", tool_call_id=call.id,
+                content=f"{NOT_RUN} `{failed[0]}` before it in this turn failed")
 
 
 def answer(toolbox: Toolbox, call: ToolCall) -> Turn:

@@ -57,7 +57,7 @@ class ScriptedModel:
         return Reply(turn=Turn(role="assistant", content="", tool_calls=[call]))
 
     def _anchor(self) -> Script:
-        yield "read_file", {"path": self.recipe}
+        yield "read_file", {"path": self.recipe, "numbers": False}
         runs = []
         failures: list[str] = []
         for _ in range(self.replicates):
@@ -85,7 +85,7 @@ class ScriptedModel:
 
     def _explorer(self) -> Script:
         yield "list_files", {"path": "."}
-        original = yield "read_file", {"path": self.recipe}
+        original = yield "read_file", {"path": self.recipe, "lines": 2000, "numbers": False}
         failures: list[str] = []
         for move in order_of_trial(self.moves, self.seed):
             undo: dict[str, str] = {self.recipe: original}
@@ -113,7 +113,8 @@ class ScriptedModel:
                 return result
         for edit in move.patch:
             if edit.file not in undo:
-                undo[edit.file] = yield "read_file", {"path": edit.file, "lines": 2000}
+                undo[edit.file] = yield "read_file", {
+                    "path": edit.file, "lines": 2000, "numbers": False}
             result = yield "edit_file", {
                 "path": edit.file, "find": edit.find, "replace": edit.replace
             }
@@ -166,7 +167,7 @@ class ScriptedModel:
         return run, status
 
     def _halve_learning_rate(self) -> Sub:
-        text = yield "read_file", {"path": self.recipe}
+        text = yield "read_file", {"path": self.recipe, "lines": 2000, "numbers": False}
         data = change.parse_recipe(text, self.recipe)
         rate = get_key(data, "train.learning_rate")
         if not isinstance(rate, int | float):
@@ -201,7 +202,7 @@ def _by_domain(evaluation: dict[str, Any]) -> str:
     score = evaluation["scores"].get(evaluation["selected"])
     if score is None:
         return "no checkpoint was selected"
-    domains = ", ".join(f"{name} {item['accuracy']:.2f}" for name, item in score["domains"].items())
+    domains = ", ".join(f"{name} {item:.2f}" for name, item in score["domains"].items())
     return f"dev by domain at {evaluation['selected']}: {domains}"
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -22,17 +23,20 @@ def run_shell(
 ) -> tuple[str, str]:
     """Runs `command` with bash in `fork`; how it ended, and what it said (at most SHOWN bytes).
 
-    It sees the fork, the paths in `read` but those in `hide`, and scratch space in $TMPDIR, and
+    `python` is ours, and `frozen/` the first of the paths in `read`, as in the file tools. It sees
+    the fork, the paths in `read` but those in `hide`, and scratch space in $TMPDIR, and
     writes the fork and the scratch space. Its whole process tree ends with it.
 
     Raises:
         SandboxError: nothing confines here, and the user did not say `sandbox=none`.
     """
     kind = sandbox.require(setting)
+    _show_frozen(fork, read[0])
     allowed = LIMITS.model_copy(update={"disk_gb": _room(fork)})
     with scratch_folder("aevo-run-") as folder, tempfile.TemporaryFile() as output:
         scratch = str(folder)
         variables = environment(os.environ, {"PYTHONPATH": read[0], "HOME": scratch}, 1, scratch)
+        variables["PATH"] = f"{Path(sys.executable).parent}:{variables.get('PATH', os.defpath)}"
         allowed = allowed.model_copy(update={
             "read": read, "hide": hide, "write": [str(fork), scratch], "cpu_s": timeout_s})
         argv = sandbox.wrap(["bash", "-c", command], str(fork), variables, allowed, kind)
@@ -63,6 +67,13 @@ def _room(fork: Path) -> float:
         raise sandbox.SandboxError(f"your fork is full: it may hold {LIMITS.disk_gb:g} GiB",
                                    "remove what is not needed, with write_file or a new fork")
     return left
+
+
+def _show_frozen(fork: Path, root: str) -> None:
+    """A link in the fork, beside what is mutable: no digest, copy or change holds it."""
+    link = fork / "frozen"
+    if not link.is_symlink() and not link.exists():
+        link.symlink_to(root)
 
 
 def _ends(descriptor: int) -> str:

@@ -5,8 +5,6 @@ message that says what was wrong. No tool raises for what the model did: it read
 mends it. Each call may be repeated after a crash and then has the same effect.
 """
 
-import io
-import itertools
 import json
 import os
 import subprocess
@@ -22,14 +20,18 @@ from aevo.files import digest
 from aevo.files.documents import problems, write_text
 from aevo.files.untrusted import read_text, visible_files
 from aevo.llm.model import ToolSchema
+from aevo.records.change import Change, Edit
 from aevo.records.manifest import Claims
 from aevo.records.trace import ToolCall, Turn
 from aevo.substrate.frozen import Substrate
+from aevo.substrate.recipe import apply
 from aevo.work import searching
-from aevo.work.broker import Broker
-from aevo.work.shell import run_shell
+from aevo.work.broker import Broker, Evaluation
+from aevo.work.check import shell
 
 FINISHED = "finished"  # the answer to an accepted `finish`
+EDITS = ("write_file", "edit_file", "apply_move")  # if one fails, the rest of its turn does not run
+DIGITS = 4  # of a score, as an agent sees it
 MAX_OUTPUT = 12_000  # characters a tool returns; the middle of longer output is left out
 MOST_FILES = 2000  # that are listed or searched
 MOST_FOUND = 200  # lines that a search returns
@@ -50,6 +52,7 @@ class ReadFile(Arguments):
     path: str
     first_line: int = Field(1, ge=1)
     lines: int = Field(400, ge=1, le=2000)
+    numbers: bool = Field(True, description="false: the bare text, without line numbers")
 
 
 class Search(Arguments):
@@ -66,6 +69,10 @@ class EditFile(Arguments):
     path: str
     find: str = Field(min_length=1, description="exact text, must occur once")
     replace: str
+
+
+class ApplyMove(Arguments):
+    move: str = Field(description="id of a catalogue move that your task lists")
 
 
 class Shell(Arguments):
@@ -116,8 +123,12 @@ class Toolbox:
             "search": (Search, self._search, "Search files for a regular expression."),
             "write_file": (WriteFile, self._write, "Write a whole file of your fork."),
             "edit_file": (EditFile, self._edit, "Replace one exact piece of a file of your fork."),
+            "apply_move": (ApplyMove, self._apply, "Make a catalogue move of your axis in your "
+                           "fork: its recipe keys and its patches, exactly."),
             "run": (Shell, self._run, "Run a shell command in your fork; returns exit code and "
                     "output. Scratch space is $TMPDIR."),
+            "check": (Nothing, self._check, "Check your fork before a run counts: the recipe "
+                      "parses, Python files compile, the data build. Free; `train` does it too."),
             "train": (Nothing, self._train, "Build data and train with your fork as it is now, as "
                       "a job. Returns the run's number at once."),
             "wait": (OfRun, self._wait, "Wait until a training run has ended; returns its status."),
@@ -166,15 +177,22 @@ class Toolbox:
         return "\n".join(lines)
 
     def _read(self, given: ReadFile) -> str:
-        lines = io.StringIO(read_text(self._readable(given.path)), newline="")
-        start = given.first_line - 1
-        return "".join(itertools.islice(lines, start, start + given.lines))
+        lines = read_text(self._readable(given.path)).splitlines(keepends=True)
+        last = given.first_line - 1 + given.lines
+        shown = list(enumerate(lines[:last], start=1))[given.first_line - 1 :]
+        text = "".join(f"{number:>5}\t{line}" if given.numbers else line
+                       for number, line in shown)
+        if len(lines) <= last and shown:
+            return text
+        return f"{text}[… {given.path} has {len(lines)} lines; read on with first_line …]"
 
     def _search(self, given: Search) -> str:
         top = self._readable(given.path)
         files = self._below(top) if top.is_dir() else [top]
         found = _search(given.pattern, files)
         lines = [f"{self._shown(files[index])}:{number}: {line}" for index, number, line in found]
+        if len(lines) >= MOST_FOUND:
+            lines.append(f"[… only {MOST_FOUND} lines are shown; narrow pattern or path …]")
         return "\n".join(lines) or "no match"
 
     def _write(self, given: WriteFile) -> str:
@@ -191,12 +209,38 @@ class Toolbox:
         write_text(path, text.replace(given.find, given.replace))
         return f"{given.path} edited"
 
+    def _apply(self, given: ApplyMove) -> str:
+        moves = {move.id: move for move in self.broker.moves()}
+        if given.move not in moves:
+            raise ToolFailure(f"your axis has no move {given.move}; "
+                              f"it has: {', '.join(moves) or 'none of the catalogue'}")
+        move, substrate = moves[given.move], self.broker.substrate
+        substrate.plain_files(self.fork)
+        left = [edit for edit in move.patch if self._to_make(edit)]
+        apply(Change(set=move.set, edits=left), self.fork, substrate.file.recipe)
+        return f"{move.id} applied: {move.change.summary()}"
+
+    def _to_make(self, edit: Edit) -> bool:
+        """False for an edit that was made already, by a call that a crash cut short.
+
+        Raises:
+            ToolFailure: it does not fit the file as it is now.
+        """
+        path = self._writable(edit.file)
+        text = path.read_text() if path.is_file() else ""
+        if edit.find and text.count(edit.find) == 0 and text.count(edit.replace) == 1:
+            return False
+        if edit.find and text.count(edit.find) != 1:
+            raise ToolFailure(f"the patch of {edit.file} does not fit your fork any more; "
+                              "undo what you changed there")
+        return True
+
     def _run(self, given: Shell) -> str:
-        campaign = self.broker.campaign
-        rows = [campaign.rows] if campaign.rows else []
-        code, output = run_shell(given.command, self.fork, [str(self.frozen), *rows],
-                                 campaign.sealed, campaign.config.sandbox, given.timeout_s)
+        code, output = shell(self.broker.campaign, self.fork, given.command, given.timeout_s)
         return f"{code}\n{output}"
+
+    def _check(self, given: Nothing) -> str:
+        return self.broker.check()
 
     def _train(self, given: Nothing) -> str:
         return self.broker.train().model_dump_json()
@@ -208,7 +252,7 @@ class Toolbox:
         return self.broker.logs(given.run, given.lines)
 
     def _evaluate(self, given: OfRun) -> str:
-        return self.broker.evaluate(given.run).model_dump_json()
+        return json.dumps(in_short(self.broker.evaluate(given.run)))
 
     def _finish(self, given: Finish) -> str:
         self.broker.check_choice(given.run, given.checkpoint)
@@ -232,6 +276,8 @@ class Toolbox:
                 if not path.is_symlink() and path not in self.sealed]
 
     def _writable(self, name: str) -> Path:
+        if name.startswith("frozen/"):  # a link in the fork once a shell ran, and never followed
+            raise ToolFailure(f"{name} is not mutable; mutable: {', '.join(self.mutable)}")
         path = _inside(self.fork, name)
         relative = path.relative_to(self.fork).as_posix()
         if not any(relative == item or relative.startswith(item + "/") for item in self.mutable):
@@ -250,6 +296,19 @@ def claims(call: Finish | None, reason: str) -> Claims:
         return Claims(summary="", failure_modes=[f"the agent did not finish: {reason}"])
     return Claims(summary=call.summary, claimed_dev=call.claimed_dev, findings=call.findings,
                   failure_modes=call.failure_modes)
+
+
+def in_short(found: Evaluation) -> dict[str, Any]:
+    """What an agent needs of scores: figures in four digits, no digests."""
+    scores = {
+        name: {"dev": score.dev and round(score.dev, DIGITS), "n": score.n,
+               "domains": {domain: round(item.accuracy, DIGITS)
+                           for domain, item in score.domains.items()},
+               **({"error": score.error} if score.error else {})}
+        for name, score in found.scores.items()
+    }
+    return {"run": found.run, "criterion": found.criterion, "selected": found.selected,
+            "scores": scores}
 
 
 def shorten(text: str) -> str:

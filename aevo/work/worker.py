@@ -7,7 +7,6 @@ last; its scores come from evaluation records, whatever the agent said.
 """
 
 import os
-import shlex
 import time
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,6 @@ from aevo.files.paths import Layout, RoundLayout
 from aevo.files.untrusted import there
 from aevo.jobs.usage import gpu_hours, queue_seconds
 from aevo.llm.model import Model
-from aevo.plan.graph import data_step
 from aevo.plan.setup import OpenCampaign
 from aevo.policy import document
 from aevo.records.change import Change
@@ -28,12 +26,13 @@ from aevo.records.manifest import Cost, Manifest, Selected, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.trace import Trace
 from aevo.substrate.catalogue import Move
-from aevo.substrate.catalogue import load as load_catalogue
 from aevo.substrate.measured import recorded_change
 from aevo.work.brief import first_turns
 from aevo.work.broker import Broker
 from aevo.work.budget import Meter
+from aevo.work.check import build_command
 from aevo.work.loop import run_loop
+from aevo.work.page import page
 from aevo.work.scripted import ScriptedModel
 from aevo.work.tools import Finish, Toolbox, claims
 
@@ -48,14 +47,14 @@ def main(arguments: list[str]) -> None:
     broker = open_broker(layout, number, name)
     standing_policy = document.read(layout, number)
     trace, budget = broker.trace, broker.plan.budget
-    moves = assigned_moves(broker)
+    moves = broker.moves()
     check = check_command(broker)
     model = build_model(broker, moves, check)
     toolbox = Toolbox(broker.files.fork, broker.substrate, broker)
-    trace.note("start", attempt_pid=os.getpid())
+    trace.note("start", attempt_pid=os.getpid(), by=by_whom(broker, model))
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
     first = first_turns(standing_policy, broker.candidate, broker.substrate.file.mutable, moves,
-                        check, broker.trainings, budget.turns)
+                        check, broker.trainings, budget.turns, page(broker, standing_policy))
     meter = Meter(budget, trace, lambda: waited(files, name, trace),
                   lambda: gpu_hours(files.jobs.glob(f"{name}-*"), time.time()))
     outcome = run_loop(model, toolbox, trace, first, meter)
@@ -80,20 +79,10 @@ def open_broker(layout: Layout, number: int, name: str) -> Broker:
                   Trace(files.candidate(name).trace))
 
 
-def assigned_moves(broker: Broker) -> list[Move]:
-    """The catalogue moves that the candidate's brief asks for."""
-    brief = broker.candidate.axis
-    if brief is None:
-        return []
-    catalogue = load_catalogue(broker.substrate.catalogue, real=True,
-                               trainer=broker.campaign.config.trainer.name)
-    return catalogue.assigned(brief)
-
-
 def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
-    """The agent the campaign is configured with."""
+    """The agent the campaign is configured with; an anchor's work is fixed, and is done by rule."""
     agent = broker.campaign.config.agent
-    if isinstance(agent, EndpointSettings):
+    if isinstance(agent, EndpointSettings) and broker.candidate.role != "anchor":
         from aevo.llm.client import OpenAIModel  # `openai` is half of a start's imports
 
         return OpenAIModel(agent, seed=broker.candidate.agent_seed,
@@ -102,15 +91,24 @@ def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
                                "note", retry=str(kind), trial=trial, wait_s=round(wait_s, 1),
                                text=text))
     return ScriptedModel(
-        moves, replicates=len(broker.candidate.seeds), recipe=broker.substrate.file.recipe,
+        moves, replicates=repeats(broker), recipe=broker.substrate.file.recipe,
         check=check, seed=broker.candidate.agent_seed,
     )
 
 
+def by_whom(broker: Broker, model: Model) -> str:
+    """Who works, for the trace."""
+    return "rule: an anchor needs no model" if broker.candidate.role == "anchor" else model.name
+
+
+def repeats(broker: Broker) -> int:
+    """How often rules run an unchanged recipe: an anchor once per seed."""
+    return len(broker.candidate.seeds) if broker.candidate.role == "anchor" else 1
+
+
 def check_command(broker: Broker) -> str:
     """Shell command that builds the fork's data set into scratch space."""
-    step = data_step(broker.campaign, broker.files.fork, broker.seed(1), "SCRATCH")
-    return shlex.join(step.argv).replace("SCRATCH", '"$TMPDIR/check"')
+    return build_command(broker.campaign, broker.files.fork, broker.seed(1))
 
 
 def score_last_run(broker: Broker, finish: Finish | None) -> None:

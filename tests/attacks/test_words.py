@@ -14,6 +14,7 @@ from aevo.errors import AevoError
 from aevo.evidence import wording
 from aevo.files import roundlog, words
 from aevo.files.documents import read, write_json
+from aevo.jobs import autopsy
 from aevo.policy import discoveries
 from aevo.policy import document as policies
 from aevo.records.discovery import Discovery
@@ -21,7 +22,6 @@ from aevo.records.evidence import Evidence
 from aevo.records.manifest import Claims, Manifest
 from aevo.records.policy import Provenance
 from aevo.records.trace import Trace, Turn
-from aevo.view import autopsy
 from aevo.view.report import write_report
 from aevo.view.table import Row, Status, View, _clean
 from tests.attacks.tables import CASES

@@ -50,10 +50,11 @@ def test_round_of_eight_language_models(cli: Cli, server: FakeOpenAI) -> None:
     assert done.returncode == 0, done.stderr
     files = cli.layout().round(1)
     manifests = [read(Manifest, files.candidate(f"c{n:02d}").manifest) for n in range(8)]
-    assert all(item.agent == server.model for item in manifests)
-    assert all(item.status == "ok" and item.cost.tokens_in > 0 for item in manifests)
-    assert all(item.cost.dollars and item.cost.dollars > 0 for item in manifests)
-    explorers = manifests[1:]
+    anchor, explorers = manifests[0], manifests[1:]
+    assert (anchor.status, anchor.agent, anchor.cost.tokens_in) == ("ok", "scripted", 0)
+    assert all(item.agent == server.model for item in explorers)
+    assert all(item.status == "ok" and item.cost.tokens_in > 0 for item in explorers)
+    assert all(item.cost.dollars and item.cost.dollars > 0 for item in explorers)
     assert all(item.selected and item.selected.dev != item.claims.claimed_dev
                for item in explorers)
     assert sum(not item.change.empty for item in explorers) >= 5

@@ -37,7 +37,7 @@ def _next(step: int, task: str, messages: list[Said]) -> list[Said]:
         return [plan[step]] if step < len(plan) else []
     move = MOVE.search(task)
     if step == 0:
-        return [call(0, "list_files"), call(0, "read_file", path="recipe.yaml")]
+        return [call(0, "list_files"), call(0, "read_file", path="recipe.yaml", numbers=False)]
     if step == 1:
         return [call(1, "write_file", path="recipe.yaml", content=_changed(messages, move))]
     plan = [call(2, "run", command="ls && cat recipe.yaml | head -3"), call(3, "train"),

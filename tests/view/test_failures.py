@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from aevo.files.documents import write_text
+from aevo.jobs import autopsy
 from aevo.jobs.folder import JobFolder
-from aevo.view import autopsy
 from aevo.view.failures import FailedAttempt, failures
 from tests.conftest import Cli
 from tests.support.job_records import FakeSlurm, Jobs, fake, jobs

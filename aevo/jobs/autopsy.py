@@ -31,6 +31,8 @@ CAUSES = (
                                 r"Watchdog caught collective operation timeout")),
 )
 
+# What the sandbox says of a command that it stopped for taking too much.
+STOPPED = re.compile(r"^aevo sandbox: (stopped: .*)$", re.MULTILINE)
 
 
 def log_text(path: Path) -> str:
@@ -89,10 +91,21 @@ def _from(lines: list[str], start: int) -> list[str]:
     return found
 
 
-def last_lines(text: str) -> list[str]:
+def limit(text: str) -> str:
+    """Which limit a command was stopped for, in the sandbox's words; empty if for none."""
+    said = STOPPED.findall(text[-READ_BYTES:])
+    return said[-1].strip() if said else ""
+
+
+def ending(text: str, lines: int) -> list[str]:
+    """What a log says of how a job failed: the last traceback, else the last lines."""
+    return traceback(text) or last_lines(text, lines)
+
+
+def last_lines(text: str, lines: int = LAST_LINES) -> list[str]:
     """The last lines that say something: not blank, not of submitit's, not of a traceback of
     aevo's own errors."""
     head = text.find(HEAD)
-    lines = (text if head < 0 else text[:head]).split("\n")
-    return [line for line in lines if line.strip() and not line.startswith("submitit ")
-            ][-LAST_LINES:]
+    said = (text if head < 0 else text[:head]).split("\n")
+    return [line for line in said if line.strip() and not line.startswith("submitit ")
+            ][-lines:]

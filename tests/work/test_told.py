@@ -1,0 +1,332 @@
+"""What a worker is told: by its prompt, by its tools, and by what became of its runs."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aevo.config.agent import EndpointSettings
+from aevo.files.documents import read
+from aevo.files.paths import CandidateLayout
+from aevo.jobs.submit import submit
+from aevo.llm.model import Reply, ToolSchema
+from aevo.plan.candidates import make_plan
+from aevo.policy import document as policies
+from aevo.records.plan import Plan
+from aevo.records.trace import ToolCall, Turn
+from aevo.sandbox import STOPPED
+from aevo.substrate.catalogue import load
+from aevo.work import broker as broker_module
+from aevo.work.brief import first_turns
+from aevo.work.budget import Meter, failures_in_a_row
+from aevo.work.curve import curve
+from aevo.work.loop import run_loop
+from aevo.work.page import anchor_before, base_score, noise, page, standing_dev
+from aevo.work.tools import Toolbox
+from aevo.work.worker import build_model, by_whom, open_broker
+from tests.conftest import Cli
+
+Tools = Callable[[str], Toolbox]
+
+
+@pytest.fixture(scope="module")
+def finished_round(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """A round of two candidates, run for real."""
+    cli = Cli(tmp_path_factory.mktemp("told"))
+    done = cli.run("round", "policy.axes=[schedule]", n=2)
+    assert done.returncode == 0, done.stderr
+    yield cli
+
+
+@pytest.fixture
+def fresh(
+    finished_round: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Tools:
+    """The tools of a candidate that has done nothing yet, in a copy of the campaign; what it
+    submits is not run."""
+    shutil.copytree(finished_round.runs, tmp_path / "runs", symlinks=True)
+    cli = Cli(tmp_path)
+    monkeypatch.setattr(broker_module, "submit", lambda spec, cluster: None)
+
+    def make(candidate: str) -> Toolbox:
+        cli.reset(1, candidate)
+        broker = open_broker(cli.layout(), 1, candidate)
+        return Toolbox(broker.files.fork, broker.substrate, broker)
+
+    return make
+
+
+@pytest.fixture
+def toolbox(finished_round: Cli) -> Toolbox:
+    """The tools of the candidate that ran."""
+    broker = open_broker(finished_round.layout(), 1, "c01")
+    return Toolbox(broker.files.fork, broker.substrate, broker)
+
+
+def call(toolbox: Toolbox, name: str, **arguments: object) -> str:
+    """Runs a tool as the loop does: call and answer go into the trace."""
+    trace = toolbox.broker.trace
+    request = ToolCall(id=f"t{len(trace.turns())}", name=name, arguments=arguments)
+    trace.message(Turn(role="assistant", content="", tool_calls=[request]))
+    answer = toolbox.call(request)
+    trace.message(Turn(role="tool", tool_call_id=request.id, content=answer))
+    return answer
+
+
+def answered(toolbox: Toolbox, name: str, **arguments: object) -> Any:
+    return json.loads(call(toolbox, name, **arguments))
+
+
+def edit(toolbox: Toolbox, find: str, put: str) -> None:
+    answer = call(toolbox, "edit_file", path="recipe.yaml", find=find, replace=put)
+    assert answer.startswith("recipe.yaml edited"), answer
+
+
+def test_an_own_axis_is_trained_on_the_anchors_seed(finished_round: Cli) -> None:
+    layout = finished_round.layout()
+    campaign = open_broker(layout, 1, "c01").campaign
+    policy = policies.read(layout, 1)
+    own = policy.axes[0].model_copy(update={"axis": "own", "moves": []})
+    rules = policy.model_copy(update={"axes": [own]})
+    model = campaign.config.model_copy(update={"agent": EndpointSettings()})
+    plan = make_plan(model, campaign.record, rules, "", "")
+    assert plan.candidate("c01").seeds == plan.candidate("c00").seeds
+    repeated = make_plan(campaign.config, campaign.record, rules, "", "").candidate("c01")
+    assert not set(repeated.seeds) & set(plan.candidate("c00").seeds), "rules repeat: noise"
+
+
+def test_a_second_run_of_the_same_fork_takes_the_anchors_second_seed(fresh: Tools) -> None:
+    tools = fresh("c01")
+    edit(tools, "steps: 60", "steps: 61")
+    first, second = answered(tools, "train"), answered(tools, "train")
+    seeds = tools.broker.plan.candidate("c00").seeds
+    assert (first["seed"], second["seed"]) == (1, 2)
+    assert [tools.broker.seed(number) for number in (1, 2)] == seeds[:2]
+    assert "run 1, on another seed" in second["note"]
+
+
+def test_a_mended_fork_is_trained_on_the_first_seed_again(fresh: Tools) -> None:
+    tools = fresh("c01")
+    edit(tools, "steps: 60", "steps: 61")
+    call(tools, "train")
+    edit(tools, "steps: 61", "steps: 62")
+    assert answered(tools, "train")["seed"] == 1
+
+
+def test_training_the_standing_recipe_as_it_is_is_warned_of(fresh: Tools) -> None:
+    assert "equals the standing recipe" in answered(fresh("c01"), "train")["note"]
+    assert answered(fresh("c00"), "train")["note"] is None
+
+
+def ran(toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trains for real and waits."""
+    monkeypatch.setattr(broker_module, "submit", submit)
+    assert answered(toolbox, "train")["run"] == 1
+    return answered(toolbox, "wait", run=1)
+
+
+def test_wait_says_why_a_run_failed(fresh: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = fresh("c01")
+    path = "train/fit.py"
+    call(tools, "edit_file", path=path, find="names = sorted(", replace="names = undefined(")
+    status = ran(tools, monkeypatch)
+    assert status["status"] == "failed" and "submitit" not in json.dumps(status)
+    assert status["log"][-1] == "NameError: name 'undefined' is not defined"
+
+
+def test_wait_names_the_limit_that_a_run_was_stopped_for(
+    fresh: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = fresh("c01")
+    run = tools.broker.files.run(1)
+    said = "aevo sandbox: stopped: more than 2 GiB of memory"
+    put = f"print({said!r}, flush=True)\nsys.exit({STOPPED})\nstart = done[-1]"
+    call(tools, "edit_file", path="train/fit.py", find="start = done[-1]", replace=put)
+    assert ran(tools, monkeypatch)["failure"] == "stopped: more than 2 GiB of memory"
+    assert not run.result.exists() and tools.broker.settle(1).startswith("stopped: more than 2 GiB")
+
+
+def test_a_diverged_run_shows_its_curve(fresh: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = fresh("c01")
+    edit(tools, "learning_rate: 0.4", "learning_rate: 4000.0")
+    status = ran(tools, monkeypatch)
+    assert status["status"] == "diverged" and status["log"]
+    assert status["metrics"][0].startswith("step 1, loss ")
+
+
+def test_logs_give_the_metrics(toolbox: Toolbox) -> None:
+    said = call(toolbox, "logs", run=1).splitlines()
+    assert said[:2] == ["finished", "metrics:"] and "step 60, loss " in said[said.index("log:") - 1]
+    assert len(said) < 30
+
+
+def test_metrics_that_are_no_plain_file_say_nothing(tmp_path: Path) -> None:
+    run = CandidateLayout(tmp_path).run(1)
+    run.output.mkdir(parents=True)
+    assert curve(run) == []
+    run.metrics.symlink_to("/etc/passwd")
+    assert curve(run) == []
+
+
+def test_a_fork_that_cannot_be_trained_costs_no_run(fresh: Tools) -> None:
+    tools = fresh("c01")
+    edit(tools, "examples: 240", "exampels: 240")
+    for name in ("check", "train"):
+        assert "KeyError: 'examples'" in call(tools, name)
+    edit(tools, "exampels: 240", "examples: 241")
+    assert "the data build" in call(tools, "check")
+    call(tools, "write_file", path="train/fit.py", content="x = (")
+    for name in ("check", "train"):
+        said = call(tools, name)
+        assert 'File "train/fit.py", line 1' in said and "'(' was never closed" in said
+    assert tools.broker.runs() == []
+
+
+class Batch:
+    """A model that asks for one batch of calls, then finishes."""
+
+    name = "test"
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def complete(self, turns: list[Turn], tools: list[ToolSchema]) -> Reply:
+        done = any(turn.role == "assistant" for turn in turns)
+        batch = [ToolCall(id="f", name="finish", arguments={"summary": ""})] if done else [
+            ToolCall(id=str(at), name=name, arguments={"path": "recipe.yaml", "find": "absent",
+                     "replace": ""} if name == "edit_file" else {})
+            for at, name in enumerate(self.names)]
+        return Reply(turn=Turn(role="assistant", content="", tool_calls=batch))
+
+
+def test_what_stands_behind_a_failed_edit_does_not_run(fresh: Tools) -> None:
+    tools = fresh("c01")
+    trace = tools.broker.trace
+    opening = [Turn(role="system", content="s"), Turn(role="user", content="u")]
+    run_loop(Batch("list_files", "edit_file", "train", "train"), tools, trace, opening,
+             Meter(tools.broker.plan.budget, trace))
+    said = [turn.content for turn in trace.turns() if turn.role == "tool"]
+    assert not said[0].startswith("error") and "occurs 0 times" in said[1]
+    assert said[2] == said[3] == "error: not run: `edit_file` before it in this turn failed"
+    assert tools.broker.runs() == []
+    assert failures_in_a_row(trace.turns()[:-2]) == 1, "what did not run did not fail"
+
+
+def test_files_are_read_with_line_numbers_and_say_where_they_stop(toolbox: Toolbox) -> None:
+    said = call(toolbox, "read_file", path="recipe.yaml", lines=2).splitlines()
+    assert said[:2] == ["    1\tdata:", "    2\t  examples: 240"]
+    assert said[2].startswith("[… recipe.yaml has ") and "first_line" in said[2]
+    whole = call(toolbox, "read_file", path="recipe.yaml", numbers=False)
+    assert whole == (toolbox.fork / "recipe.yaml").read_text()
+    assert "has 20 lines" in call(toolbox, "read_file", path="recipe.yaml", first_line=90)
+
+
+def test_search_says_how_much_it_left_out(toolbox: Toolbox) -> None:
+    (toolbox.fork / "data" / "long.txt").write_text("needle\n" * 205)
+    said = call(toolbox, "search", pattern="needle")
+    assert said.endswith("[… 5 more; narrow pattern or path …]")
+    (toolbox.fork / "data" / "long.txt").unlink()
+
+
+def test_scores_are_given_in_short(toolbox: Toolbox) -> None:
+    text = call(toolbox, "evaluate", run=1)
+    found = json.loads(text)
+    assert "sha256" not in text and len(text) < 700
+    best = found["scores"][found["selected"]]
+    assert best["dev"] == round(best["dev"], 4) and set(best["domains"]) == {"line", "ring", "xor"}
+
+
+def test_the_shell_sees_what_the_file_tools_see(fresh: Tools) -> None:
+    tools = fresh("c01")
+    said = call(tools, "run", command="ls frozen/eval; python -c 'import numpy, eval.domains'")
+    assert said.startswith("exit code 0") and "domains.py" in said
+    assert tools.broker.substrate.diff(tools.fork, tools.broker.round.standing).empty
+    assert "frozen" not in call(tools, "list_files")
+    again = call(tools, "run", command="cat frozen/eval/items.py frozen/axes.yaml")
+    assert "import" not in again and "axes:" not in again, "sealed in both"
+
+
+def on_axis(tools: Toolbox, axis: str) -> Toolbox:
+    """The tools of the same candidate, were it assigned another axis."""
+    broker = tools.broker
+    found = load(broker.substrate.catalogue).axis(axis)
+    assert found is not None
+    brief = found.brief_for([move.id for move in found.moves], "")
+    candidate = broker.candidate.model_copy(update={"axis": brief})
+    return Toolbox(tools.fork, broker.substrate, replace(broker, candidate=candidate))
+
+
+def test_a_move_of_the_catalogue_is_made_exactly_and_only_once(fresh: Tools) -> None:
+    tools = on_axis(fresh("c01"), "pipeline")
+    for _ in range(2):
+        said = call(tools, "apply_move", move="no_flips")
+        assert said == "no_flips applied: data/build.py edited"
+    assert "LABEL_FLIPS = False" in (tools.fork / "data/build.py").read_text()
+    assert "your axis has no move linear; it has: no_flips" in call(tools, "apply_move",
+                                                                    move="linear")
+    keys = on_axis(tools, "schedule")
+    assert call(keys, "apply_move", move="linear") == "linear applied: train.schedule=linear"
+    assert "schedule: linear" in (tools.fork / "recipe.yaml").read_text()
+
+
+def test_a_move_that_fits_no_more_changes_nothing(fresh: Tools) -> None:
+    tools = on_axis(fresh("c01"), "pipeline")
+    call(tools, "write_file", path="data/build.py", content="")
+    assert "does not fit your fork" in call(tools, "apply_move", move="no_flips")
+    assert (tools.fork / "data/build.py").read_text() == ""
+
+
+def test_a_task_shows_the_patches_of_its_moves(fresh: Tools) -> None:
+    broker = on_axis(fresh("c01"), "pipeline").broker
+    text = first_turns(policies.read(broker.campaign.layout, 1), broker.candidate, ["data"],
+                       broker.moves(), "check", 2, 40)[-1].content
+    assert "- no_flips: data/build.py edited (the same as clean labels, in code)\n" in text
+    assert "    in data/build.py\n    - LABEL_FLIPS = True\n    + LABEL_FLIPS = False\n" in text
+    assert "`apply_move`" in text
+
+
+def test_the_anchor_needs_no_model(fresh: Tools) -> None:
+    for name, expected in (("c00", "scripted"), ("c01", "openai")):
+        broker = fresh(name).broker
+        agent = EndpointSettings(base_url="http://127.0.0.1:9/v1", model="openai")
+        config = broker.campaign.config.model_copy(update={"agent": agent})
+        asked = replace(broker, campaign=replace(broker.campaign, config=config))
+        assert expected in build_model(asked, [], "").name
+    anchor = fresh("c00").broker
+    assert by_whom(anchor, build_model(anchor, [], "")).startswith("rule")
+
+
+def test_the_prompt_says_what_the_campaign_is(fresh: Tools) -> None:
+    broker = fresh("c01").broker
+    layout = broker.campaign.layout
+    policy = policies.read(layout, 1)
+    text = page(broker, policy)
+    base = base_score(layout)
+    assert base is not None and base.dev is not None
+    for expected in (f"Base checkpoint on dev: {base.dev:.3f} (line ", f"dev has {base.n} items",
+                     "the anchor trains it while you work", "Noise: not measured yet",
+                     "trainer `peft`", "stopped after 5 min", "`dev` selects", "smoke tests",
+                     "mends a first that failed", "7200 s of wall time",
+                     "12 failed calls in a row"):
+        assert expected in text, text
+    assert "hidden" not in text and "None" not in text
+    opening = first_turns(policy, broker.candidate, ["data"], [], "check", 2, 40, text)
+    assert text in opening[0].content and "\n\n\n" not in opening[0].content
+
+
+def test_the_page_of_a_later_round_tells_what_the_anchor_measured(finished_round: Cli) -> None:
+    layout = finished_round.layout()
+    plan = read(Plan, layout.round(1).plan)
+    later = plan.model_copy(update={"round": 2})
+    anchor = anchor_before(layout, 2)
+    assert anchor is not None
+    dev = sum(run.best.dev for run in anchor.runs if run.best) / 2
+    assert standing_dev(layout, later) == f"{dev:.3f} (mean of 2 runs of the last round's anchor)"
+    changed = later.model_copy(update={"standing_recipe_sha256": "another"})
+    assert standing_dev(layout, changed).startswith("changed since; before it was 0.")
+    measured = policies.read(layout, 1).noise.model_copy(update={"seed_sd": 0.014, "seed_runs": 2})
+    assert noise(measured) == "sd 0.014 between seeds of one recipe (2 runs)"
