@@ -131,3 +131,9 @@ def until(condition: Callable[[], bool], deadline_s: float = 180.0) -> None:
     while not condition():
         assert time.monotonic() < end, "the awaited event did not happen"
         time.sleep(0.02)
+
+
+@pytest.fixture
+def claims_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that is only likely enters the working recipe."""
+    monkeypatch.setattr("aevo.policy.promotion.MOST_LIKELY", 0)

@@ -28,6 +28,8 @@ from aevo.policy.promotion import (
     demoted,
     earned,
     judge,
+    likely_figure,
+    likely_gain,
     promoted,
     reversed_end,
     selected_move,
@@ -214,11 +216,19 @@ def _axis(draft: AxisDraft, catalogue: Catalogue) -> AxisBrief:
 
 def _promotions(draft: Draft, asked: Question) -> list[StandingChange]:
     """The change is what the candidate's manifest says was measured, never what a model typed."""
-    number = asked.evidence.round
-    found = [(asked.explorer(item.candidate), item.figure) for item in draft.promotions]
-    return [promoted(source, number, asked.extended,
-                     asked.earned(source, draft.objective) or figure)
-            for source, figure in found if source is not None]
+    number, objective = asked.evidence.round, draft.objective
+    likely = likely_gain(asked.evidence, asked.policy, asked.catalogue, objective)
+    changes = []
+    for item in draft.promotions:
+        source = asked.explorer(item.candidate)
+        if source is None:
+            continue
+        figure, gain = asked.earned(source, objective), likely.get(item.candidate)
+        only = figure is None and gain is not None
+        figure = likely_figure(gain) if only and gain is not None else figure or item.figure
+        entry = promoted(source, number, asked.extended, figure)
+        changes.append(entry.model_copy(update={"established": not only}))
+    return changes
 
 
 def _dead_ends(draft: Draft, asked: Question) -> list[DeadEnd]:
@@ -254,16 +264,14 @@ def _trials(draft: Draft, asked: Question, added: list[StandingChange],
     for trial in _tried(asked, draft.objective).values():
         outcome, reason = trial.outcome, trial.reason
         if f"r{trial.round:02d}-{trial.candidate}-{trial.move}" in ids:
-            outcome, reason = "promoted", _figure_of(added, trial.candidate)
+            entry = next(c for c in added if c.provenance.candidate == trial.candidate)
+            outcome = "promoted" if entry.established else "likely"
+            reason = entry.provenance.figure
         elif (trial.axis, trial.move) in why:
             outcome, reason = "dead_end", why[trial.axis, trial.move]
-        elif outcome in ("promoted", "dead_end"):
+        elif outcome in ("promoted", "likely", "dead_end"):
             outcome, reason = "undecided", f"left open by the proposal; measured: {reason}"
         yield trial.model_copy(update={"outcome": outcome, "reason": reason})
-
-
-def _figure_of(added: list[StandingChange], candidate: str) -> str:
-    return next(c.provenance.figure for c in added if c.provenance.candidate == candidate)
 
 
 def _noise(draft: NoiseDraft, asked: Question) -> NoiseRule:

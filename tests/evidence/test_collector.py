@@ -9,6 +9,8 @@ import pytest
 
 from aevo.errors import ConfigError, RecordError
 from aevo.evidence import collector
+from aevo.evidence.collector import choose
+from aevo.evidence.inputs import read_round
 from aevo.files.documents import read, write_json, write_text
 from aevo.files.paths import Layout
 from aevo.policy import document as policies
@@ -271,3 +273,21 @@ def test_an_explorer_that_changed_nothing_goes_last_and_tests_nothing(layout: La
     assert clip is not None and same is not None
     assert same.p_adjusted == pytest.approx(clip.p_adjusted * 6 / 7, rel=1e-4)
     assert "with nothing changed" in evidence.candidates[1].text
+
+
+@pytest.mark.parametrize(("quota", "seeds"), [(2, 1), (3, 1), (4, 2), (6, 2)])
+def test_the_anchors_seeds_are_submitted_up_to_half_of_the_quota(
+    layout: Layout, quota: int, seeds: int
+) -> None:
+    chosen = choose(read_round(layout, 1, predictions=False), quota)
+    runs = [item.selected.run for item in chosen if item.role == "anchor" and item.selected]
+    assert len(chosen) == quota and runs == list(range(1, seeds + 1))
+
+
+def test_an_anchors_score_is_the_mean_of_its_seeds(layout: Layout) -> None:
+    collect(layout, quota=6)
+    board = read(Leaderboard, layout.round(1).leaderboard)
+    first = board.submissions[0]
+    lucky = [first.model_copy(update={"run": run, "score": score})
+             for run, score in ((1, 0.70), (2, 0.80))]
+    assert board.model_copy(update={"submissions": lucky}).score_of("c00") == pytest.approx(0.75)

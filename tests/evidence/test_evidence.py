@@ -11,7 +11,7 @@ from aevo.evidence.__main__ import main
 from aevo.evidence.build import build
 from aevo.evidence.inputs import read_rounds
 from aevo.evidence.verify import verify
-from aevo.files.documents import read, write_json, write_text
+from aevo.files.documents import read, write_json, write_text, write_yaml
 from aevo.files.paths import Layout
 from aevo.policy import document as policies
 from aevo.records.evidence import Evidence
@@ -22,10 +22,12 @@ from tests.support.builders import ITEMS, SEEDS, files, paper_world, play, start
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """Four rounds of the paper's story; tests that spoil files copy it."""
+    """Four rounds of the paper's story, of claims alone; tests that spoil files copy it."""
     layout = start_campaign(tmp_path_factory.mktemp("evidence") / "camp")
-    for number in range(1, 5):
-        play(layout, number, paper_world())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aevo.policy.promotion.MOST_LIKELY", 0)
+        for number in range(1, 5):
+            play(layout, number, paper_world())
     return layout
 
 
@@ -175,6 +177,15 @@ def test_verify_names_every_figure_that_does_not_follow(spoilt: Layout) -> None:
     place = f"round 4: candidates[{int(raised.candidate[1:])}].lb"
     assert f"{place}: recorded {board.submissions[-1].score}, recomputed 0.91" in lines
     assert not any(line.startswith("round 3") for line in lines)
+
+
+def test_verify_recomputes_the_posterior(spoilt: Layout) -> None:
+    path = spoilt.policy(3)
+    policy = policies.read(spoilt, 3)
+    doubled = policy.beliefs[0].model_copy(update={"expected": 2 * policy.beliefs[0].expected})
+    spoilt_beliefs = [doubled, *policy.beliefs[1:]]
+    write_yaml(path, policy.model_copy(update={"beliefs": spoilt_beliefs}))
+    assert any(line.startswith("round 2: policy.beliefs[0].expected") for line in verify(spoilt))
 
 
 def test_a_moved_campaign_still_verifies(spoilt: Layout, tmp_path: Path) -> None:

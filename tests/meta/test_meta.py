@@ -218,12 +218,6 @@ def test_what_the_user_can_mend_is_named(tmp_path: Path) -> None:
         step.main([str(layout.root), "1"])
 
 
-@pytest.fixture
-def claims_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that is only likely enters the working recipe."""
-    monkeypatch.setattr("aevo.policy.promotion.MOST_LIKELY", 0)
-
-
 @pytest.mark.usefixtures("claims_only")
 def test_gains_that_conflict_do_not_stack(tmp_path: Path) -> None:
     """Two winners on keys inside one another: the stronger stands, the other waits."""

@@ -56,7 +56,7 @@ def good_draft(question: Question) -> dict[str, Any]:
         "reason": "The higher rate of [c01] holds at +4.0 points; small gains need replicates.",
         "axes": [{"axis": a.axis, "reason": f"worth a trial: {a.category}", "moves": a.moves}
                  for a in rules.axes],
-        "promotions": [{"candidate": "c01", "figure": "+0.0284: dev +0.0375, LB +0.020"}],
+        "promotions": [{"candidate": "c01", "figure": "+0.0250: dev +0.0375, LB +0.020"}],
         "dead_ends": [
             {"candidate": item.provenance.candidate, "move": item.move, "what": item.what,
              "figure": item.provenance.figure} for item in dead
@@ -141,7 +141,7 @@ def test_a_good_proposal_becomes_the_policy(
     assert [tool["function"]["name"] for tool in request["tools"]] == ["propose"]
     source = question.evidence.candidates[1]
     assert [item.change for item in policy.standing] == [source.change]
-    assert policy.standing[0].provenance.figure.startswith("+0.0284 by dev and leaderboard")
+    assert policy.standing[0].provenance.figure.startswith("+0.0250 by dev and leaderboard")
     assert policy.mode_reason.startswith("The higher rate")
     assert policy.noise.seed_sd == question.evidence.calibration.seed_sd
     assert {trial.outcome for trial in policy.tried if trial.candidate == "c01"} == {"promoted"}
@@ -351,7 +351,7 @@ def test_the_prompt_holds_the_round_and_fits(question: Question) -> None:
     system, task = opening(question, History(catalogue()), "the constitution")
     assert system.content == "the constitution"
     assert len(task.content) < 40_000
-    for words in ('"maximise_dev": {"c01": "+0.0284 by dev', "weight_decay", '"dev_band": 0.02',
+    for words in ('"maximise_dev": {"c01": "+0.0250 by dev', "weight_decay", '"dev_band": 0.02',
                   "7 axes, over at least 5 categories"):
         assert words in task.content
 

@@ -16,6 +16,7 @@ from aevo.records.policy import AxisBrief, Policy
 from aevo.substrate.catalogue import touches
 from tests.support.builders import Effect, World, catalogue, play, start_campaign
 
+pytestmark = pytest.mark.usefixtures("claims_only")
 SMALL = Effect(dev=0.02, lb=0.01)  # one trial of it decides nothing
 QUOTA = 8
 

@@ -15,6 +15,7 @@ from aevo.records.evidence import Evidence
 from aevo.release import entry
 from tests.support.builders import Effect, World, paper_world, play, start_campaign
 
+pytestmark = pytest.mark.usefixtures("claims_only")
 STRONG = Effect(dev=0.06, lb=0.06)
 WEAK = Effect(dev=0.012, lb=0.01)  # below what a promotion asks for
 

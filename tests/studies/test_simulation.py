@@ -21,7 +21,7 @@ from aevo.meta.rules import propose
 from aevo.records.proposal import Proposal
 from aevo.studies.simulation import calibrate, study
 from aevo.studies.simulation.ablation import ABLATIONS
-from aevo.studies.simulation.campaign import Bench, Parts, Simulated, bench_of, recipe_of, simulate
+from aevo.studies.simulation.campaign import Bench, Parts, Simulated, bench_of, simulate
 from aevo.studies.simulation.searchers import SEARCHERS, Observation, Searcher, search
 from aevo.studies.simulation.space import Key, Recipe
 from aevo.studies.simulation.study import Outcome, Task
@@ -208,7 +208,8 @@ def test_one_strong_gain_is_promoted_and_kept(bench: Bench) -> None:
         drawn = surface(bench, "no_effect", seed)
         raise_axis(bench, drawn, "rank", 0.08, 0.08)
         found = campaign(bench, drawn, seed)
-        assert [axis for axis, _ in recipe_of(found.rounds[0].next)] == ["rank"]
+        claimed = [item.axis for item in found.rounds[0].next.standing if item.established]
+        assert claimed == ["rank"]
         assert "rank" in [axis for axis, _ in found.recipe]
         assert drawn.truth(drawn.active(found.recipe), 4)[1] > drawn.truth((), 1)[1] + 0.05
 
@@ -290,7 +291,7 @@ def test_every_method_spends_exactly_its_runs(bench: Bench, name: str, runs: int
     assert len(log.trials) == runs
     assert {number for _, _, number in log.trials} >= {1, 2, 3, 4}
     tried = {recipe for recipe, _, _ in log.trials}
-    assert ended in tried or ended == ()
+    assert ended in tried or ended == () or name == "thompson"  # by its posterior
     for recipe in tried:
         assert drawn.active(recipe) == recipe  # at most one move on a knob
         assert len({axis for axis, _ in recipe}) == len(recipe)
@@ -298,7 +299,7 @@ def test_every_method_spends_exactly_its_runs(bench: Bench, name: str, runs: int
     for _, batch in log.boards:
         submitted[batch] += 1
     assert all(count <= 5 for count in submitted.values())
-    assert bool(submitted) == (name == "greedy_board")
+    assert bool(submitted) == (name in SEARCHERS and SEARCHERS[name].submits)
     assert play(bench, name, drawn, 1, runs) == (ended, log)  # the same seed, the same search
 
 

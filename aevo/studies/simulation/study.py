@@ -58,9 +58,9 @@ class Outcome:
     runs: int
     refused: int
     shipped: float
-    false_claims: int = 0
     verdicts: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
+    false_claims: int = 0
 
 
 def play(task: Task, bench: Bench) -> Outcome:
