@@ -85,7 +85,8 @@ def make_campaign(root: Path, world: World, *overrides: str) -> Layout:
 
 
 def add_round(layout: Layout, number: int, world: World) -> None:
-    """A round whose workers have ended."""
+    """A round whose workers have ended, with one seed of the anchor: what a board does with an
+    entry is asked here, not which seeds are submitted."""
     write_round(layout, number, world)
     write_yaml(layout.round(number).config,
                Config.model_validate(read(Campaign, layout.campaign).config))
@@ -96,7 +97,8 @@ def add_round(layout: Layout, number: int, world: World) -> None:
         seed = 100 * number + int(manifest.candidate[1:])
         sha = write_adapter(run.adapter(manifest.selected.checkpoint), seed)
         selected = manifest.selected.model_copy(update={"adapter_sha256": sha})
-        write_json(path, manifest.model_copy(update={"selected": selected}))
+        update = {"selected": selected, "runs": manifest.runs[:1]}
+        write_json(path, manifest.model_copy(update=update))
 
 
 def write_adapter(folder: Path, seed: int, rank: int = 2, module: str = MODULE,
