@@ -136,4 +136,4 @@ def until(condition: Callable[[], bool], deadline_s: float = 180.0) -> None:
 @pytest.fixture
 def claims_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that is only likely enters the working recipe."""
-    monkeypatch.setattr("aevo.policy.promotion.MOST_LIKELY", 0)
+    monkeypatch.setattr("aevo.policy.promotion._build_upon", lambda *_: [])

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from aevo.files import words
+from aevo.text import cut
 
 READ_BYTES = 1024 * 1024  # of the end of a log
 TRACEBACK_LINES = 40
 LAST_LINES = 5
+LINE = 500  # characters of a line that are shown
 CAUSE_LINES = 60  # of the end of a log, where a cause is looked for
 HEAD = "Traceback (most recent call last):"
 
@@ -99,7 +101,7 @@ def limit(text: str) -> str:
 
 def ending(text: str, lines: int) -> list[str]:
     """What a log says of how a job failed: the last traceback, else the last lines."""
-    return traceback(text) or last_lines(text, lines)
+    return [cut(line, LINE) for line in traceback(text) or last_lines(text, lines)]
 
 
 def last_lines(text: str, lines: int = LAST_LINES) -> list[str]:

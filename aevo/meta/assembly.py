@@ -71,6 +71,7 @@ def assemble(chosen: Decision, evidence: Evidence, old: Policy, author: str) -> 
         standing=standing,
         axes=list(chosen.axes),
         stack_up_to=old.stack_up_to,
+        likely_per_round=old.likely_per_round,
         noise=chosen.noise,
         selection=chosen.selection,
         retired=list(chosen.retired),

@@ -13,7 +13,7 @@ from pathlib import Path
 from aevo.errors import RecordError, SubstrateError
 from aevo.policy.mode import dev_regained
 from aevo.policy.posterior import beliefs
-from aevo.policy.promotion import MOST_LIKELY, demoted, earned, likely_gain
+from aevo.policy.promotion import demoted, earned, likely_gain
 from aevo.policy.rotation import active, can_rest, rotation_due, used_categories, with_entrant
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import SECTIONS, CandidateSummary, Evidence
@@ -204,9 +204,9 @@ def promotions_are_few_and_disjoint(case: Case) -> list[str]:
     faults = []
     if claimed > admitted:
         faults.append(f"{claimed} changes are promoted, the noise rule admits {admitted}")
-    if len(case.added) - claimed > MOST_LIKELY:
+    if len(case.added) - claimed > case.previous.likely_per_round:
         faults.append(f"{len(case.added) - claimed} changes enter that are only likely, "
-                      f"{MOST_LIKELY} may")
+                      f"{case.previous.likely_per_round} may")
     return faults + [
         f"{one.id} and {other.id} both touch {', '.join(conflict(one.change, other.change))}"
         for index, one in enumerate(case.added)
@@ -289,6 +289,8 @@ def axes_are_the_catalogues(case: Case) -> list[str]:
     faults = []
     if case.policy.stack_up_to != case.previous.stack_up_to:
         faults.append("how many moves a stack combines is the operator's choice")
+    if case.policy.likely_per_round != case.previous.likely_per_round:
+        faults.append("how many changes may enter that are only likely is the operator's choice")
     for brief in case.policy.axes:
         axis = case.history.catalogue.axis(brief.axis)
         if brief.combines:

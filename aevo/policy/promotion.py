@@ -22,7 +22,6 @@ from aevo.statistics.figures import signed
 from aevo.statistics.noise import EPSILON
 from aevo.substrate.catalogue import Axis, Catalogue, conflict, has_all, move_of
 
-MOST_LIKELY = 1  # changes a round that enter the working recipe unestablished
 COLLAPSE = 5  # bands of dev that even a transfer intervention may not lose
 
 
@@ -225,8 +224,9 @@ def _build_upon(
     for name in sorted(gains, key=lambda name: (-gains[name].gain, name)):
         others = [*promotions, *added]
         change = by_name[name].change
-        if len(added) < MOST_LIKELY and not any(conflict(change, o.change) for o in others) and (
-                name not in {o.provenance.candidate for o in others}):
+        taken = name in {o.provenance.candidate for o in others}
+        clash = any(conflict(change, o.change) for o in others)
+        if len(added) < policy.likely_per_round and not clash and not taken:
             extended = catalogue.with_stacks(policy.axes)
             entry = promoted(by_name[name], evidence.round, extended, likely_figure(gains[name]))
             added.append(entry.model_copy(update={"established": False}))

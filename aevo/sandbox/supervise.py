@@ -14,8 +14,8 @@ of bwrap (or of the Landlock launcher), never confined itself, and
 - ends when its parent ends, and the command with it;
 - exits as the command did: its code, or 128 + the signal that ended it.
 
-Not guaranteed: the counts are taken every POLL_S (processes) or SLOW_S (memory, disk), so a tree
-may be over for that long. RLIMIT_NPROC holds in between, except for root, whom Linux exempts:
+Not guaranteed: the counts are taken every POLL_S (processes, log) or SLOW_S (memory, disk), so a
+tree may be over for that long. RLIMIT_NPROC holds in between, except for root, whom Linux exempts:
 root's supervisor runs before all others instead, so that no fork bomb keeps it from counting.
 """
 
@@ -127,10 +127,12 @@ class Tally:
             tasks = sum(max(1, len(_names(f"/proc/{pid}/task"))) for pid in tree(self.root))
             if tasks - DEPTH > allowed:
                 return f"more than {allowed} processes and threads"
-        if not slow:
-            return None
+        # One look at an open file costs nothing, and a log grows by gigabytes a second.
+        flood = self._log()
+        if flood or not slow:
+            return flood
         begun = time.monotonic()
-        found = self._log() or self._memory() or self._disk()
+        found = self._memory() or self._disk()
         # On a slow file system counting must not become the load it is to prevent.
         self.slow_at = time.monotonic() + max(SLOW_S, 5 * (time.monotonic() - begun))
         return found

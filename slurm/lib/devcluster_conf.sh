@@ -61,7 +61,7 @@ PreemptMode=REQUEUE
 PriorityType=priority/multifactor
 JobCompType=jobcomp/filetxt
 JobCompLoc=$ROOT/log/jobcomp.log
-NodeName=$gpu NodeHostname=$host NodeAddr=127.0.0.1 Port=[$gpu_ports] CPUs=64 Boards=1 SocketsPerBoard=2 CoresPerSocket=32 ThreadsPerCore=1 RealMemory=1000000 Gres=gpu:h200:$GPUS Feature=h200 State=UNKNOWN
+NodeName=$gpu NodeHostname=$host NodeAddr=127.0.0.1 Port=[$gpu_ports] CPUs=64 Boards=1 SocketsPerBoard=2 CoresPerSocket=32 ThreadsPerCore=1 RealMemory=2000000 Gres=gpu:h200:$GPUS Feature=h200 State=UNKNOWN
 NodeName=$cpu NodeHostname=$host NodeAddr=127.0.0.1 Port=[$cpu_ports] CPUs=64 Boards=1 SocketsPerBoard=2 CoresPerSocket=32 ThreadsPerCore=1 RealMemory=256000 Feature=cpu State=UNKNOWN
 PartitionName=cpu Nodes=$cpu Default=YES MaxTime=7-0 DefaultTime=60 PriorityTier=5 State=UP
 PartitionName=h200 Nodes=$gpu MaxTime=7-0 DefaultTime=60 PriorityTier=10 PreemptMode=OFF State=UP

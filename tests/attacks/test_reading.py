@@ -183,8 +183,8 @@ def test_tools_still_do_their_work(fork: Path) -> None:
     assert call(fork, "search", pattern="^def draw", path="frozen/eval") == (
         "frozen/eval/domains.py:11: def draw(domain: str, n: int, seed: int, held_out: bool) "
         "-> tuple[np.ndarray, np.ndarray]:")
-    assert call(fork, "read_file", path="data/build.py", first_line=2, lines=2) == (
-        "\nimport json\n")
+    assert call(fork, "read_file", path="data/build.py", first_line=2, lines=2, numbers=False) == (
+        "\nimport json\n[… data/build.py has 27 lines; read on with first_line …]")
     assert "data/build.py" in call(fork, "list_files")
     assert call(fork, "edit_file", path="data/build.py", find="import sys",
                 replace="import sys  # x").endswith("edited")

@@ -284,7 +284,7 @@ def test_candidate_that_fails_for_good_is_left_out_and_said_so(cli: Cli) -> None
 
 def test_a_stack_is_tried_by_one_candidate_on_top_of_each_other(cli: Cli) -> None:
     """An alpha that nothing reaches leaves every gain of round 1 undecided."""
-    done = cli.run("campaign", "rounds=2", "policy.alpha=1e-200",
+    done = cli.run("campaign", "rounds=2", "policy.alpha=1e-200", "policy.likely_per_round=0",
                    "policy.axes=[steps,pipeline,schedule]", n=4)
     assert done.returncode == 0, done.stderr
     layout = cli.layout()

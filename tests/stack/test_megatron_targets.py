@@ -13,8 +13,6 @@ pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
 import torch
 import yaml
-from aevo.integrity.adapters import check_adapter
-from aevo.integrity.opening import IntegrityError
 from eval.adapter import AdapterError, base_shapes, load_adapter
 from eval.hf import HfDecoder
 from safetensors.torch import load_file
@@ -26,6 +24,8 @@ from train.model import ModelError
 from train.run import Run
 from train.targets import resolve
 
+from aevo.evaluate.adapters import check_adapter
+from aevo.evaluate.untrusted import IntegrityError
 from tests.stack.mcore_support import LORA, WIDE, Recipe, adapted, one_rank, save_peft, tokens
 from tests.stack.mcore_support import run_here as train
 

@@ -19,15 +19,15 @@ from aevo.studies.scale.adapter import Adapter, leaves
 from aevo.studies.scale.architecture import Architecture, known, layer, parameters, weights
 from aevo.studies.scale.assumptions import Assumptions
 from aevo.studies.scale.hf_config import read
-from aevo.studies.scale.parallel import BRIDGE, Layout
+from aevo.studies.scale.parallel import BRIDGE, Division
 
 LORA: dict[str, Any] = {"rank": 8, "alpha": 16, "dropout": 0.0, "targets": "all"}
 ROWS, LENGTH = 8, 64
 
 
-def alone(model: Architecture, trainer: str) -> Layout:
+def alone(model: Architecture, trainer: str) -> Division:
     """One process, fp32, as both trainers have it on CPU."""
-    return Layout(
+    return Division(
         trainer=trainer, nodes=1, gpus=0, ranks=1, tensor=1, pipeline=1, expert=1, rows=ROWS,
         micro_rows=ROWS, row_tokens=LENGTH, number_bytes=4,
         adapter=Adapter(8, leaves("all", model), fused=trainer == "megatron"))
@@ -102,7 +102,7 @@ def test_what_the_sheets_take_from_the_trainers_is_what_they_do() -> None:
     assert not any(".experts." in place for place in reached)
 
 
-def check_run(out: Path, model: Architecture, layout: Layout, state: int) -> None:
+def check_run(out: Path, model: Architecture, layout: Division, state: int) -> None:
     """A run's adapter has the parameters of the sheet; files come near it."""
     result = json.loads((out / "result.json").read_text())
     sizes = storage.of(model, layout, {"steps": 2, "checkpoints": 1}, None)

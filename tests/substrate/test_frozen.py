@@ -81,7 +81,7 @@ def test_recipe_digest_sees_values_and_code_not_formatting(copy: Path, tmp_path:
 def test_command_names_an_unknown_placeholder(copy: Path) -> None:
     text = (copy / "substrate.yaml").read_text().replace('"{split}"', '"{spilt}"')
     (copy / "substrate.yaml").write_text(text)
-    with pytest.raises(SubstrateError, match="'spilt'"):
+    with pytest.raises(SubstrateError, match=r"\{spilt\}"):
         open_substrate(copy).command("items", split="dev", n=1, out="x")
 
 
