@@ -32,8 +32,11 @@ def main(config: Config) -> None:
     campaign = open_campaign(config)
     layout = campaign.layout
     free_space(layout)
-    print(f"campaign {layout.root}: {config.rounds} rounds of {config.worker.n} candidates, "
-          f"model {config.model.name}, seed {config.seed}", flush=True)
+    print(
+        f"campaign {layout.root}: {config.rounds} rounds of {config.worker.n} candidates, "
+        f"model {config.model.name}, seed {config.seed}",
+        flush=True,
+    )
     unfinished = [number for number in numbers if not is_finished(layout, number)]
     if config.cluster.kind == "slurm":
         submitted = {number: submit_round(campaign, number) for number in unfinished}

@@ -18,10 +18,17 @@ def run(main: Callable[[list[str]], None]) -> None:
 def parser(name: str, text: str | None) -> argparse.ArgumentParser:
     """The command line of a command that takes a campaign, by default the newest; its module's
     docstring is the help."""
-    made = argparse.ArgumentParser(prog=f"python -m aevo.{name}", description=text,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("campaign", nargs="?", type=Path, help="a campaign folder; default: the one "
-                      "below runs/ that changed last")
+    made = argparse.ArgumentParser(
+        prog=f"python -m aevo.{name}",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "campaign",
+        nargs="?",
+        type=Path,
+        help="a campaign folder; default: the one below runs/ that changed last",
+    )
     return made
 
 

@@ -6,8 +6,6 @@ traceback.
 """
 
 
-
-
 class AevoError(Exception):
     """A problem named with what, where and how to mend it, in one line.
 

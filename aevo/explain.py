@@ -22,16 +22,23 @@ def main(arguments: list[str]) -> None:
         ConfigError: the move was not tried; the message lists those that were.
         RecordError: the folder is no campaign, or none of its rounds has ended.
     """
-    parser = argparse.ArgumentParser(prog="python -m aevo.explain",
-                                     description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m aevo.explain", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("move", help="axis/move, or the move alone")
-    parser.add_argument("campaign", nargs="?", type=Path, help="a campaign folder; default: the "
-                        "one below runs/ that changed last")
+    parser.add_argument(
+        "campaign",
+        nargs="?",
+        type=Path,
+        help="a campaign folder; default: the one below runs/ that changed last",
+    )
     given = parser.parse_args(arguments)
     layout = Layout(given.campaign or latest_campaign(Path("runs")))
     if not layout.campaign.is_file():
-        raise RecordError(f"{layout.root} is not a campaign folder (it has no campaign.yaml)",
-                          "name one, as in: python -m aevo.explain MOVE runs/<campaign>")
+        raise RecordError(
+            f"{layout.root} is not a campaign folder (it has no campaign.yaml)",
+            "name one, as in: python -m aevo.explain MOVE runs/<campaign>",
+        )
     rounds = ended(layout)
     print("\n".join(story(resolve(given.move, rounds), rounds)))
 

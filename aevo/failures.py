@@ -32,8 +32,11 @@ def main(arguments: list[str]) -> None:
         raise RecordError(f"{layout.root} has no round {given.round}")
     found, refused = failures(layout, given.round), refusals(layout, given.round)
     if given.json:
-        print(Failures(campaign=layout.root.name, failures=found,
-                       refusals=refused).model_dump_json(indent=2))
+        print(
+            Failures(campaign=layout.root.name, failures=found, refusals=refused).model_dump_json(
+                indent=2
+            )
+        )
     else:
         show(found, Console(), refused)
 

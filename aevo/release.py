@@ -47,8 +47,10 @@ def entry(layout: Layout, option: Option) -> Entry:
     manifest = read(Manifest, files.candidate(option.candidate).manifest)
     found = entry_of(files, manifest)
     if found is None:
-        raise RecordError(f"{option.candidate} of round {option.round} has no adapter any more",
-                          "restore its run's folder, or take another of --top")
+        raise RecordError(
+            f"{option.candidate} of round {option.round} has no adapter any more",
+            "restore its run's folder, or take another of --top",
+        )
     return found
 
 
@@ -62,14 +64,21 @@ def export(layout: Layout, option: Option, out: Path) -> Path:
     campaign = read(Campaign, layout.campaign)
     substrate = open_substrate(Path(campaign.substrate_path))
     if "export" not in substrate.file.commands:
-        raise ConfigError(f"{substrate.root}/substrate.yaml has no command `export`",
-                          "leave out --out, and take the adapter's folder")
+        raise ConfigError(
+            f"{substrate.root}/substrate.yaml has no command `export`",
+            "leave out --out, and take the adapter's folder",
+        )
     if out.exists():
         raise ConfigError(f"{out} exists", "remove it, or give --out another name")
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
-        pack(substrate, entry(layout, option), Path(campaign.base_path), out.absolute(),
-             Rules(lora=False))
+        pack(
+            substrate,
+            entry(layout, option),
+            Path(campaign.base_path),
+            out.absolute(),
+            Rules(lora=False),
+        )
     except ArchiveError as error:
         raise RecordError(f"round {option.round} {option.candidate}: {error}") from error
     return out
@@ -84,12 +93,16 @@ def main(arguments: list[str]) -> None:
     layout = Layout(campaign_at(given.campaign))
     found = read_options(layout)
     if not found and any(item.evidence.exists() for item in layout.rounds()):
-        raise RecordError(f"rounds of {layout.root} have ended, but no candidate has a score",
-                          f"python -m aevo.failures {layout.root} says why")
+        raise RecordError(
+            f"rounds of {layout.root} have ended, but no candidate has a score",
+            f"python -m aevo.failures {layout.root} says why",
+        )
     if not found:
-        raise RecordError(f"no round of {layout.root} has ended yet",
-                          f"python -m aevo.status {layout.root} says how far it is")
-    _show(found[:max(given.top, 1)])
+        raise RecordError(
+            f"no round of {layout.root} has ended yet",
+            f"python -m aevo.status {layout.root} says how far it is",
+        )
+    _show(found[: max(given.top, 1)])
     print(f"adapter: {entry(layout, found[0]).adapter}")
     if given.out is not None:
         # Whole: the command of the substrate gets paths below it, and runs in another folder.
@@ -101,8 +114,14 @@ def _show(found: Sequence[Option]) -> None:
     shown = Table("round", "candidate", "expected", "by its own change", "basis", "recipe")
     for item in found:
         own = "" if item.change.empty else f"{item.step:+.4f} ± {item.se:.4f}"
-        cells = [str(item.round), item.candidate, f"{item.expected:+.4f}", own, item.basis,
-                 item.recipe]
+        cells = [
+            str(item.round),
+            item.candidate,
+            f"{item.expected:+.4f}",
+            own,
+            item.basis,
+            item.recipe,
+        ]
         shown.add_row(*(Text(words.line(cell)) for cell in cells))  # no markup in a recipe's words
     Console(width=None if sys.stdout.isatty() else WIDTH).print(shown)
 

@@ -97,13 +97,20 @@ def run_round(campaign: OpenCampaign, number: int, stay: bool) -> None:
     if not stay:
         show_submitted(layout, number, specs)
         return
+
     def done() -> bool:
         check_baseline(layout)
         return is_finished(layout, number)
 
     try:
-        follow(layout, layout.round(number), specs, done, lambda spec: resubmit(spec, config),
-               ours=config.cluster.kind == "local")
+        follow(
+            layout,
+            layout.round(number),
+            specs,
+            done,
+            lambda spec: resubmit(spec, config),
+            ours=config.cluster.kind == "local",
+        )
         check_measured(layout, number)
     except JobError:
         if config.cluster.kind == "local":  # they belong to this command, and it ends here
@@ -132,8 +139,9 @@ def submit_round(campaign: OpenCampaign, number: int) -> list[JobSpec]:
                     submit(spec, config.cluster)
             return specs
     except Timeout as error:
-        raise JobError(f"another command has held {layout.lock} for 60 s",
-                       "let it finish, then run this again") from error
+        raise JobError(
+            f"another command has held {layout.lock} for 60 s", "let it finish, then run this again"
+        ) from error
 
 
 def out_of_round(spec: JobSpec) -> bool:
@@ -170,10 +178,13 @@ def show_submitted(layout: Layout, number: int, specs: list[JobSpec]) -> None:
     """Job ids, and how to watch them."""
     states = [observe(JobFolder.of(spec)) for spec in specs]
     ids = ", ".join(f"{state.name} {state.job_id}" for state in states if state.job_id)
-    print(f"round {number} is under way: {ids}\n"
-          f"  python -m aevo.status {layout.root} --round {number} --watch\n"
-          f"  scripts/tail {layout.root} --round {number}\n"
-          f"  tail -f {layout.round(number).log}", flush=True)
+    print(
+        f"round {number} is under way: {ids}\n"
+        f"  python -m aevo.status {layout.root} --round {number} --watch\n"
+        f"  scripts/tail {layout.root} --round {number}\n"
+        f"  tail -f {layout.round(number).log}",
+        flush=True,
+    )
 
 
 entry = hydra_main(main)

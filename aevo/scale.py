@@ -46,8 +46,9 @@ def main(arguments: list[str]) -> None:
         return
     if arguments[:1] == ["write"]:
         if len(arguments) != 2 or "=" in arguments[1]:
-            raise ConfigError("write takes one file and nothing else",
-                              "python -m aevo.scale write docs/scale.md")
+            raise ConfigError(
+                "write takes one file and nothing else", "python -m aevo.scale write docs/scale.md"
+            )
         write_text(Path(arguments[1]), document.text(configured))
         print(f"wrote {arguments[1]}")
         return
@@ -59,8 +60,10 @@ def main(arguments: list[str]) -> None:
     print(table([made], [made.model.name]))
     print(document.assumptions(settings), end="")
     if settings.check and made.problems:
-        raise ScaleError(f"{made.model.name}: {'; '.join(made.problems)}",
-                         "change trainer, model.train or cluster.train")
+        raise ScaleError(
+            f"{made.model.name}: {'; '.join(made.problems)}",
+            "change trainer, model.train or cluster.train",
+        )
 
 
 def configured(words: list[str]) -> tuple[Settings, Config]:

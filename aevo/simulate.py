@@ -66,8 +66,13 @@ def main(arguments: list[str]) -> None:
         if name != AEVO and name not in ABLATIONS:
             searcher(name)
     tasks = [
-        Task(name, settings.surface, tuple(changes.items()), settings.seed * 1_000_000 + index,
-             settings.rounds)
+        Task(
+            name,
+            settings.surface,
+            tuple(changes.items()),
+            settings.seed * 1_000_000 + index,
+            settings.rounds,
+        )
         for name in methods
         for index in range(settings.campaigns)
     ]
@@ -86,8 +91,9 @@ def main(arguments: list[str]) -> None:
 def _parse(arguments: list[str]) -> tuple[Settings, dict[str, Any], list[str]]:
     """The command's own keys, changes of the surface, and overrides of conf/."""
     changes = [word for word in arguments if word.startswith(OWN) and "=" in word]
-    settings, rest = own_keys(Settings, [word for word in arguments if word not in changes],
-                              "simulate")
+    settings, rest = own_keys(
+        Settings, [word for word in arguments if word not in changes], "simulate"
+    )
     return settings, dotlist([word.removeprefix(OWN) for word in changes]), rest
 
 

@@ -33,18 +33,23 @@ def chosen_round(campaign: Path | None, number: int | None) -> tuple[Layout, int
         RecordError: there is no such campaign or round.
     """
     layout = Layout((campaign or latest_campaign(Path("runs"))).resolve())
-    present = sorted(int(path.name.removeprefix("round-"))
-                     for path in layout.root.glob("round-[0-9]*")
-                     if (path / "plan.yaml").exists() or (path / "jobs").is_dir())
+    present = sorted(
+        int(path.name.removeprefix("round-"))
+        for path in layout.root.glob("round-[0-9]*")
+        if (path / "plan.yaml").exists() or (path / "jobs").is_dir()
+    )
     if number is None:
         planned = [item.number for item in layout.rounds()]
         if not present:
-            raise RecordError(f"{layout.root} has no planned round",
-                              "start one: python -m aevo.round")
+            raise RecordError(
+                f"{layout.root} has no planned round", "start one: python -m aevo.round"
+            )
         return layout, planned[-1] if planned else present[0]
     if number not in present:
-        raise RecordError(f"{layout.root} has no round {number}",
-                          f"rounds so far: {', '.join(map(str, present)) or 'none'}")
+        raise RecordError(
+            f"{layout.root} has no round {number}",
+            f"rounds so far: {', '.join(map(str, present)) or 'none'}",
+        )
     return layout, number
 
 
@@ -55,8 +60,11 @@ def main(arguments: list[str]) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--watch", action="store_true", help="refresh until interrupted")
     how.add_argument("--json", action="store_true", help="one JSON object, see above")
-    parser.add_argument("--problems", action="store_true",
-                        help="also ask whether sacct answers (nothing depends on it)")
+    parser.add_argument(
+        "--problems",
+        action="store_true",
+        help="also ask whether sacct answers (nothing depends on it)",
+    )
     given = parser.parse_args(arguments)
     layout, number = chosen_round(given.campaign, given.round)
     problems = Problems(probe=given.problems)
@@ -64,8 +72,10 @@ def main(arguments: list[str]) -> None:
     if given.json:
         print(status(layout, number, problems).model_dump_json(indent=2))
     elif given.watch:
-        with (contextlib.suppress(KeyboardInterrupt),
-              Live(table(layout, number, problems), console=console, auto_refresh=False) as live):
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Live(table(layout, number, problems), console=console, auto_refresh=False) as live,
+        ):
             while True:
                 time.sleep(1.0)
                 live.update(table(layout, number, problems), refresh=True)

@@ -24,8 +24,12 @@ from tests.parallel import (
     pytest_xdist_make_scheduler,
 )
 
-__all__ = ["pytest_collection_modifyitems", "pytest_configure_node", "pytest_terminal_summary",
-           "pytest_xdist_make_scheduler"]  # hooks
+__all__ = [
+    "pytest_collection_modifyitems",
+    "pytest_configure_node",
+    "pytest_terminal_summary",
+    "pytest_xdist_make_scheduler",
+]  # hooks
 
 REPO = Path(__file__).parents[1]
 REGRESSION = REPO / "tests" / "substrates" / "regression"
@@ -67,29 +71,53 @@ class Cli:
     def argv(self, module: str, *overrides: str, n: int = 3) -> list[str]:
         """Command line of a Hydra entry point on the regression substrate."""
         return [
-            sys.executable, "-m", f"aevo.{module}", "--config-dir", str(REPO / "tests" / "conf"),
-            "model=regression", f"substrate={self.substrate}", f"runs={self.runs}",
-            f"cluster.slot_folder={self.folder / 'slots'}", f"worker.n={n}", *SANDBOX, *overrides,
+            sys.executable,
+            "-m",
+            f"aevo.{module}",
+            "--config-dir",
+            str(REPO / "tests" / "conf"),
+            "model=regression",
+            f"substrate={self.substrate}",
+            f"runs={self.runs}",
+            f"cluster.slot_folder={self.folder / 'slots'}",
+            f"worker.n={n}",
+            *SANDBOX,
+            *overrides,
         ]
 
     def run(self, module: str, *overrides: str, n: int = 3) -> "subprocess.CompletedProcess[str]":
         """Runs such a command to its end."""
-        return subprocess.run(self.argv(module, *overrides, n=n), capture_output=True, text=True,
-                              cwd=self.folder, timeout=300)
+        return subprocess.run(
+            self.argv(module, *overrides, n=n),
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            timeout=300,
+        )
 
     def start(self, module: str, *overrides: str, n: int = 3) -> "subprocess.Popen[str]":
         """Starts such a command; it is killed at the end of the test if it still runs."""
         process = subprocess.Popen(
-            self.argv(module, *overrides, n=n), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, cwd=self.folder, start_new_session=True, preexec_fn=_interruptible,
+            self.argv(module, *overrides, n=n),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            start_new_session=True,
+            preexec_fn=_interruptible,
         )
         self.started.append(process)
         return process
 
     def plain(self, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Runs an entry point that takes plain arguments."""
-        return subprocess.run([sys.executable, "-m", f"aevo.{module}", *arguments], text=True,
-                              capture_output=True, cwd=self.folder, timeout=300)
+        return subprocess.run(
+            [sys.executable, "-m", f"aevo.{module}", *arguments],
+            text=True,
+            capture_output=True,
+            cwd=self.folder,
+            timeout=300,
+        )
 
 
 def _interruptible() -> None:

@@ -102,9 +102,12 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Attacks tried and how many succeeded; how many tests were skipped, by reason."""
+
     def attacks(outcome: str) -> int:
-        return sum("tests/attacks/" in report.nodeid and "[" in report.nodeid
-                   for report in terminalreporter.getreports(outcome))
+        return sum(
+            "tests/attacks/" in report.nodeid and "[" in report.nodeid
+            for report in terminalreporter.getreports(outcome)
+        )
 
     passed, failed = attacks("passed"), attacks("failed")
     if passed or failed:

@@ -7,9 +7,29 @@ from pathlib import Path
 
 AEVO = Path(__file__).parents[1] / "aevo"
 # In the order of the loop. What stands in none of them is a command, which imports what it likes.
-ROOMS = ("errors", "statistics", "text", "files", "cli", "records", "config", "sandbox",
-         "substrate", "jobs", "llm", "policy", "plan", "evaluate", "leaderboard", "start", "work",
-         "evidence", "meta", "view", "studies")
+ROOMS = (
+    "errors",
+    "statistics",
+    "text",
+    "files",
+    "cli",
+    "records",
+    "config",
+    "sandbox",
+    "substrate",
+    "jobs",
+    "llm",
+    "policy",
+    "plan",
+    "evaluate",
+    "leaderboard",
+    "start",
+    "work",
+    "evidence",
+    "meta",
+    "view",
+    "studies",
+)
 MOST_FLOORS = 12
 
 
@@ -45,8 +65,13 @@ def test_every_package_has_its_place() -> None:
 
 
 def test_packages_import_only_those_above_them() -> None:
-    wrong = [f"{here} imports {other}" for here, others in arrows().items() if here in ROOMS
-             for other in others if other not in ROOMS[: ROOMS.index(here)]]
+    wrong = [
+        f"{here} imports {other}"
+        for here, others in arrows().items()
+        if here in ROOMS
+        for other in others
+        if other not in ROOMS[: ROOMS.index(here)]
+    ]
     assert not wrong
 
 

@@ -67,8 +67,10 @@ def checked_url(url: str) -> str:
     problem = ""
     try:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or (
-            parts.port is not None and parts.port < 1
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or (parts.port is not None and parts.port < 1)
         ):
             problem = "is not an address such as https://HOST/v1"
         elif parts.username is not None or parts.password is not None:

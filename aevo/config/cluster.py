@@ -53,13 +53,15 @@ class SbatchOptions(Part):
     def over(self, base: "SbatchOptions") -> "SbatchOptions":
         """These options where they are given, else those of `base`; lists and maps are joined."""
         data = base.model_dump() | {k: v for k, v in self.model_dump().items() if v is not None}
-        return SbatchOptions(**{
-            **data,
-            "extra": base.extra | self.extra,
-            "srun": base.srun + self.srun,
-            "setup": base.setup + self.setup,
-            "environment": base.environment | self.environment,
-        })
+        return SbatchOptions(
+            **{
+                **data,
+                "extra": base.extra | self.extra,
+                "srun": base.srun + self.srun,
+                "setup": base.setup + self.setup,
+                "environment": base.environment | self.environment,
+            }
+        )
 
 
 class SlurmCluster(Part):
@@ -86,8 +88,12 @@ class SlurmCluster(Part):
     def options(self, kind: JobKind, resources: Resources) -> SbatchOptions:
         """What a job of this kind asks for."""
         asked = SbatchOptions(
-            nodes=resources.nodes, tasks_per_node=resources.tasks_per_node, gpus=resources.gpus,
-            cpus=resources.cpus, memory_gb=resources.memory_gb, time_min=resources.time_min,
+            nodes=resources.nodes,
+            tasks_per_node=resources.tasks_per_node,
+            gpus=resources.gpus,
+            cpus=resources.cpus,
+            memory_gb=resources.memory_gb,
+            time_min=resources.time_min,
         )
         section: SbatchOptions = getattr(self, section_of(kind))
         found = section.over(self.common.over(asked))

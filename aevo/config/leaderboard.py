@@ -45,8 +45,14 @@ class KaggleSettings(ExternalSettings):
     """conf/leaderboard/kaggle: the public leaderboard of a Kaggle competition."""
 
     free: ClassVar[frozenset[str]] = ExternalSettings.free | {
-        "daily_quota", "quota_wait_s", "settle_s", "timeout_s", "upload_timeout_s", "retries",
-        "backoff_s"}
+        "daily_quota",
+        "quota_wait_s",
+        "settle_s",
+        "timeout_s",
+        "upload_timeout_s",
+        "retries",
+        "backoff_s",
+    }
 
     kind: Literal["kaggle"]
     competition: str | None = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -63,7 +69,10 @@ class FileSettings(ExternalSettings):
     """conf/leaderboard/file: a scorer of one's own, met in a folder."""
 
     free: ClassVar[frozenset[str]] = ExternalSettings.free | {
-        "command", "command_timeout_s", "attempts"}
+        "command",
+        "command_timeout_s",
+        "attempts",
+    }
 
     kind: Literal["file"]
     command: list[str] | None = Field(min_length=1)
@@ -72,4 +81,5 @@ class FileSettings(ExternalSettings):
 
 
 BoardSettings = Annotated[
-    HoldoutSettings | KaggleSettings | FileSettings, Field(discriminator="kind")]
+    HoldoutSettings | KaggleSettings | FileSettings, Field(discriminator="kind")
+]

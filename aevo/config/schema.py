@@ -27,8 +27,18 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # What later commands may not change; `aevo.start.opening` compares these with campaign.yaml.
-PINNED = ("seed", "model", "trainer.name", "evaluator.name", "agent.kind", "leaderboard", "policy",
-          "substrate", "constitution", "worker.n")
+PINNED = (
+    "seed",
+    "model",
+    "trainer.name",
+    "evaluator.name",
+    "agent.kind",
+    "leaderboard",
+    "policy",
+    "substrate",
+    "constitution",
+    "worker.n",
+)
 
 
 class ModelSettings(Part):
@@ -119,8 +129,9 @@ def load(composed: "DictConfig") -> Config:
         data = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = error.full_key
-        raise ConfigError(f"{key} has no default",
-                          f"set {key}=VALUE; its file in conf/ says what it is") from error
+        raise ConfigError(
+            f"{key} has no default", f"set {key}=VALUE; its file in conf/ says what it is"
+        ) from error
     except OmegaConfBaseException as error:
         raise ConfigError(complaint(error)) from error
     try:
@@ -135,8 +146,9 @@ def _with_whole_paths(config: Config) -> Config:
     """Paths of the agent's and of the data made absolute: jobs read them in other folders."""
     if config.model.source is not None:
         source = str(Path(config.model.source).expanduser().resolve())
-        config = config.model_copy(update={
-            "model": config.model.model_copy(update={"source": source})})
+        config = config.model_copy(
+            update={"model": config.model.model_copy(update={"source": source})}
+        )
     if not isinstance(config.agent, EndpointSettings):
         return config
     given = {key: getattr(config.agent, key) for key in ("record", "api_key_file")}

@@ -35,5 +35,7 @@ class TrainerSettings(EvaluatorSettings):
 
 def placeholders(chosen: EvaluatorSettings) -> dict[str, Any]:
     """The options as a command's placeholders; booleans as YAML writes them."""
-    return {key: str(value).lower() if isinstance(value, bool) else value
-            for key, value in chosen.options.items()}
+    return {
+        key: str(value).lower() if isinstance(value, bool) else value
+        for key, value in chosen.options.items()
+    }

@@ -88,10 +88,17 @@ def check_adapter(
     finally:
         os.close(handle)
     return AdapterReport(
-        kind="tensors" if config is None else "lora", weights_sha256=sha,
-        config_sha256=config[1] if config else None, identities=identities(sha, rank, scale),
-        bytes=tensors.size, tensors=len(tensors.shapes), parameters=tensors.parameters,
-        rank=rank, largest=judged.largest, norm=judged.norm, ignored=ignored,
+        kind="tensors" if config is None else "lora",
+        weights_sha256=sha,
+        config_sha256=config[1] if config else None,
+        identities=identities(sha, rank, scale),
+        bytes=tensors.size,
+        tensors=len(tensors.shapes),
+        parameters=tensors.parameters,
+        rank=rank,
+        largest=judged.largest,
+        norm=judged.norm,
+        ignored=ignored,
     )
 
 
@@ -132,8 +139,12 @@ def copy_adapter(
 
 
 def take_adapter(
-    source: Path, destination: Path, base: Path, base_sha256: str | None = None,
-    limits: Limits | None = None, root: Path | None = None,
+    source: Path,
+    destination: Path,
+    base: Path,
+    base_sha256: str | None = None,
+    limits: Limits | None = None,
+    root: Path | None = None,
 ) -> AdapterReport:
     """Copies an adapter, writes its config anew from what is understood, judges the copy, and only
     then gives it its name: whoever reads `destination` reads what was judged, whatever happens to
@@ -175,8 +186,10 @@ def _rewrite_config(copy: Path, base: Path, limits: Limits) -> None:
 
 def _copy(folder: int, name: str, destination: Path, max_bytes: int) -> str:
     digest, left = hashlib.sha256(), max_bytes
-    with (os.fdopen(open_file(Path(name), folder), "rb", buffering=0) as source,
-          (destination / name).open("xb") as target):
+    with (
+        os.fdopen(open_file(Path(name), folder), "rb", buffering=0) as source,
+        (destination / name).open("xb") as target,
+    ):
         if os.fstat(source.fileno()).st_size > max_bytes:
             raise IntegrityError(f"{name} is larger than {max_bytes} bytes")
         while block := source.read(BLOCK):
@@ -202,7 +215,8 @@ def _check_names(handle: int, folder: Path, limits: Limits) -> list[str]:
             continue
         if not name.lower().endswith(TEXTS) or not name.isprintable():
             raise IntegrityError(
-                f"{folder} holds {shown(name)}; an adapter is {WEIGHTS} and {CONFIG} alone")
+                f"{folder} holds {shown(name)}; an adapter is {WEIGHTS} and {CONFIG} alone"
+            )
         read_bytes(Path(name), limits.text_bytes, handle)
         ignored.append(name)
     return ignored
@@ -242,8 +256,10 @@ def _rank_and_scale(config: dict[str, Any], limits: Limits) -> tuple[int, float]
 
 def _check_base(named: Any, base_sha256: str | None) -> None:
     if named is not None and base_sha256 is not None and named != base_sha256:
-        raise IntegrityError(f"the adapter is for another base checkpoint ({shown(named)[:12]}, "
-                             f"not {base_sha256[:12]})")
+        raise IntegrityError(
+            f"the adapter is for another base checkpoint ({shown(named)[:12]}, "
+            f"not {base_sha256[:12]})"
+        )
 
 
 def _judge(tensors: Tensors, limits: Limits) -> Judgement:
@@ -258,10 +274,12 @@ def _judge(tensors: Tensors, limits: Limits) -> Judgement:
         if not math.isfinite(found.norm):
             raise IntegrityError(f"{shown(name)} has values that are not finite")
         if found.largest > limits.value:
-            raise IntegrityError(f"{shown(name)} has a value of {found.largest:.3g}, above "
-                                 f"{limits.value:g}")
+            raise IntegrityError(
+                f"{shown(name)} has a value of {found.largest:.3g}, above {limits.value:g}"
+            )
         if found.norm > limits.norm:
-            raise IntegrityError(f"{shown(name)} has a norm of {found.norm:.3g}, above "
-                                 f"{limits.norm:g}")
+            raise IntegrityError(
+                f"{shown(name)} has a norm of {found.norm:.3g}, above {limits.norm:g}"
+            )
         total = Judgement(max(total.largest, found.largest), math.hypot(total.norm, found.norm))
     return total

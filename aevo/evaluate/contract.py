@@ -35,11 +35,14 @@ def _check(name: str, score: Score, path: Path) -> None:
     except RecordError as error:
         raise IntegrityError(error.what, "mend the command `evaluate` of the substrate") from error
     if not seen:
-        raise IntegrityError(f"there are no predictions of {name} ({path.name})",
-                             "the command `evaluate` must write one line for each item")
+        raise IntegrityError(
+            f"there are no predictions of {name} ({path.name})",
+            "the command `evaluate` must write one line for each item",
+        )
     mean = sum(seen.values()) / len(seen)
     if score.dev is None or abs(mean - score.dev) > SLACK:
         raise IntegrityError(
             f"dev of {name} is {score.dev:.6f}, but the mean of `correct` over its {len(seen)} "
             f"predictions is {mean:.6f}",
-            "dev must be that mean: partial credit is not supported")
+            "dev must be that mean: partial credit is not supported",
+        )

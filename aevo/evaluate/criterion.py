@@ -42,8 +42,9 @@ def criterion_of(recipe: dict[str, Any]) -> Criterion:
     name, weights = (get_key(recipe, f"select.{key}") for key in ("criterion", "weights"))
     name, weights = "dev" if name is None else name, {} if weights is None else weights
     if name not in CRITERIA:
-        raise SubstrateError(f"select.criterion={shown(name)} is unknown",
-                             f"one of {', '.join(CRITERIA)}")
+        raise SubstrateError(
+            f"select.criterion={shown(name)} is unknown", f"one of {', '.join(CRITERIA)}"
+        )
     if not isinstance(weights, dict) or not all(_is_weight(value) for value in weights.values()):
         raise SubstrateError(f"select.weights must map domains to numbers from 0 to {MOST:g}")
     if weights and not any(weights.values()):

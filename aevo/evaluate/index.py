@@ -77,8 +77,9 @@ class Windows:
     def all(self, n: int) -> Words:
         """Of every window of n words, by where it starts."""
         count = max(0, len(self.sums) - n)
-        return np.multiply(self.sums[n:] - self.sums[:count], self.inverses[:count],
-                           dtype=np.uint64)
+        return np.multiply(
+            self.sums[n:] - self.sums[:count], self.inverses[:count], dtype=np.uint64
+        )
 
     def at(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Words:
         """Of windows that lie within the words."""
@@ -124,8 +125,10 @@ class Index:
         windows = [Windows(row) for row in words]
         self.lengths = np.array([len(row) for row in words], dtype=np.int64)
         self.longest = int(max(self.lengths, default=0))
-        self.whole = np.array([int(row.all(len(row.sums) - 1)[0]) if len(row.sums) > 1 else 0
-                               for row in windows], dtype=np.uint64)
+        self.whole = np.array(
+            [int(row.all(len(row.sums) - 1)[0]) if len(row.sums) > 1 else 0 for row in windows],
+            dtype=np.uint64,
+        )
         self.fields: dict[int, list[int]] = {}
         for number, item in enumerate(items):
             self.fields.setdefault(hash(compact(item.text)), []).append(number)
@@ -136,7 +139,10 @@ class Index:
 
     @classmethod
     def of(
-        cls, items: Sequence[Item], n: int = 13, share: float = NEAR_SHARE,
+        cls,
+        items: Sequence[Item],
+        n: int = 13,
+        share: float = NEAR_SHARE,
         evidence: float = EVIDENCE_BITS,
     ) -> "Index":
         """The index of some items; an item without any word is left out."""
@@ -231,5 +237,6 @@ def _bits(windows: list[Windows]) -> list[NDArray[np.float64]]:
     """For each item the bits of its tiles of `TILE` words, from its start on."""
     every = [row.all(TILE).tolist() for row in windows]
     counts = Counter(value for row in every for value in set(row))
-    return [np.array([math.log2(len(every) / counts[value]) for value in row[::TILE]])
-            for row in every]
+    return [
+        np.array([math.log2(len(every) / counts[value]) for value in row[::TILE]]) for row in every
+    ]

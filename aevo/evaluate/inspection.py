@@ -59,8 +59,12 @@ class Inspector:
         except IntegrityError as error:
             failure = str(error)
         found = Inspection(
-            run=run.number, result=result, failure=failure or _contamination(reports),
-            proof=proof, overlap=reports, refused=refused,
+            run=run.number,
+            result=result,
+            failure=failure or _contamination(reports),
+            proof=proof,
+            overlap=reports,
+            refused=refused,
             adapters={name: report.identities for name, report in adapters.items()},
         )
         write_json(run.inspection, found)
@@ -87,8 +91,9 @@ class Inspector:
         for item in result.checkpoints:
             name = Path(item.path).name
             try:
-                taken[name] = take_adapter(run.output / item.path, run.adapter(name), self.base,
-                                           root=run.output)
+                taken[name] = take_adapter(
+                    run.output / item.path, run.adapter(name), self.base, root=run.output
+                )
             except IntegrityError as error:
                 refused[name] = str(error)
         return taken, refused

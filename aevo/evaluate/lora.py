@@ -17,44 +17,73 @@ PATTERN = re.compile(r"(\w+|\\d\+)(\.(\w+|\\d\+))*")  # a key of rank_pattern
 TYPES = ("F32", "F16", "BF16")
 # Fields of a LoraConfig that change what the tensors mean; only these values are understood.
 REQUIRED: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",), "bias": ("none", None), "use_dora": (False, None),
-    "lora_bias": (False, None), "fan_in_fan_out": (False, None), "modules_to_save": (None, []),
+    "peft_type": ("LORA",),
+    "bias": ("none", None),
+    "use_dora": (False, None),
+    "lora_bias": (False, None),
+    "fan_in_fan_out": (False, None),
+    "modules_to_save": (None, []),
     "layer_replication": (None, []),
-    "trainable_token_indices": (None, []), "target_parameters": (None, []),
-    "alora_invocation_tokens": (None, []), "use_qalora": (False, None),
-    "use_bdlora": (False, None), "arrow_config": (None,), "monteclora_config": (None,),
-    "velora_config": (None,), "kasa_config": (None,), "use_rslora": (False, True, None),
+    "trainable_token_indices": (None, []),
+    "target_parameters": (None, []),
+    "alora_invocation_tokens": (None, []),
+    "use_qalora": (False, None),
+    "use_bdlora": (False, None),
+    "arrow_config": (None,),
+    "monteclora_config": (None,),
+    "velora_config": (None,),
+    "kasa_config": (None,),
+    "use_rslora": (False, True, None),
     # pissa, olora, eva, corda and loftq change the base itself, which no evaluation would do.
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal"),
 }
 # Fields by which a loader would import code that the adapter names.
-BANNED = ("auto_map", "auto_mapping", "trust_remote_code", "custom_modules", "_custom_modules",
-          "custom_pipelines", "parent_library", "base_model_class")
+BANNED = (
+    "auto_map",
+    "auto_mapping",
+    "trust_remote_code",
+    "custom_modules",
+    "_custom_modules",
+    "custom_pipelines",
+    "parent_library",
+    "base_model_class",
+)
 
 
-def judged_config(
-    config: Mapping[str, Any], modules: Iterable[str], base: Path
-) -> dict[str, Any]:
+def judged_config(config: Mapping[str, Any], modules: Iterable[str], base: Path) -> dict[str, Any]:
     """The config of a LoRA written anew: rank and scale as they were judged, the modules that the
     tensors are of, and nothing else that the run wrote. What a loader takes from fields that are
     not here (other layers, other patterns, another core) it takes from its defaults."""
     return {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None,
-        "inference_mode": True, "r": config["r"], "lora_alpha": config["lora_alpha"],
-        "use_rslora": bool(config.get("use_rslora")), "lora_dropout": 0.0, "bias": "none",
-        "init_lora_weights": True, "fan_in_fan_out": False,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": config["r"],
+        "lora_alpha": config["lora_alpha"],
+        "use_rslora": bool(config.get("use_rslora")),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "init_lora_weights": True,
+        "fan_in_fan_out": False,
         "target_modules": _targets(set(modules), base),
         # `check_ranks` has read these as plain words, one rank and one scale each
-        **{key: config[key] for key in ("rank_pattern", "alpha_pattern", "base_sha256")
-           if config.get(key)},
+        **{
+            key: config[key]
+            for key in ("rank_pattern", "alpha_pattern", "base_sha256")
+            if config.get(key)
+        },
     }
 
 
 def _targets(modules: set[str], base: Path) -> list[str]:
     """Last names where they mean just these modules of the base, else the whole names."""
     last = {module.rpartition(".")[2] for module in modules}
-    meant = {name for key, shape in base_shapes(base).items() if len(shape) == 2
-             and (name := key.removesuffix(".weight")).rpartition(".")[2] in last}
+    meant = {
+        name
+        for key, shape in base_shapes(base).items()
+        if len(shape) == 2 and (name := key.removesuffix(".weight")).rpartition(".")[2] in last
+    }
     return sorted(last if meant == modules else modules)
 
 
@@ -73,8 +102,10 @@ def base_shapes(base: Path) -> dict[str, tuple[int, ...]]:
         except (SafetensorError, OSError) as error:
             raise RecordError(f"{path} cannot be read ({error})") from error
     if not shapes:
-        raise RecordError(f"{base} has no safetensors weights",
-                          "a LoRA adapter needs a base checkpoint to be compared with")
+        raise RecordError(
+            f"{base} has no safetensors weights",
+            "a LoRA adapter needs a base checkpoint to be compared with",
+        )
     return shapes
 
 
@@ -94,8 +125,10 @@ def check_ranks(config: Mapping[str, Any], rank: int, scale: float) -> dict[str,
         alpha = alphas[key]
         whole = type(own) is int and 1 <= own <= rank
         if not (whole and type(alpha) in (int, float) and math.isclose(alpha / own, scale)):
-            raise IntegrityError(f"rank_pattern {shown(key)}: not a rank of at most {rank} with "
-                                 f"lora_alpha / r {scale:g}")
+            raise IntegrityError(
+                f"rank_pattern {shown(key)}: not a rank of at most {rank} with "
+                f"lora_alpha / r {scale:g}"
+            )
         if not PATTERN.fullmatch(key):
             raise IntegrityError(f"rank_pattern {shown(key)} is no module's name")
     return ranks
@@ -106,7 +139,7 @@ def rank_of(module: str, ranks: Mapping[str, int], rank: int) -> int:
     parts = module.split(".")
     for key, own in ranks.items():
         words = key.split(".")
-        ends = parts[-len(words):]
+        ends = parts[-len(words) :]
         if len(ends) == len(words) and all(
             part.isdecimal() if word == DIGITS else part == word
             for word, part in zip(words, ends, strict=True)
@@ -116,7 +149,10 @@ def rank_of(module: str, ranks: Mapping[str, int], rank: int) -> int:
 
 
 def check_pairs(
-    shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str], rank: int, base: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    types: Mapping[str, str],
+    rank: int,
+    base: Path,
     ranks: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Checks that the tensors are pairs A (rank x in), B (out x rank) of matrices of the base;
@@ -147,8 +183,10 @@ def check_pairs(
         own = rank_of(module, ranks or {}, rank)
         wanted = {"lora_A": (own, weight[1]), "lora_B": (weight[0], own)}
         if halves != wanted:
-            raise IntegrityError(f"{shown(module)}: {halves['lora_A']} and {halves['lora_B']} do "
-                                 f"not fit {weight} at rank {own}")
+            raise IntegrityError(
+                f"{shown(module)}: {halves['lora_A']} and {halves['lora_B']} do "
+                f"not fit {weight} at rank {own}"
+            )
     return list(modules)
 
 

@@ -70,8 +70,9 @@ def read_result(path: Path, max_bytes: int = 1 << 20) -> TrainingResult:
     except plain.FormError as error:
         raise IntegrityError(f"{path}: {error}") from error
     if result.status not in STATUSES:
-        raise IntegrityError(f"{path}: status={shown(result.status)[:40]} is none of "
-                             f"{', '.join(STATUSES)}")
+        raise IntegrityError(
+            f"{path}: status={shown(result.status)[:40]} is none of {', '.join(STATUSES)}"
+        )
     for name in COUNTS:
         if not 0 <= getattr(result, name) <= MOST:
             raise IntegrityError(f"{path}: {name} is not between 0 and {MOST:g}")
@@ -92,8 +93,10 @@ def _check_tree(folder: Path, limits: OutputLimits) -> None:
 
 def _check_checkpoints(folder: Path, result: TrainingResult, limits: OutputLimits) -> None:
     if len(result.checkpoints) > limits.checkpoints:
-        raise IntegrityError(f"{len(result.checkpoints)} checkpoints in {folder}/result.json, "
-                             f"more than {limits.checkpoints}")
+        raise IntegrityError(
+            f"{len(result.checkpoints)} checkpoints in {folder}/result.json, "
+            f"more than {limits.checkpoints}"
+        )
     names, steps = set(), set()
     for item in result.checkpoints:
         name = relative(item.path).name
@@ -101,8 +104,10 @@ def _check_checkpoints(folder: Path, result: TrainingResult, limits: OutputLimit
             raise IntegrityError(f"{shown(item.path)} is no name of a checkpoint")
         # Two of one name would let one be scored and the other be submitted.
         if name in names or item.step in steps or not 0 <= item.step <= MOST:
-            raise IntegrityError(f"two checkpoints are called {name} or of step {item.step}, "
-                                 "or a step is negative or beyond reason")
+            raise IntegrityError(
+                f"two checkpoints are called {name} or of step {item.step}, "
+                "or a step is negative or beyond reason"
+            )
         names.add(name)
         steps.add(item.step)
         os.close(open_folder(folder, item.path))

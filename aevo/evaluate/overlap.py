@@ -34,8 +34,12 @@ FOUND, HITS = 5000, 20  # ids and hits that a report lists
 
 
 def overlap(
-    data: Path, items: Sequence[Path], n: int = 13, share: float = NEAR_SHARE,
-    max_bytes: int = MAX_BYTES, until: float = math.inf,
+    data: Path,
+    items: Sequence[Path],
+    n: int = 13,
+    share: float = NEAR_SHARE,
+    max_bytes: int = MAX_BYTES,
+    until: float = math.inf,
 ) -> OverlapReport:
     """Looks for the items of some JSONL files in a file of training data.
 
@@ -72,10 +76,16 @@ def scan(
         hits = sorted(best.values(), key=lambda hit: (hit.row, hit.item))
         counts = {kind: sum(hit.match == kind for hit in hits) for kind in _ORDER}
         return OverlapReport(
-            data_sha256=rows.sha256(), data_bytes=rows.size, rows=rows.count,
-            items=len(index.ids), ngram=index.n, **counts,
-            found=sorted(hit.item for hit in hits)[:FOUND], hits=hits[:HITS],
-            complete=rows.complete, seconds=round(time.monotonic() - begun, 3),
+            data_sha256=rows.sha256(),
+            data_bytes=rows.size,
+            rows=rows.count,
+            items=len(index.ids),
+            ngram=index.n,
+            **counts,
+            found=sorted(hit.item for hit in hits)[:FOUND],
+            hits=hits[:HITS],
+            complete=rows.complete,
+            seconds=round(time.monotonic() - begun, 3),
         )
 
 

@@ -16,8 +16,13 @@ from aevo.substrate.frozen import Substrate
 
 
 def prove_run(
-    run: RunLayout, expected: JobSpec, seed: int, substrate: Substrate, result: TrainingResult,
-    adapters: Mapping[str, AdapterReport], data: Path | None = None,
+    run: RunLayout,
+    expected: JobSpec,
+    seed: int,
+    substrate: Substrate,
+    result: TrainingResult,
+    adapters: Mapping[str, AdapterReport],
+    data: Path | None = None,
 ) -> RunProof:
     """Binds a finished run to the attempt that made it, from the job's own records.
 
@@ -41,16 +46,24 @@ def prove_run(
     file = data or run.data / "train.jsonl"
     steps = {Path(item.path).name: item for item in result.checkpoints}
     return RunProof(
-        job=expected.name, attempt=attempt, slurm_job_id=slurm_id, seed=seed,
+        job=expected.name,
+        attempt=attempt,
+        slurm_job_id=slurm_id,
+        seed=seed,
         fork_sha256=substrate.recipe_sha256(run.fork),
         data_sha256=sha256(file) if os.path.lexists(file) else None,
         result_sha256=sha256(run.result),
         adapters={
-            name: AdapterProof(step=steps[name].step, path=steps[name].path,
-                               weights_sha256=report.weights_sha256, identities=report.identities)
+            name: AdapterProof(
+                step=steps[name].step,
+                path=steps[name].path,
+                weights_sha256=report.weights_sha256,
+                identities=report.identities,
+            )
             for name, report in adapters.items()
         },
-        started=_started(job, attempt), ended=ended(job, attempt),
+        started=_started(job, attempt),
+        ended=ended(job, attempt),
     )
 
 
@@ -76,8 +89,9 @@ def _check_job(recorded: JobSpec, expected: JobSpec) -> None:
 
     same = recorded.name == expected.name and recorded.product == expected.product
     if not same or commands(recorded) != commands(expected):
-        raise IntegrityError(f"the job on record in {expected.folder} is not the one that the "
-                             "plan gives")
+        raise IntegrityError(
+            f"the job on record in {expected.folder} is not the one that the plan gives"
+        )
 
 
 def _attempt(job: JobFolder) -> tuple[int, str | None]:
@@ -86,8 +100,11 @@ def _attempt(job: JobFolder) -> tuple[int, str | None]:
     last = last_attempt(lines)
     if not last:
         raise IntegrityError(f"{job.root} has a product but no attempt on its ledger")
-    good = [number for number in range(1, last + 1)
-            if (end := job.ended(number)) is not None and end.exit_code == 0]
+    good = [
+        number
+        for number in range(1, last + 1)
+        if (end := job.ended(number)) is not None and end.exit_code == 0
+    ]
     attempt = good[-1] if good else last
     ids = [line.job_id for line in lines if line.attempt <= attempt and line.job_id]
     queued = read(JobSpec, job.spec).queue is not None

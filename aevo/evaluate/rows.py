@@ -62,7 +62,9 @@ class Rows:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
@@ -112,7 +114,7 @@ class Rows:
             if len(rest) > MAX_LINE:
                 yield self.count + 1, _decoded(rest), False
                 # Enough for the longest item, each word of which may be long or escaped.
-                rest, cut = rest[-min(MAX_LINE // 2, 64 * self.overlap + 4096):], True
+                rest, cut = rest[-min(MAX_LINE // 2, 64 * self.overlap + 4096) :], True
         if rest:
             self.count += 1
             yield self.count, _decoded(rest), not cut
@@ -150,9 +152,7 @@ def _separator(number: int) -> int:
     return (number * 0x9E3779B97F4A7C15 + 0x7F4A7C15) & (2**64 - 1)
 
 
-def _batch(
-    parts: list[Words], rows: list[tuple[int, int, int]], fields: dict[int, int]
-) -> Batch:
+def _batch(parts: list[Words], rows: list[tuple[int, int, int]], fields: dict[int, int]) -> Batch:
     lengths = np.array([length for *_, length in rows], dtype=np.int64)
     lines = np.array([line for line, *_ in rows], dtype=np.int64)
     pieces = np.arange(len(rows), dtype=np.int64)

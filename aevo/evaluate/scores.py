@@ -27,8 +27,13 @@ def read_scores(run: RunLayout, found: Inspection, items_sha256: str) -> Scores:
     """
     scores = read(Scores, run.scores)
     try:
-        check_scores(scores, found.adapters, items_sha256, written=run.scores.stat().st_mtime,
-                     trained=found.proof.ended if found.proof else None)
+        check_scores(
+            scores,
+            found.adapters,
+            items_sha256,
+            written=run.scores.stat().st_mtime,
+            trained=found.proof.ended if found.proof else None,
+        )
         check_predictions(scores, run.scores.parent)
     except IntegrityError as error:
         raise JobError(f"{run.scores}: {error.what}", error.mend) from error
@@ -43,17 +48,26 @@ def by_checkpoint(found: Inspection, scores: Scores, criterion: Criterion) -> li
         score = scores.scores.get(name)
         if score is None or score.dev is None or score.adapter_sha256 is None:
             continue
-        ranked.append(CheckpointScore(
-            name=name, step=item.step, dev=score.dev, domains=score.domains,
-            selection_score=criterion.score(score, item.step),
-            adapter_sha256=score.adapter_sha256,
-        ))
+        ranked.append(
+            CheckpointScore(
+                name=name,
+                step=item.step,
+                dev=score.dev,
+                domains=score.domains,
+                selection_score=criterion.score(score, item.step),
+                adapter_sha256=score.adapter_sha256,
+            )
+        )
     return sorted(ranked, key=lambda item: item.step)
 
 
 def check_scores(
-    scores: Scores, adapters: Mapping[str, Collection[str]], items_sha256: str,
-    base_sha256: str | None = None, written: float | None = None, trained: float | None = None,
+    scores: Scores,
+    adapters: Mapping[str, Collection[str]],
+    items_sha256: str,
+    base_sha256: str | None = None,
+    written: float | None = None,
+    trained: float | None = None,
 ) -> None:
     """Refuses scores that are not of these adapters on these items.
 
@@ -72,8 +86,9 @@ def check_scores(
     if base_sha256 is not None and scores.base_sha256 != base_sha256:
         raise IntegrityError("the scores are of another base checkpoint than the baseline's")
     if written is not None and trained is not None and written < trained - SLACK_S:
-        raise IntegrityError("the scores are older than the end of the training they are said "
-                             "to be of")
+        raise IntegrityError(
+            "the scores are older than the end of the training they are said to be of"
+        )
     if set(scores.scores) != set(adapters):
         odd = ", ".join(sorted(set(scores.scores) ^ set(adapters)))
         raise IntegrityError(f"scores and adapters do not match: {odd}")

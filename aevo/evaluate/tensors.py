@@ -54,7 +54,9 @@ class Tensors:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         os.close(self.handle)
@@ -88,8 +90,9 @@ class Tensors:
             self.offsets[name] = (begin, end)
             width = WIDTH.get(self.types[name])
             if width is None:
-                raise IntegrityError(f"{shown(name)} has type {shown(self.types[name])}; "
-                                     f"allowed: {', '.join(WIDTH)}")
+                raise IntegrityError(
+                    f"{shown(name)} has type {shown(self.types[name])}; allowed: {', '.join(WIDTH)}"
+                )
             if end - begin != width * math.prod(self.shapes[name]) or end == begin:
                 raise IntegrityError(f"{shown(name)} has no values or not as many as its shape")
         if self.shapes != shapes or not shapes:
@@ -100,8 +103,10 @@ class Tensors:
         start = os.pread(self.handle, 8, 0)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 0 < length <= MAX_HEADER:
-            raise IntegrityError("the weights are no safetensors file (their header is empty or "
-                                 f"larger than {MAX_HEADER} bytes)")
+            raise IntegrityError(
+                "the weights are no safetensors file (their header is empty or "
+                f"larger than {MAX_HEADER} bytes)"
+            )
         self.start = 8 + length
         try:
             header = from_json(os.pread(self.handle, length, 8), "the weights' header", HEADER)

@@ -8,8 +8,10 @@ from typing import Any
 # A word, or one sign: spacing around signs does not matter.
 TOKEN = re.compile(r"\w+|[^\w\s]")
 # Characters that are not seen: zero-width ones, soft hyphens, directions, variation selectors.
-UNSEEN = re.compile("[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
-                    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]")
+UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
 ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([nrtbf])|([\"\\/]))")
 MAX_LEAVES = 100_000  # values of one row that are looked at one by one
 

@@ -1,6 +1,5 @@
 """The design-rationale audit: did the round test its plan, and can its figures be trusted?"""
 
-
 from collections.abc import Sequence
 
 from aevo.evidence.inputs import CandidateFacts, RoundFacts

@@ -108,7 +108,10 @@ def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
             domain_reach={name: reach for name, (_, reach) in domains.items()},
         )
         for item, pair, p_adjusted, domains in zip(
-            explorers, pairs, adjusted, [_domain_gains(anchor, item) for item in explorers],
+            explorers,
+            pairs,
+            adjusted,
+            [_domain_gains(anchor, item) for item in explorers],
             strict=True,
         )
     }
@@ -146,10 +149,7 @@ def _summaries(facts: RoundFacts, worth: _Worth) -> list[CandidateSummary]:
     anchor = facts.anchor
     anchor_dev = _dev(anchor)
     anchor_lb = board.score_of(anchor.plan.id) if board and anchor else None
-    return [
-        _summary(item, worth, board, anchor_dev, anchor_lb)
-        for item in facts.candidates
-    ]
+    return [_summary(item, worth, board, anchor_dev, anchor_lb) for item in facts.candidates]
 
 
 def _summary(
@@ -237,8 +237,12 @@ def _patterns(
     weak, share = _weak_domain(facts)
     text = wording.patterns(gain_by_category, domain_movers, (weak, share), anchor, held)
     return Patterns(
-        gain_by_category=gain_by_category, domain_movers=domain_movers, weak_domain=weak,
-        weak_share=None if weak is None else figure(share), stacked=held, text=text,
+        gain_by_category=gain_by_category,
+        domain_movers=domain_movers,
+        weak_domain=weak,
+        weak_share=None if weak is None else figure(share),
+        stacked=held,
+        text=text,
     )
 
 

@@ -27,10 +27,18 @@ def build(
     bests = transfer.round_bests(points)
     slope = transfer.calibrate(gains)
     moves = bundles(facts)
-    everyone = [item.readings.dev for item in summaries
-                if item.readings is not None and item.candidate not in moves]
-    passed = transfer.passage(_probes(summaries, moves), everyone, spread, noise.score.value,
-                              noise.score.value / max(noise.boards, 1))
+    everyone = [
+        item.readings.dev
+        for item in summaries
+        if item.readings is not None and item.candidate not in moves
+    ]
+    passed = transfer.passage(
+        _probes(summaries, moves),
+        everyone,
+        spread,
+        noise.score.value,
+        noise.score.value / max(noise.boards, 1),
+    )
     source = _source(rounds, summaries, noise)
     judged = transfer.divergence(bests, transfer.Noise(noise.band, noise.lb), passed, source)
     own = bests[-1] if len(bests) > 1 and bests[-1].round == facts.number else None
@@ -73,17 +81,20 @@ def _probes(
 ) -> list[transfer.Probe]:
     """The submitted explorers' readings of this round."""
     return [
-        transfer.Probe(item.candidate, item.readings.dev, item.readings.dev_se, item.readings.lb,
-                       moves.get(item.candidate, 1))
+        transfer.Probe(
+            item.candidate,
+            item.readings.dev,
+            item.readings.dev_se,
+            item.readings.lb,
+            moves.get(item.candidate, 1),
+        )
         for item in summaries
         if item.readings is not None and item.readings.lb is not None and not item.change.empty
     ]
 
 
 def _source(
-    rounds: Sequence[RoundFacts],
-    summaries: Sequence[CandidateSummary],
-    noise: RoundNoise,
+    rounds: Sequence[RoundFacts], summaries: Sequence[CandidateSummary], noise: RoundNoise
 ) -> DomainShare | None:
     """The domain that dev's gains come from, and how much of its gains all rounds saw passed on."""
     errors = [item.readings.dev_se**2 for item in summaries if item.readings is not None]
@@ -125,9 +136,11 @@ def _points(facts: RoundFacts) -> list[Point]:
     """One point per submitted candidate: the means over its submissions."""
     points = []
     for item in facts.candidates:
-        own = [(entry.dev, entry.score)
-               for entry in (facts.leaderboard.submissions if facts.leaderboard else [])
-               if entry.candidate == item.plan.id and entry.score is not None]
+        own = [
+            (entry.dev, entry.score)
+            for entry in (facts.leaderboard.submissions if facts.leaderboard else [])
+            if entry.candidate == item.plan.id and entry.score is not None
+        ]
         if own:
             dev, lb = (sum(values) / len(own) for values in zip(*own, strict=True))
             points.append(Point(facts.number, item.plan.id, item.plan.role == "anchor", dev, lb))

@@ -38,8 +38,9 @@ def main(arguments: list[str]) -> None:
         RecordError: the plan, policy or campaign record is missing or corrupt.
     """
     if len(arguments) != 2:
-        raise ConfigError("wrong arguments",
-                          "python -m aevo.evidence.collector CAMPAIGN_FOLDER ROUND")
+        raise ConfigError(
+            "wrong arguments", "python -m aevo.evidence.collector CAMPAIGN_FOLDER ROUND"
+        )
     layout, number = Layout(Path(arguments[0])), int(arguments[1])
     if documents.finished(Evidence, layout.round(number).evidence):
         return
@@ -103,8 +104,14 @@ def _seeds(anchor: Manifest) -> list[Manifest]:
     """The anchor as it stands, then standing by each of its other scored runs."""
     stood = anchor.selected
     others = [
-        Selected(run=run.number, checkpoint=run.best.name, criterion=stood.criterion,
-                 dev=run.best.dev, domains=run.best.domains, adapter_sha256=run.best.adapter_sha256)
+        Selected(
+            run=run.number,
+            checkpoint=run.best.name,
+            criterion=stood.criterion,
+            dev=run.best.dev,
+            domains=run.best.domains,
+            adapter_sha256=run.best.adapter_sha256,
+        )
         for run in anchor.runs
         if stood and run.best and run.change.empty and run.number != stood.run
     ]

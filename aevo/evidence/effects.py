@@ -75,11 +75,17 @@ def round_noise(rounds: Sequence[RoundFacts]) -> RoundNoise:
     flips = flip_variance(runs, items)
     by_domain, weights = beyond_items(run_domains(facts)), domain_weights(facts)
     even = dict.fromkeys(weights, 1 / max(len(weights), 1))
-    run = by_recipe(implied_variance(rule.band_prior), *_bands(devs, facts.standing),
-                    *_carried(by_domain, weights, flips))
+    run = by_recipe(
+        implied_variance(rule.band_prior),
+        *_bands(devs, facts.standing),
+        *_carried(by_domain, weights, flips),
+    )
     step = lb_step(decimals, rule.lb_prior)
-    score = by_recipe(step**2 / 2, *_bands(boards, facts.standing),
-                      *_carried(by_domain, even, flips + rounding(decimals)))
+    score = by_recipe(
+        step**2 / 2,
+        *_bands(boards, facts.standing),
+        *_carried(by_domain, even, flips + rounding(decimals)),
+    )
     score = replace(score, value=max(score.value, rounding(decimals)))
     return RoundNoise(
         seeds=seed_band(devs),
@@ -169,8 +175,10 @@ def effects(
         lb = ledger.lb_readings(earlier)
         if reading.lb is not None and reading.lb_se is not None:
             lb.append(Reading(reading.lb, reading.lb_se))
-        dev = [*ledger.dev_readings(earlier),
-               Reading(reading.dev, reading.dev_se, reading.dev_shared)]
+        dev = [
+            *ledger.dev_readings(earlier),
+            Reading(reading.dev, reading.dev_se, reading.dev_shared),
+        ]
         if not external and at_odds(dev, lb):
             # scores that the leaderboard gave on another standing recipe cannot overrule this dev
             dev, lb = ([], lb) if reading.lb is not None else (dev, [])
@@ -179,16 +187,22 @@ def effects(
         if estimate is not None:
             dof = noise.score.dof if alone else noise.run.dof
             known[item.plan.id] = replace(estimate, dof=min(dof, noise.score.dof) if lb else dof)
-            basis[item.plan.id] = (
-                "leaderboard" if alone else "dev and leaderboard" if lb else "dev"
-            )
+            basis[item.plan.id] = "leaderboard" if alone else "dev and leaderboard" if lb else "dev"
     adjusted = holm([estimate.p for estimate in known.values()])
     return {
-        name: Effect.model_validate({
-            "basis": basis[name], "gain": figure(one.gain), "se": figure(one.se),
-            "low": figure(one.low), "high": figure(one.high), "p": float(f"{one.p:.6g}"),
-            "p_adjusted": float(f"{p:.6g}"), "trials": one.trials, "dof": figure(one.dof),
-        })
+        name: Effect.model_validate(
+            {
+                "basis": basis[name],
+                "gain": figure(one.gain),
+                "se": figure(one.se),
+                "low": figure(one.low),
+                "high": figure(one.high),
+                "p": float(f"{one.p:.6g}"),
+                "p_adjusted": float(f"{p:.6g}"),
+                "trials": one.trials,
+                "dof": figure(one.dof),
+            }
+        )
         for (name, one), p in zip(known.items(), adjusted, strict=True)
     }
 

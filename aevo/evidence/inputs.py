@@ -85,18 +85,29 @@ def domain_parts(facts: RoundFacts) -> list[tuple[str, dict[str, float]]]:
     the mean of the anchor's runs: candidate and accuracies that sum to the gain."""
     weights, anchor = domain_weights(facts), _anchor_domains(facts)
     return [
-        (item.plan.id, {name: weights[name] * (own[name].accuracy - anchor[name])
-                        for name in weights})
+        (
+            item.plan.id,
+            {name: weights[name] * (own[name].accuracy - anchor[name]) for name in weights},
+        )
         for item in facts.candidates
-        if item.plan.role == "explorer" and (own := _domains(item)).keys() >= weights.keys()
-        and weights and item.manifest is not None and not item.manifest.change.empty
+        if item.plan.role == "explorer"
+        and (own := _domains(item)).keys() >= weights.keys()
+        and weights
+        and item.manifest is not None
+        and not item.manifest.change.empty
     ]
 
 
 def _anchor_domains(facts: RoundFacts) -> dict[str, float]:
     runs = [run.best.domains for run in _anchor_runs(facts) if run.best]
-    return {name: sum(run[name].accuracy for run in runs) / len(runs)
-            for name in domain_weights(facts)} if runs else {}
+    return (
+        {
+            name: sum(run[name].accuracy for run in runs) / len(runs)
+            for name in domain_weights(facts)
+        }
+        if runs
+        else {}
+    )
 
 
 def _domains(item: CandidateFacts) -> dict[str, DomainScore]:
@@ -155,7 +166,13 @@ def _candidate(folder: RoundLayout, plan: CandidatePlan, predictions: bool) -> C
     except RecordError as error:
         return CandidateFacts(plan, "ok", manifest, digest, _without_root(error.what, folder))
     return CandidateFacts(
-        plan, "ok", manifest, digest, None, _correct(rows), {row.id: row.domain for row in rows},
+        plan,
+        "ok",
+        manifest,
+        digest,
+        None,
+        _correct(rows),
+        {row.id: row.domain for row in rows},
         tuple(_correct(found) for found in replicates),
     )
 

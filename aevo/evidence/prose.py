@@ -10,7 +10,6 @@ the rule-based meta step and the constitution read only computed fields. A model
 write a bad comment beside unchanged figures.
 """
 
-
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +44,33 @@ def write_prose(evidence: Evidence, settings: EndpointSettings, folder: Path) ->
         folder: keeps the conversation (trace.jsonl); after a kill it is continued from there.
     """
     ended = converse(
-        at_endpoint(settings, evidence.round, folder), WRITE, opening(evidence),
-        Trace(folder / "trace.jsonl"), lambda number, arguments: judge(arguments, evidence),
+        at_endpoint(settings, evidence.round, folder),
+        WRITE,
+        opening(evidence),
+        Trace(folder / "trace.jsonl"),
+        lambda number, arguments: judge(arguments, evidence),
     )
-    return Prose(author=ended.author, sections=ended.product or {}, refusals=ended.refusals,
-                 cost=ended.cost)
+    return Prose(
+        author=ended.author, sections=ended.product or {}, refusals=ended.refusals, cost=ended.cost
+    )
 
 
 def opening(evidence: Evidence) -> list[Turn]:
     """What the model is told; nothing of other rounds but the dev/LB pairs."""
     task = render(
-        "evidence", "collector_task", evidence=evidence, titles=SECTIONS,
+        "evidence",
+        "collector_task",
+        evidence=evidence,
+        titles=SECTIONS,
         claims=excerpts.claims(evidence),
         figures=excerpts.computed(evidence),
     )
     system = render(
-        "evidence", "collector_system", tool=WRITE.name, shortest=SHORTEST, longest=LONGEST,
+        "evidence",
+        "collector_system",
+        tool=WRITE.name,
+        shortest=SHORTEST,
+        longest=LONGEST,
         count=len(evidence.candidates),
     )
     return [Turn(role="system", content=system), Turn(role="user", content=task)]
@@ -69,8 +79,11 @@ def opening(evidence: Evidence) -> list[Turn]:
 def judge(arguments: dict[str, Any], evidence: Evidence) -> Ruling[dict[str, str]]:
     """Accepts the five sections, or lists every fault."""
     foreign = [f"{name[:60]}: no such section" for name in arguments if name not in SECTIONS]
-    foreign += [f"{name}: it is no text" for name in SECTIONS
-                if not isinstance(arguments.get(name, ""), str)]
+    foreign += [
+        f"{name}: it is no text"
+        for name in SECTIONS
+        if not isinstance(arguments.get(name, ""), str)
+    ]
     if foreign:
         return Ruling(None, foreign)
     sections = {name: str(arguments.get(name, "")).strip() for name in SECTIONS}

@@ -50,8 +50,12 @@ class Sources:
     figures: tuple[Figure, ...] = field(default=())
 
 
-def sources(evidence: Evidence, figures: Iterable[Figure], names: Iterable[str] = (),
-            changes: Iterable[Change] = ()) -> Sources:
+def sources(
+    evidence: Evidence,
+    figures: Iterable[Figure],
+    names: Iterable[str] = (),
+    changes: Iterable[Change] = (),
+) -> Sources:
     """The round's candidates and names with these figures; `names`, `changes` come on top."""
     known = {*names}
     everything = list(changes)
@@ -72,8 +76,11 @@ def sources(evidence: Evidence, figures: Iterable[Figure], names: Iterable[str] 
 
 def section_figures(evidence: Evidence) -> dict[str, list[Figure]]:
     """Per section, the figures that its prose may quote."""
-    own = [Figure(value, item.candidate)
-           for item in evidence.candidates for value in _of_candidate(item)]
+    own = [
+        Figure(value, item.candidate)
+        for item in evidence.candidates
+        for value in _of_candidate(item)
+    ]
     found = evidence.calibration
     shared = [Figure(value) for value in (INTERVAL, found.dev_band, found.lb_noise)]
     held = evidence.patterns.model_dump(include={"gain_by_category", "weak_share", "stacked"})
@@ -96,8 +103,9 @@ def prose_faults(sections: Mapping[str, str], evidence: Evidence) -> list[str]:
     for name, figures in section_figures(evidence).items():
         text = sections.get(name, "")
         if not SHORTEST <= len(text.strip()) <= longest:
-            faults.append(f"{name}: {len(text.strip())} characters, {SHORTEST} to {longest} are "
-                          "asked for")
+            faults.append(
+                f"{name}: {len(text.strip())} characters, {SHORTEST} to {longest} are asked for"
+            )
         if any(not (c.isprintable() or c == "\n") for c in text):
             faults.append(f"{name}: it holds control characters")
         faults += [f"{name}: {fault}" for fault in text_faults(text, sources(evidence, figures))]
@@ -168,8 +176,9 @@ def _fault(word: str, unit: str, cited: Collection[str], known: Sources) -> str 
     return None
 
 
-def _number_fault(match: re.Match[str], unit: str, cited: Collection[str],
-                  known: Sources) -> str | None:
+def _number_fault(
+    match: re.Match[str], unit: str, cited: Collection[str], known: Sources
+) -> str | None:
     sign, body, exponent, attached = match.groups()
     shown = f"{match[0]}{f' {unit}' if unit else ''}"
     plain = not (sign or exponent or attached or unit or "." in body)
@@ -191,8 +200,10 @@ def _number_fault(match: re.Match[str], unit: str, cited: Collection[str],
         return None
     owners = sorted({figure.who for figure in fitting if figure.who})
     if owners:
-        return (f"{shown} is no figure of {_listed(cited)}; if you mean {_listed(owners)}, cite "
-                "that in the same sentence")
+        return (
+            f"{shown} is no figure of {_listed(cited)}; if you mean {_listed(owners)}, cite "
+            "that in the same sentence"
+        )
     return f"{shown} is no figure of this section"
 
 

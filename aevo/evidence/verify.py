@@ -72,8 +72,9 @@ def _beliefs(policy: Policy, evidence: Evidence) -> list[str]:
     before there was one states none."""
     if not policy.beliefs:
         return []
-    found = beliefs(policy.tried, policy.standing, evidence.calibration.spread,
-                    policy.divergence_known)
+    found = beliefs(
+        policy.tried, policy.standing, evidence.calibration.spread, policy.divergence_known
+    )
     stated = [item.model_dump() for item in policy.beliefs]
     return differences(stated, [item.model_dump() for item in found], "policy.beliefs")
 

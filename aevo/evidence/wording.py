@@ -1,6 +1,5 @@
 """Sentences and Markdown of the evidence, computed from its figures; nothing is claimed beyond."""
 
-
 from collections.abc import Mapping, Sequence
 
 from aevo.evidence.inputs import RoundFacts
@@ -186,8 +185,9 @@ def render(evidence: Evidence) -> str:
 def _prose(evidence: Evidence, section: str) -> list[str]:
     """A model's words as a quotation, which can hold no heading and no markup of its own."""
     text = evidence.prose.sections.get(section, "") if evidence.prose else ""
-    quoted = [f"> {words.line(line, words.LONG)}".rstrip()
-              for line in _plain(text).strip().splitlines()]
+    quoted = [
+        f"> {words.line(line, words.LONG)}".rstrip() for line in _plain(text).strip().splitlines()
+    ]
     return ["", *quoted] if quoted else []
 
 

@@ -142,8 +142,9 @@ def read(kind: type[R], path: Path) -> R:
     try:
         data = yaml.safe_load(text) if path.suffix != ".json" else json.loads(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none, depth
-        raise RecordError(f"{path} is not valid {path.suffix[1:]} ({one_line(str(error))})",
-                          _RESTORE) from error
+        raise RecordError(
+            f"{path} is not valid {path.suffix[1:]} ({one_line(str(error))})", _RESTORE
+        ) from error
     return validate(kind, data, str(path))
 
 

@@ -261,8 +261,10 @@ def campaign_at(given: Path | None) -> Path:
     """
     root = given or latest_campaign(Path("runs"))
     if not Layout(root).campaign.is_file():
-        raise RecordError(f"{root} is not a campaign folder (it has no campaign.yaml)",
-                          "name one, as in runs/<campaign>")
+        raise RecordError(
+            f"{root} is not a campaign folder (it has no campaign.yaml)",
+            "name one, as in runs/<campaign>",
+        )
     return root
 
 

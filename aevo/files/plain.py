@@ -77,8 +77,12 @@ def from_json(data: bytes, where: str, limits: Limits | None = None, nan: bool =
             raise FormError(f"{where} holds {word}", "numbers must be finite")
 
     try:
-        value = json.loads(text, parse_constant=constant, object_pairs_hook=_once(where),
-                           parse_int=lambda word: _integer(word, where))
+        value = json.loads(
+            text,
+            parse_constant=constant,
+            object_pairs_hook=_once(where),
+            parse_int=lambda word: _integer(word, where),
+        )
     except FormError:
         raise
     except (ValueError, RecursionError) as error:
@@ -141,8 +145,11 @@ def is_plain(value: Any) -> bool:
 
 def _check_key(key: Any, where: str, limits: Limits) -> None:
     if type(key) is not str or not key.isprintable() or len(key) > limits.key:
-        raise FormError(f"{where}: the key {shown(key)} is no printable text of at most "
-                        f"{limits.key} characters", "put it in quotes")
+        raise FormError(
+            f"{where}: the key {shown(key)} is no printable text of at most "
+            f"{limits.key} characters",
+            "put it in quotes",
+        )
 
 
 def _check_leaf(item: Any, where: str, limits: Limits) -> None:
@@ -153,13 +160,17 @@ def _check_leaf(item: Any, where: str, limits: Limits) -> None:
     if type(item) is float and math.isfinite(item):
         return
     if type(item) is not str:
-        raise FormError(f"{where} holds {shown(item)[:60]}, which is no finite number, text, true, "
-                        "false or null", "put texts in quotes")
+        raise FormError(
+            f"{where} holds {shown(item)[:60]}, which is no finite number, text, true, "
+            "false or null",
+            "put texts in quotes",
+        )
     if len(item) > limits.text:
         raise FormError(f"{where} holds a text of more than {limits.text} characters")
     if CONTROL.search(item):
-        raise FormError(f"{where} holds a text with control characters or half a character: "
-                        f"{shown(item)[:60]}")
+        raise FormError(
+            f"{where} holds a text with control characters or half a character: {shown(item)[:60]}"
+        )
 
 
 def _decoded(data: bytes, where: str, limits: Limits) -> str:
@@ -223,8 +234,9 @@ class _Builder:
             self._put(self._scalar(event), event.anchor, 1, 0)
         elif isinstance(event, AliasEvent):
             if event.anchor not in self.anchors:
-                raise FormError(f"{self.where}: the alias {shown(event.anchor)} names nothing that "
-                                "is complete")
+                raise FormError(
+                    f"{self.where}: the alias {shown(event.anchor)} names nothing that is complete"
+                )
             value, nodes, height = self.anchors[event.anchor]
             self._count(nodes)
             self._put(deepcopy(value), None, nodes, height)
@@ -280,14 +292,19 @@ class _Builder:
         if kind == "str":
             return event.value
         if kind not in ("null", "bool", "int", "float") or ":" in event.value:
-            raise FormError(f"{self.where} holds {shown(event.value)[:60]}, a {shown(kind)[:30]}",
-                            "put it in quotes if it is text")
+            raise FormError(
+                f"{self.where} holds {shown(event.value)[:60]}, a {shown(kind)[:30]}",
+                "put it in quotes if it is text",
+            )
         if len(event.value) > DIGITS:
             raise FormError(f"{self.where} holds a number of {len(event.value)} digits")
         if kind == "null":
             return None
-        make = {"bool": self.scalars.construct_yaml_bool, "int": self.scalars.construct_yaml_int,
-                "float": self.scalars.construct_yaml_float}[kind]
+        make = {
+            "bool": self.scalars.construct_yaml_bool,
+            "int": self.scalars.construct_yaml_int,
+            "float": self.scalars.construct_yaml_float,
+        }[kind]
         try:
             return make(node)
         except (KeyError, IndexError) as error:

@@ -15,8 +15,10 @@ _SHORTEST = 8  # a shorter value of a variable named like a secret ("1", "false"
 _VARIABLE = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 _HEADER = re.compile(rf"{_VARIABLE.pattern}|auth|cookie", re.IGNORECASE)
 # In texts and settings the word must end the name: `max_tokens`, `tokenizer` and `key` are none.
-_NAME = (r"[\w.-]*(?:api[_-]?key|access[_-]?key|private[_-]?key|secret[_-]?key|secret|token"
-         r"|passwd|password|credentials?)")
+_NAME = (
+    r"[\w.-]*(?:api[_-]?key|access[_-]?key|private[_-]?key|secret[_-]?key|secret|token"
+    r"|passwd|password|credentials?)"
+)
 _ASSIGNED = re.compile(
     rf"(?i)(?P<name>(?<![\w.-])(?:{_NAME}[\"']?[ \t]*(?::=|=|:)[ \t]*|--{_NAME}[ \t]+))"
     r"(?!\$\{|null\b|none\b|\[redacted\])(?P<value>\"[^\"\n]+\"|'[^'\n]+'|[^\s\"',;)}\]]+)"
@@ -31,7 +33,8 @@ _SHAPES = re.compile(
     r"|gh[pousr]_[A-Za-z0-9]{8,}|github_pat_\w{8,}|glpat-[\w-]{8,}|nvapi-[\w-]{8,}"
     r"|xox[abprs]-[\w-]{8,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)"
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----",
+    re.DOTALL,
 )
 
 
@@ -61,8 +64,9 @@ def hide(text: str, known: Iterable[str | None] = ()) -> str:
 def redact(text: str) -> str:
     """For what is kept: also without the values of environment variables named like a secret, and
     values assigned to names such as api_key or password."""
-    known = (value for name, value in os.environ.items()
-             if variable(name) and len(value) >= _SHORTEST)
+    known = (
+        value for name, value in os.environ.items() if variable(name) and len(value) >= _SHORTEST
+    )
     return _ASSIGNED.sub(rf"\g<name>{HIDDEN}", hide(text, known))
 
 
@@ -80,5 +84,7 @@ def redact_value(value: Any, name: str = "") -> Any:
 def redact_words(words: list[str]) -> list[str]:
     """An argument vector, redacted; `--token VALUE` in two words too."""
     flags = ["", *words]
-    return [HIDDEN if re.fullmatch(f"--{_NAME}", flag, re.IGNORECASE) else redact(word)
-            for flag, word in zip(flags, words, strict=False)]
+    return [
+        HIDDEN if re.fullmatch(f"--{_NAME}", flag, re.IGNORECASE) else redact(word)
+        for flag, word in zip(flags, words, strict=False)
+    ]

@@ -80,8 +80,9 @@ def open_folder(root: Path, below: str = ".") -> int:
         try:
             following = os.open(part, flags, dir_fd=handle)
         except OSError as error:
-            raise IntegrityError(f"{shown(below)} is no folder of {root} "
-                                 f"({error.strerror})") from error
+            raise IntegrityError(
+                f"{shown(below)} is no folder of {root} ({error.strerror})"
+            ) from error
         finally:
             os.close(handle)
         handle = following
@@ -142,13 +143,13 @@ def plain_tree(root: Path, names: Iterable[str], room: Room | None = None) -> li
         if status.st_size > room.file or total > room.bytes:
             raise IntegrityError(
                 f"{_below(path, root)}: files of more than {room.bytes >> 20} MiB, or one above "
-                f"{room.file >> 20} MiB (holes count in full)", "remove what is not needed")
+                f"{room.file >> 20} MiB (holes count in full)",
+                "remove what is not needed",
+            )
     return sorted(found)
 
 
-def _walk(
-    root: Path, names: Iterable[str], room: Room
-) -> Iterator[tuple[Path, os.stat_result]]:
+def _walk(root: Path, names: Iterable[str], room: Room) -> Iterator[tuple[Path, os.stat_result]]:
     pending = []
     for name in names:
         _no_link_on_the_way(root, PurePosixPath(name))
@@ -168,21 +169,25 @@ def _walk(
 def _no_link_on_the_way(root: Path, name: PurePosixPath) -> None:
     for folder in list(name.parents)[:-1]:
         if (root / folder).is_symlink():
-            raise IntegrityError(f"{shown(folder)} is not a regular folder but a link",
-                                 "remove it from the fork")
+            raise IntegrityError(
+                f"{shown(folder)} is not a regular folder but a link", "remove it from the fork"
+            )
 
 
 def _entries(folder: Path, root: Path, room: Room) -> list[Path]:
     try:
         names = [entry.name for entry in os.scandir(folder)]
     except OSError as error:
-        raise IntegrityError(f"{_below(folder, root)} cannot be read ({error.strerror})",
-                             "make it readable, or remove it") from error
+        raise IntegrityError(
+            f"{_below(folder, root)} cannot be read ({error.strerror})",
+            "make it readable, or remove it",
+        ) from error
     kept = [name for name in names if room.caches or not ignored(name)]
     for name in kept:
         if not name.isprintable():
-            raise IntegrityError(f"{_below(folder / name, root)} has a name that is not printable",
-                                 "give it another")
+            raise IntegrityError(
+                f"{_below(folder / name, root)} has a name that is not printable", "give it another"
+            )
     return [folder / name for name in kept]
 
 
@@ -191,15 +196,18 @@ def _status(path: Path, root: Path) -> os.stat_result:
         status = path.lstat()
         readable = os.access(path, os.R_OK, follow_symlinks=False)
     except OSError as error:
-        raise IntegrityError(f"{_below(path, root)} cannot be looked at "
-                             f"({error.strerror})") from error
+        raise IntegrityError(
+            f"{_below(path, root)} cannot be looked at ({error.strerror})"
+        ) from error
     mode = status.st_mode
     if not stat.S_ISDIR(mode) and not (stat.S_ISREG(mode) and status.st_nlink == 1):
-        raise IntegrityError(f"{_below(path, root)} is not a regular file with one name",
-                             "remove it from the fork")
+        raise IntegrityError(
+            f"{_below(path, root)} is not a regular file with one name", "remove it from the fork"
+        )
     if not readable:
-        raise IntegrityError(f"{_below(path, root)} cannot be read (no permission)",
-                             "make it readable, or remove it")
+        raise IntegrityError(
+            f"{_below(path, root)} cannot be read (no permission)", "make it readable, or remove it"
+        )
     return status
 
 
@@ -231,10 +239,16 @@ def visible_files(top: Path, most: int) -> list[Path]:
     what cannot be read and what has a name that is not printable."""
     found: list[Path] = []
     for folder, folders, files in os.walk(top):
-        folders[:] = sorted(name for name in folders if not ignored(name) and name.isprintable()
-                            and len(Path(folder).parts) - len(top.parts) < Room().depth)
-        found += [path for name in sorted(files)
-                  if (path := Path(folder, name)) and _is_visible(path)]
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not ignored(name)
+            and name.isprintable()
+            and len(Path(folder).parts) - len(top.parts) < Room().depth
+        )
+        found += [
+            path for name in sorted(files) if (path := Path(folder, name)) and _is_visible(path)
+        ]
         if len(found) >= most:
             break
     return sorted(found[:most])
@@ -245,8 +259,13 @@ def _is_visible(path: Path) -> bool:
         status = path.lstat()
     except OSError:
         return False
-    return (stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and path.name.isprintable()
-            and not ignored(path.name) and os.access(path, os.R_OK))
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_nlink == 1
+        and path.name.isprintable()
+        and not ignored(path.name)
+        and os.access(path, os.R_OK)
+    )
 
 
 def there(path: Path | str) -> bool:

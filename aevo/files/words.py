@@ -14,10 +14,13 @@ from pydantic import BeforeValidator
 
 # Control characters but tab and line feed; escape sequences whole; half characters; and those that
 # turn the direction of writing or are not seen.
-ESCAPES = re.compile("\x1b\\[[0-9;?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]{0,200}(?:\x07|\x1b\\\\)"
-                     "|\x9b[0-9;?]*[ -/]*[@-~]")
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-                    "\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]")
+ESCAPES = re.compile(
+    "\x1b\\[[0-9;?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]{0,200}(?:\x07|\x1b\\\\)|\x9b[0-9;?]*[ -/]*[@-~]"
+)
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
 HALVES = re.compile("[\ud800-\udfff]")
 HTML = re.compile(r"<(?=[A-Za-z/!?])")
 SHORT, LONG = 300, 4000  # characters of a line, and of a text of several
@@ -75,8 +78,11 @@ def _several(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     kept = [clean(item, 2 * SHORT) if isinstance(item, str) else item for item in value[:ITEMS]]
-    return [*kept, f"… {len(value) - ITEMS} more"] if len(value) > ITEMS + 1 else [
-        *kept, *map(_one_line, value[ITEMS:])]
+    return (
+        [*kept, f"… {len(value) - ITEMS} more"]
+        if len(value) > ITEMS + 1
+        else [*kept, *map(_one_line, value[ITEMS:])]
+    )
 
 
 # Fields of records that a worker or a model fills.

@@ -4,5 +4,3 @@
 and its folder; everything about it is read from there, so any process can submit, adopt, watch or
 cancel it, and a process that dies takes no knowledge with it.
 """
-
-

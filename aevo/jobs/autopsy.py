@@ -19,18 +19,38 @@ HEAD = "Traceback (most recent call last):"
 # A cause and what a log says of it, the most specific first. Case matters: "Killed" alone on its
 # line is the shell's word for SIGKILL, which is nearly always the kernel's out-of-memory killer.
 CAUSES = (
-    ("CUDA out of memory", re.compile(r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|"
-                                      r"CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")),
-    ("host out of memory", re.compile(r"oom[-_]kill|[Oo]ut[ -][Oo]f[ -][Mm]emory handler|"
-                                      r"OutOfMemory|\bMemoryError\b|Cannot allocate memory|"
-                                      r"(^|[:\d] )Killed\b", re.MULTILINE)),
-    ("diverged (NaN or infinity)", re.compile(
-        r"\b[Dd]iverged\b|\b(loss|grad\w*|norm)\b[^\n]{0,40}\b(nan|NaN|inf|Inf)\b|"
-        r"not finite|[Nn]on-finite|\bNaN (loss|detected)")),
+    (
+        "CUDA out of memory",
+        re.compile(
+            r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|"
+            r"CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+        ),
+    ),
+    (
+        "host out of memory",
+        re.compile(
+            r"oom[-_]kill|[Oo]ut[ -][Oo]f[ -][Mm]emory handler|"
+            r"OutOfMemory|\bMemoryError\b|Cannot allocate memory|"
+            r"(^|[:\d] )Killed\b",
+            re.MULTILINE,
+        ),
+    ),
+    (
+        "diverged (NaN or infinity)",
+        re.compile(
+            r"\b[Dd]iverged\b|\b(loss|grad\w*|norm)\b[^\n]{0,40}\b(nan|NaN|inf|Inf)\b|"
+            r"not finite|[Nn]on-finite|\bNaN (loss|detected)"
+        ),
+    ),
     ("killed, most often for want of host memory", re.compile(r"ended with signal SIGKILL")),
     ("disk full", re.compile(r"No space left on device|Disk quota exceeded")),
-    ("NCCL failure", re.compile(r"NCCL (error|WARN .*[Tt]imeout)|ncclSystemError|"
-                                r"Watchdog caught collective operation timeout")),
+    (
+        "NCCL failure",
+        re.compile(
+            r"NCCL (error|WARN .*[Tt]imeout)|ncclSystemError|"
+            r"Watchdog caught collective operation timeout"
+        ),
+    ),
 )
 
 # What the sandbox says of a command that it stopped for taking too much.
@@ -109,5 +129,4 @@ def last_lines(text: str, lines: int = LAST_LINES) -> list[str]:
     aevo's own errors."""
     head = text.find(HEAD)
     said = (text if head < 0 else text[:head]).split("\n")
-    return [line for line in said if line.strip() and not line.startswith("submitit ")
-            ][-lines:]
+    return [line for line in said if line.strip() and not line.startswith("submitit ")][-lines:]

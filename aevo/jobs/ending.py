@@ -45,16 +45,18 @@ def cancel_many(jobs: Iterable[JobFolder]) -> list[str]:
         ended.append(job.root.name)
         attempt = last_attempt(job.lines())
         if not any(line.event == "started" and line.attempt == attempt for line in job.lines()):
-            settle(job, JobState(job.root.name, "failed", attempt, None, "cancelled",
-                                 cancelled=True))
+            settle(
+                job, JobState(job.root.name, "failed", attempt, None, "cancelled", cancelled=True)
+            )
     return ended
 
 
 def cancel_owned(owner: JobFolder) -> list[str]:
     """Ends every live job that belongs to a worker; their names."""
     specs = sorted(owner.root.parent.glob("*/spec.json"))
-    return cancel_many(JobFolder(path.parent) for path in specs
-                       if read(JobSpec, path).owner == str(owner.root))
+    return cancel_many(
+        JobFolder(path.parent) for path in specs if read(JobSpec, path).owner == str(owner.root)
+    )
 
 
 def settle(job: JobFolder, state: JobState) -> None:
@@ -62,10 +64,18 @@ def settle(job: JobFolder, state: JobState) -> None:
     forgets it."""
     if state.phase != "failed" or job.ended(state.attempt) is not None:
         return
-    write_json(job.end(state.attempt), JobEnd(
-        name=state.name, attempt=state.attempt, exit_code=CANCELLED if state.cancelled else 1,
-        seconds=0.0, host="", message=state.message, by="scheduler",
-    ))
+    write_json(
+        job.end(state.attempt),
+        JobEnd(
+            name=state.name,
+            attempt=state.attempt,
+            exit_code=CANCELLED if state.cancelled else 1,
+            seconds=0.0,
+            host="",
+            message=state.message,
+            by="scheduler",
+        ),
+    )
 
 
 def _end_processes(job: JobFolder) -> bool:

@@ -10,16 +10,34 @@ from aevo.files import secrets
 
 # What a command of the substrate may see of our environment. Everything else, API keys and
 # scheduler variables first of all, stays outside.
-PASSED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH",
-          "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "HF_HOME", "SSL_CERT_FILE",
-          "AEVO_JOB_DEPTH", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+PASSED = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "VIRTUAL_ENV",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_HOME",
+    "HF_HOME",
+    "SSL_CERT_FILE",
+    "AEVO_JOB_DEPTH",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+)
 # Also what a site's modules set of these families: how ranks reach each other is known there alone.
 FAMILIES = ("NCCL_", "GLOO_", "UCX_", "FI_", "TORCH_NCCL_")
 # What cluster.*.environment cannot say to a command: the scheduler's, ours, and Python's own.
 RESERVED = ("SLURM_", "SBATCH_", "SRUN_", "AEVO_", "PYTHON")
 # Where compilers keep kernels, below a folder that is the candidate's own.
-CACHES = {"TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor",
-          "CUDA_CACHE_PATH": "cuda"}
+CACHES = {
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "CUDA_CACHE_PATH": "cuda",
+}
 
 
 def package_first(code: str, inherited: str = "") -> dict[str, str]:
@@ -33,8 +51,11 @@ def package_first(code: str, inherited: str = "") -> dict[str, str]:
 def operators(given: Mapping[str, str]) -> dict[str, str]:
     """What of cluster.*.environment a command of the substrate sees: all that the operator wrote,
     but for what looks like a secret and for what is not the operator's to say."""
-    return {name: value for name, value in given.items()
-            if not name.startswith(RESERVED) and _harmless(name, value)}
+    return {
+        name: value
+        for name, value in given.items()
+        if not name.startswith(RESERVED) and _harmless(name, value)
+    }
 
 
 def _harmless(name: str, value: str) -> bool:
@@ -53,7 +74,10 @@ def kernels(place: str, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def environment(
-    ours: Mapping[str, str], step: Mapping[str, str], cpus: int, scratch: str,
+    ours: Mapping[str, str],
+    step: Mapping[str, str],
+    cpus: int,
+    scratch: str,
     given: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """The environment of a substrate command: a short list of ours, what the operator `given` it,
@@ -61,13 +85,23 @@ def environment(
 
     No byte code is written, so that running a command never changes the substrate's tree.
     """
-    passed = {key: value for key, value in ours.items()
-              if key in PASSED or (key.startswith(FAMILIES) and _harmless(key, value))}
+    passed = {
+        key: value
+        for key, value in ours.items()
+        if key in PASSED or (key.startswith(FAMILIES) and _harmless(key, value))
+    }
     return {
-        **passed, **(given or {}),
-        "OMP_NUM_THREADS": str(cpus), "MKL_NUM_THREADS": str(cpus), "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": scratch,
-        "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        **passed,
+        **(given or {}),
+        "OMP_NUM_THREADS": str(cpus),
+        "MKL_NUM_THREADS": str(cpus),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": scratch,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
         **step,
     }
 

@@ -47,9 +47,17 @@ POLL_S = 0.25
 # A new attempt waits this long for processes of the one before it, which a node that lost its
 # daemon may still be running.
 TAKEOVER_S = 600.0
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK",
-                  "MASTER_ADDR", "MASTER_PORT",
-                  "TORCHELASTIC_USE_AGENT_STORE")  # torchrun's own process listens on that port
+RANK_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_USE_AGENT_STORE",
+)  # torchrun's own process listens on that port
 # A training writes its result last. What goes on after it is ended: it would hold its slot.
 RESULT_GRACE_S, RESULT_POLL_S = 30.0, 1.0
 TIME_LIMIT = 124  # exit code of an attempt that reached its time limit
@@ -74,25 +82,46 @@ class Attempt:
 
     def note(self, event: Any) -> None:
         """A line of the job's ledger."""
-        append_line(self.job.ledger, LedgerLine(
-            event=event, name=self.spec.name, attempt=self.number, time=time.time(),
-            job_id=os.environ.get("SLURM_JOB_ID") if self.spec.queue is not None else None,
-        ))
+        append_line(
+            self.job.ledger,
+            LedgerLine(
+                event=event,
+                name=self.spec.name,
+                attempt=self.number,
+                time=time.time(),
+                job_id=os.environ.get("SLURM_JOB_ID") if self.spec.queue is not None else None,
+            ),
+        )
 
     def enter(self, phase: Any, child: int | None = None) -> None:
         """What it does from now on."""
-        write_json(self.job.running, Running(
-            name=self.spec.name, attempt=self.number, pid=os.getpid(), child=child,
-            host=socket.gethostname(), started=self.started, phase=phase,
-        ))
+        write_json(
+            self.job.running,
+            Running(
+                name=self.spec.name,
+                attempt=self.number,
+                pid=os.getpid(),
+                child=child,
+                host=socket.gethostname(),
+                started=self.started,
+                phase=phase,
+            ),
+        )
 
     def end(self, code: int, message: str = "", requeued: bool = False) -> None:
         """How it ended; nothing is written after it."""
-        write_json(self.job.end(self.number), JobEnd(
-            name=self.spec.name, attempt=self.number, exit_code=code,
-            seconds=round(time.time() - self.started, 2), host=socket.gethostname(),
-            message=message, requeued=requeued,
-        ))
+        write_json(
+            self.job.end(self.number),
+            JobEnd(
+                name=self.spec.name,
+                attempt=self.number,
+                exit_code=code,
+                seconds=round(time.time() - self.started, 2),
+                host=socket.gethostname(),
+                message=message,
+                requeued=requeued,
+            ),
+        )
 
     def comes_back(self, code: int) -> bool:
         """True if Slurm starts this submission again; asks it to where the job may go on."""
@@ -101,15 +130,17 @@ class Attempt:
             return False
         if code == INTERRUPTED:
             return True
-        earlier = [end for number in range(1, self.number)
-                   if (end := self.job.ended(number)) is not None]
+        earlier = [
+            end for number in range(1, self.number) if (end := self.job.ended(number)) is not None
+        ]
         if code == TIME_LIMIT:
             wanted = sum(end.exit_code == TIME_LIMIT for end in earlier) < spec.resumes
         elif code == CANCELLED or spec.entry is None:  # a worker decides about its trainings
             wanted = False
         else:
-            failed = sum(end.exit_code not in (0, INTERRUPTED, CANCELLED, TIME_LIMIT)
-                         for end in earlier)
+            failed = sum(
+                end.exit_code not in (0, INTERRUPTED, CANCELLED, TIME_LIMIT) for end in earlier
+            )
             wanted = failed + 1 < spec.attempts
         return wanted and slurm.requeue(os.environ.get("SLURM_JOB_ID", ""))
 
@@ -161,8 +192,11 @@ def _take_over(job: JobFolder, spec: JobSpec) -> Lease:
         except OSError as error:
             if spec.queue is None:
                 raise
-            print(f"warning: {job.alive}: {error.strerror}; mount the filesystem with flock, else "
-                  "an attempt that a lost node still runs is not noticed", flush=True)
+            print(
+                f"warning: {job.alive}: {error.strerror}; mount the filesystem with flock, else "
+                "an attempt that a lost node still runs is not noticed",
+                flush=True,
+            )
             return lease.unlocked(job.alive)
         if alive is not None:
             return alive
@@ -246,10 +280,19 @@ def _run_step(
     variables = environment(os.environ, step.env, spec.resources.cpus, scratch, given)
     command = argv(spec, step, _confined(spec, step, scratch, variables))
     if command[0] == "srun":  # it needs to know its job; the rank it starts does not
-        variables |= {name: value for name, value in os.environ.items()
-                      if name.startswith("SLURM_") and name != "SLURM_CPU_BIND"}
-    child = subprocess.Popen(command, cwd=step.cwd, stdin=subprocess.DEVNULL, pass_fds=inherited,
-                             start_new_session=True, env=variables)
+        variables |= {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith("SLURM_") and name != "SLURM_CPU_BIND"
+        }
+    child = subprocess.Popen(
+        command,
+        cwd=step.cwd,
+        stdin=subprocess.DEVNULL,
+        pass_fds=inherited,
+        start_new_session=True,
+        env=variables,
+    )
     watch, result = Watch(spec), _Result(spec, step)
     try:
         here.enter("running", child.pid)
@@ -258,8 +301,11 @@ def _run_step(
                 raise JobError(f"TIMEOUT after {spec.resources.time_min} min: {step.argv[2]}")
             watch.look()
             if result.overdue():
-                print(f"ended: it went on for {RESULT_GRACE_S:g} s after it had written "
-                      f"{spec.product}", flush=True)
+                print(
+                    f"ended: it went on for {RESULT_GRACE_S:g} s after it had written "
+                    f"{spec.product}",
+                    flush=True,
+                )
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 left_s = max(0.1, deadline - time.monotonic())
@@ -298,9 +344,7 @@ def _with_cache(step: Step, place: str) -> Step:
     return step.model_copy(update={"confine": confine})
 
 
-def _confined(
-    spec: JobSpec, step: Step, scratch: str, variables: dict[str, str]
-) -> list[str]:
+def _confined(spec: JobSpec, step: Step, scratch: str, variables: dict[str, str]) -> list[str]:
     """The step's command inside of the sandbox that holds on this machine.
 
     Raises:

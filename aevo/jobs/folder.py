@@ -8,8 +8,18 @@ from typing import Literal, Self
 from aevo.files.documents import finished, read, read_lines
 from aevo.records.job import JobEnd, JobSpec, LedgerLine, Running
 
-Phase = Literal["none", "starting", "waiting", "queued", "running", "ending", "unknown",
-                "finished", "failed", "lost"]
+Phase = Literal[
+    "none",
+    "starting",
+    "waiting",
+    "queued",
+    "running",
+    "ending",
+    "unknown",
+    "finished",
+    "failed",
+    "lost",
+]
 ALIVE: frozenset[Phase] = frozenset(
     {"starting", "waiting", "queued", "running", "ending", "unknown"}
 )

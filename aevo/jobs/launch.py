@@ -43,8 +43,12 @@ def _srun(spec: JobSpec, step: Step, distributed: bool) -> list[str]:
     wanted = spec.resources
     nodes, tasks = (wanted.nodes, wanted.tasks_per_node) if distributed else (1, 1)
     found = [
-        "srun", "--unbuffered", "--kill-on-bad-exit=1", f"--nodes={nodes}",
-        f"--ntasks={nodes * tasks}", f"--ntasks-per-node={tasks}",
+        "srun",
+        "--unbuffered",
+        "--kill-on-bad-exit=1",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes * tasks}",
+        f"--ntasks-per-node={tasks}",
         f"--cpus-per-task={wanted.cpus}",  # not inherited from the job since Slurm 22.05
         f"--chdir={step.cwd}",
     ]
@@ -69,12 +73,24 @@ def _apptainer(container: Container, step: Step, devices: bool) -> list[str]:
 
 def _torchrun(spec: JobSpec, step: Step) -> list[str]:
     if spec.resources.nodes > 1:
-        raise JobError(f"{spec.name} asks for {spec.resources.nodes} nodes, this is one machine",
-                       "run it with a Slurm cluster, or set nodes to 1")
+        raise JobError(
+            f"{spec.name} asks for {spec.resources.nodes} nodes, this is one machine",
+            "run it with a Slurm cluster, or set nodes to 1",
+        )
     python, *rest = step.argv
-    return [python, "-m", "torch.distributed.run", "--standalone", "--no-python",
-            f"--nproc-per-node={spec.resources.tasks_per_node}",
-            python, str(RANK), "torchrun", python, *rest]
+    return [
+        python,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--no-python",
+        f"--nproc-per-node={spec.resources.tasks_per_node}",
+        python,
+        str(RANK),
+        "torchrun",
+        python,
+        *rest,
+    ]
 
 
 def _port(spec: JobSpec) -> int:

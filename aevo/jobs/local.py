@@ -53,8 +53,10 @@ def _own_folder() -> Path:
         folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigError(f"{folder} is not a folder of yours, so others may hold its slots",
-                          "remove it, or give cluster.slot_folder=PATH")
+        raise ConfigError(
+            f"{folder} is not a folder of yours, so others may hold its slots",
+            "remove it, or give cluster.slot_folder=PATH",
+        )
     folder.chmod(0o700)
     return folder
 

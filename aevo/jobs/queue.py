@@ -19,8 +19,15 @@ from aevo.records.job import Queue
 
 FORMAT = "%i|%T|%r|%N|%S|%V|%j"
 DEADLINE_S = 30.0  # of one question to the scheduler
-WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD",
-           "SUSPENDED")
+WAITING = (
+    "PENDING",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "SPECIAL_EXIT",
+    "RESV_DEL_HOLD",
+    "SUSPENDED",
+)
 # Reasons of Slurm's own for never starting a job: after a launch that failed (a node or the
 # controller came back with an older memory of it) or too many requeues.
 STUCK = ("launch failed requeued held", "jobholdmaxrequeue")
@@ -37,7 +44,6 @@ class QueuedJob(Part):
     start: str
     submitted: str
     name: str
-
 
     @property
     def stuck(self) -> bool:
@@ -88,21 +94,33 @@ def snapshot(queue: Queue) -> Snapshot:
 def ask() -> Snapshot:
     """Asks squeue for all jobs of this user, finished ones of the last minutes included."""
     asked = time.time()
-    code, text, error = call(["squeue", "--noheader", f"--user={os.getuid()}", "--states=all",
-                              f"--format={FORMAT}"])
+    code, text, error = call(
+        ["squeue", "--noheader", f"--user={os.getuid()}", "--states=all", f"--format={FORMAT}"]
+    )
     if code != 0:
         return Snapshot(time=asked, error=error or f"squeue ended with exit code {code}")
     rows = [line.split("|", 6) for line in text.splitlines()]
     keys = ("id", "state", "reason", "node", "start", "submitted", "name")
-    return Snapshot(time=asked, jobs=[
-        QueuedJob(**dict(zip(keys, row, strict=True))) for row in rows if len(row) == len(keys)
-    ])
+    return Snapshot(
+        time=asked,
+        jobs=[
+            QueuedJob(**dict(zip(keys, row, strict=True))) for row in rows if len(row) == len(keys)
+        ],
+    )
 
 
 def accounted(job_id: str) -> str:
     """The state of a job by sacct (`TIMEOUT`, `CANCELLED by 0`, …); empty if it cannot tell."""
-    code, text, _ = call(["sacct", "--noheader", "--allocations", "--parsable2",
-                          f"--jobs={job_id}", "--format=State"])
+    code, text, _ = call(
+        [
+            "sacct",
+            "--noheader",
+            "--allocations",
+            "--parsable2",
+            f"--jobs={job_id}",
+            "--format=State",
+        ]
+    )
     lines = text.split("\n") if code == 0 else []
     return lines[0].strip() if lines else ""
 
@@ -113,8 +131,14 @@ def call(argv: list[str], deadline_s: float = DEADLINE_S) -> tuple[int, str, str
     Never raises: a command that is missing, hangs or fails is an answer too (code 127, 124, …).
     """
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=deadline_s,
-                              stdin=subprocess.DEVNULL, check=False)
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
     except FileNotFoundError:
         return 127, "", f"{argv[0]} is not installed here"
     except subprocess.TimeoutExpired:

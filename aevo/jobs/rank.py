@@ -53,8 +53,11 @@ def main(arguments: list[str]) -> None:
     ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if port == "torchrun":
         os.execvp(command[0], command)
-    here = {name: value for name, value in os.environ.items()
-            if not name.startswith(("SLURM_", "SRUN_", "SBATCH_", "PMI"))}
+    here = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM_", "SRUN_", "SBATCH_", "PMI"))
+    }
     os.execvpe(command[0], command, here | rank_environment(dict(os.environ), port))
 
 

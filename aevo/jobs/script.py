@@ -25,23 +25,46 @@ from aevo.records.job import JobSpec
 
 # Counts how deep jobs submit jobs; see aevo.jobs.submit.
 DEPTH = "AEVO_JOB_DEPTH"
-OPTIONS = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "comment",
-           "mail_type", "mail_user")
+OPTIONS = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "exclude",
+    "nodelist",
+    "comment",
+    "mail_type",
+    "mail_user",
+)
 EXTRA = ("reservation",)
 
 # Words of sbatch, and the keys of conf/cluster that they are about; the first that fits holds.
 REFUSALS = (
-    ("option '", "extra"), ("unrecognized", "extra"), ("license", "extra"), ("wckey", "extra"),
+    ("option '", "extra"),
+    ("unrecognized", "extra"),
+    ("license", "extra"),
+    ("wckey", "extra"),
     ("violates accounting", "account, qos, time_min or nodes"),
     ("partition configuration", "partition, time_min or nodes"),
     ("node configuration", "partition, nodes, gpus, gres, cpus, memory_gb or constraint"),
-    ("account/partition", "account or partition"), ("account", "account"), ("qos", "qos"),
-    ("partition", "partition"), ("reservation", "reservation"),
-    ("generic resource", "gres or gpus"), ("gres", "gres or gpus"), ("tres", "gres or gpus"),
-    ("feature", "constraint"), ("--constraint", "constraint"),
-    ("time limit", "time_min"), ("--time", "time_min"), ("walltime", "time_min"),
-    ("memory", "memory_gb"), ("node name", "nodelist or exclude"), ("node count", "nodes"),
-    ("processors", "cpus, tasks_per_node or nodes"), ("cpu count", "cpus or tasks_per_node"),
+    ("account/partition", "account or partition"),
+    ("account", "account"),
+    ("qos", "qos"),
+    ("partition", "partition"),
+    ("reservation", "reservation"),
+    ("generic resource", "gres or gpus"),
+    ("gres", "gres or gpus"),
+    ("tres", "gres or gpus"),
+    ("feature", "constraint"),
+    ("--constraint", "constraint"),
+    ("time limit", "time_min"),
+    ("--time", "time_min"),
+    ("walltime", "time_min"),
+    ("memory", "memory_gb"),
+    ("node name", "nodelist or exclude"),
+    ("node count", "nodes"),
+    ("processors", "cpus, tasks_per_node or nodes"),
+    ("cpu count", "cpus or tasks_per_node"),
     ("mail", "mail_type or mail_user"),
 )
 
@@ -111,30 +134,39 @@ def executor(
         setup=_setup(spec, options),
         additional_parameters=_additional(options, cluster),
     )
-    command = (f"{made.python} -u -m aevo.jobs.execute {shlex.quote(spec.folder)} {attempt}")
+    command = f"{made.python} -u -m aevo.jobs.execute {shlex.quote(spec.folder)} {attempt}"
     return made, command
 
 
 def _refuse_unwritable(spec: JobSpec, options: SbatchOptions) -> None:
     """`#SBATCH` lines end with the line, and sbatch replaces `%` in the name of an output file."""
     if set(spec.folder) & set("%\\\n\r"):
-        raise ConfigError(f"sbatch cannot write to {spec.folder!r}",
-                          "give runs=PATH without %, backslash and line break")
+        raise ConfigError(
+            f"sbatch cannot write to {spec.folder!r}",
+            "give runs=PATH without %, backslash and line break",
+        )
     values = options.model_dump(exclude={"setup", "environment", "srun"})
     values |= {f"extra.{key}": value for key, value in values.pop("extra").items()}
     for key, value in values.items():
         if isinstance(value, str) and ("\n" in value or "\r" in value):
-            raise ConfigError(f"cluster.{section_of(spec.kind)}.{key} has a line break, which an "
-                              "sbatch script cannot hold", "write it in one line")
+            raise ConfigError(
+                f"cluster.{section_of(spec.kind)}.{key} has a line break, which an "
+                "sbatch script cannot hold",
+                "write it in one line",
+            )
 
 
 def _parameters(options: SbatchOptions) -> dict[str, Any]:
     found: dict[str, Any] = {
         key: value for key in OPTIONS if (value := getattr(options, key)) is not None
     }
-    found |= {"nodes": options.nodes or 1, "ntasks_per_node": options.tasks_per_node or 1,
-              "cpus_per_task": options.cpus or 1, "time": options.time_min,
-              "wckey": None}  # submitit's own, which sites with wckeys refuse
+    found |= {
+        "nodes": options.nodes or 1,
+        "ntasks_per_node": options.tasks_per_node or 1,
+        "cpus_per_task": options.cpus or 1,
+        "time": options.time_min,
+        "wckey": None,
+    }  # submitit's own, which sites with wckeys refuse
     if options.memory_gb is not None:
         found["mem"] = f"{round(options.memory_gb * 1024)}M"
     if options.gpus:
@@ -148,8 +180,9 @@ def _parameters(options: SbatchOptions) -> dict[str, Any]:
 
 
 def _additional(options: SbatchOptions, cluster: SlurmCluster) -> dict[str, Any]:
-    found: dict[str, Any] = {key: value for key in EXTRA
-                             if (value := getattr(options, key)) is not None}
+    found: dict[str, Any] = {
+        key: value for key in EXTRA if (value := getattr(options, key)) is not None
+    }
     # B: the job's own process gets the warning, not the steps it runs
     found["signal"] = f"B:USR2@{cluster.signal_s}"
     if options.requeue is not None:
@@ -169,7 +202,8 @@ def _setup(spec: JobSpec, options: SbatchOptions) -> list[str]:
 def dependency(after: Sequence[str], needs: Sequence[str]) -> list[str]:
     """sbatch's arguments for Slurm ids: `after` must have ended, `needs` have succeeded."""
     parts = ([f"afterok:{':'.join(needs)}"] if needs else []) + (
-        [f"afterany:{':'.join(after)}"] if after else [])
+        [f"afterany:{':'.join(after)}"] if after else []
+    )
     if not parts:
         return []
     return [f"--dependency={','.join(parts)}", "--kill-on-invalid-dep=yes"]
@@ -189,8 +223,10 @@ def refusal(spec: JobSpec, words: str) -> ConfigError:
 
 def no_slurm() -> ConfigError:
     """The error of a machine without Slurm's commands."""
-    return ConfigError("sbatch is not installed here",
-                       "run this where Slurm's commands are on PATH, or choose cluster=local")
+    return ConfigError(
+        "sbatch is not installed here",
+        "run this where Slurm's commands are on PATH, or choose cluster=local",
+    )
 
 
 def _bare(line: str) -> str:

@@ -18,8 +18,17 @@ from aevo.records.job import JobSpec
 from aevo.text import one_line
 
 # What sbatch says when the controller is away, as apart from refusing the job.
-AWAY = ("unable to contact", "timed out", "connection refused", "temporarily unable",
-        "communication", "socket", "zero bytes", "not responding", "try again")
+AWAY = (
+    "unable to contact",
+    "timed out",
+    "connection refused",
+    "temporarily unable",
+    "communication",
+    "socket",
+    "zero bytes",
+    "not responding",
+    "try again",
+)
 TRIES = 5
 PAUSE_S = 5.0
 
@@ -48,9 +57,10 @@ def start(job: JobFolder, spec: JobSpec, attempt: int, cluster: SlurmCluster) ->
         row = known.named(job_name(spec, attempt)) if not known.error else None
         if row is not None:
             return row.id
-    raise JobError(f"the Slurm controller did not take {spec.name} in {TRIES} tries: "
-                   f"{one_line(words)[-200:]}",
-                   "run the same command again when `scontrol ping` says UP")
+    raise JobError(
+        f"the Slurm controller did not take {spec.name} in {TRIES} tries: {one_line(words)[-200:]}",
+        "run the same command again when `scontrol ping` says UP",
+    )
 
 
 def parents(folders: list[str]) -> list[str]:

@@ -35,8 +35,9 @@ def observe(job: JobFolder) -> JobState:
     log = job.log(attempt) if attempt else None
     if there(spec.product):
         lives = spec.kind in WRITTEN_INSIDE and bool(lines) and _lives_on(job, spec, lines)
-        return JobState(spec.name, "ending" if lives else "finished", attempt, log,
-                        job_id=_job_id(lines))
+        return JobState(
+            spec.name, "ending" if lives else "finished", attempt, log, job_id=_job_id(lines)
+        )
     if not lines:
         return JobState(spec.name, "none", 0, None)
     if spec.queue is not None:
@@ -73,22 +74,25 @@ def _on_this_machine(job: JobFolder, spec: JobSpec, lines: list[LedgerLine]) -> 
     return JobState(spec.name, "lost", attempt, log, "its process is gone and left no record")
 
 
-def _ended(
-    job: JobFolder, spec: JobSpec, lines: list[LedgerLine], log: Path
-) -> JobState | None:
+def _ended(job: JobFolder, spec: JobSpec, lines: list[LedgerLine], log: Path) -> JobState | None:
     attempt = last_attempt(lines)
     end = job.ended(attempt)
     if end is None or end.requeued:
         return None
     if there(spec.product):  # it ended between the two looks
         return JobState(spec.name, "finished", attempt, log)
-    return JobState(spec.name, "failed", attempt, log, end.message or f"exit {end.exit_code}",
-                    cancelled=end.exit_code == CANCELLED, job_id=_job_id(lines))
+    return JobState(
+        spec.name,
+        "failed",
+        attempt,
+        log,
+        end.message or f"exit {end.exit_code}",
+        cancelled=end.exit_code == CANCELLED,
+        job_id=_job_id(lines),
+    )
 
 
-def _on_slurm(
-    job: JobFolder, spec: JobSpec, queue: Queue, lines: list[LedgerLine]
-) -> JobState:
+def _on_slurm(job: JobFolder, spec: JobSpec, queue: Queue, lines: list[LedgerLine]) -> JobState:
     attempt = last_attempt(lines)
     log = job.log(attempt)
     ended = _ended(job, spec, lines, log)
@@ -104,8 +108,13 @@ def _on_slurm(
     if job_id is None:
         if known.time < asked or time.time() - asked < ANSWER_S:
             return JobState(spec.name, "starting", attempt, log)
-        return JobState(spec.name, "lost", attempt, log,
-                        "its submission was not answered, and no job of its name exists")
+        return JobState(
+            spec.name,
+            "lost",
+            attempt,
+            log,
+            "its submission was not answered, and no job of its name exists",
+        )
     row = known.job(job_id)
     if row is None and known.time <= asked:  # asked before it was submitted
         return JobState(spec.name, "starting", attempt, log, job_id=job_id)
@@ -115,20 +124,32 @@ def _on_slurm(
     return _gone(job, spec, queue, job_id, row, attempt)
 
 
-def _in_queue(
-    job: JobFolder, spec: JobSpec, row: QueuedJob, attempt: int, log: Path
-) -> JobState:
+def _in_queue(job: JobFolder, spec: JobSpec, row: QueuedJob, attempt: int, log: Path) -> JobState:
     if row.stuck:
-        return JobState(spec.name, "lost", attempt, log, f"Slurm holds it ({row.reason})",
-                        job_id=row.id, state=row.state, reason=row.reason)
+        return JobState(
+            spec.name,
+            "lost",
+            attempt,
+            log,
+            f"Slurm holds it ({row.reason})",
+            job_id=row.id,
+            state=row.state,
+            reason=row.reason,
+        )
     if row.state.startswith(WAITING):
-        return JobState(spec.name, "queued", attempt, log, job_id=row.id, state=row.state,
-                        reason=row.reason)
+        return JobState(
+            spec.name, "queued", attempt, log, job_id=row.id, state=row.state, reason=row.reason
+        )
     running = job.current()
     begun = running is not None and running.attempt == attempt
     return JobState(
-        spec.name, running.phase if running and begun else "starting", attempt, log,
-        job_id=row.id, state=row.state, since=running.started if running and begun else None,
+        spec.name,
+        running.phase if running and begun else "starting",
+        attempt,
+        log,
+        job_id=row.id,
+        state=row.state,
+        since=running.started if running and begun else None,
     )
 
 
@@ -152,8 +173,16 @@ def _gone(
         "TIMEOUT": f"TIMEOUT after {spec.resources.time_min} min",
     }.get(word, word)
     blame = word not in ("", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REVOKED")
-    return JobState(spec.name, "failed" if blame else "lost", attempt, log, message,
-                    job_id=job_id, state=state, cancelled=word == "CANCELLED")
+    return JobState(
+        spec.name,
+        "failed" if blame else "lost",
+        attempt,
+        log,
+        message,
+        job_id=job_id,
+        state=state,
+        cancelled=word == "CANCELLED",
+    )
 
 
 def current_id(lines: list[LedgerLine], known: Snapshot) -> str | None:

@@ -34,13 +34,23 @@ from aevo.records.job import JobSpec, Launch, LedgerLine, Queue, Resources, Step
 MAX_DEPTH = 3
 MAX_LOST = 20
 # A parallel launcher's variables would make a job take itself for a rank of another program.
-LAUNCHERS = ("PMI_", "PMIX_", "PMI2_", "OMPI_", "I_MPI_", "MPI_LOCAL",
-             "TORCHELASTIC_")
-DEVICES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
-           "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
+LAUNCHERS = ("PMI_", "PMIX_", "PMI2_", "OMPI_", "I_MPI_", "MPI_LOCAL", "TORCHELASTIC_")
+DEVICES = (
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+    "ZE_AFFINITY_MASK",
+)
 # The leaderboard's credentials, which the collector alone needs.
-BOARD_SECRETS = ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN",
-                 "KAGGLE_CONFIG_DIR")
+BOARD_SECRETS = (
+    "KAGGLE_USERNAME",
+    "KAGGLE_KEY",
+    "KAGGLE_API_TOKEN",
+    "KAGGLE_API_V1_TOKEN",
+    "KAGGLE_CONFIG_DIR",
+)
 
 
 def submit(spec: JobSpec, cluster: ClusterSettings) -> JobState:
@@ -78,21 +88,34 @@ def fitted(spec: JobSpec, cluster: ClusterSettings) -> JobSpec:
         return spec.model_copy(update={"code": code})
     asked = cluster.options(spec.kind, spec.resources)
     place = Path(spec.folder).parents[1]
-    return spec.model_copy(update={
-        "code": code,
-        "steps": [_within(step, asked.memory_gb) for step in spec.steps],
-        "resources": Resources(
-            cpus=asked.cpus or 1, gpus=asked.gpus or 0, memory_gb=asked.memory_gb,
-            time_min=asked.time_min or spec.resources.time_min, nodes=asked.nodes or 1,
-            tasks_per_node=asked.tasks_per_node or 1, slots=spec.resources.slots,
-            disk_gb=spec.resources.disk_gb,
-        ),
-        "resumes": MAX_LOST if section_of(spec.kind) == "control" else cluster.resumes,
-        "queue": Queue(cache=str(place / ".queue.json"), poll_s=cluster.poll_s,
-                       settle_s=cluster.settle_s, watch_s=cluster.watch_s),
-        "launch": Launch(container=cluster.container, srun=asked.srun,
-                         environment=operators(asked.environment)),
-    })
+    return spec.model_copy(
+        update={
+            "code": code,
+            "steps": [_within(step, asked.memory_gb) for step in spec.steps],
+            "resources": Resources(
+                cpus=asked.cpus or 1,
+                gpus=asked.gpus or 0,
+                memory_gb=asked.memory_gb,
+                time_min=asked.time_min or spec.resources.time_min,
+                nodes=asked.nodes or 1,
+                tasks_per_node=asked.tasks_per_node or 1,
+                slots=spec.resources.slots,
+                disk_gb=spec.resources.disk_gb,
+            ),
+            "resumes": MAX_LOST if section_of(spec.kind) == "control" else cluster.resumes,
+            "queue": Queue(
+                cache=str(place / ".queue.json"),
+                poll_s=cluster.poll_s,
+                settle_s=cluster.settle_s,
+                watch_s=cluster.watch_s,
+            ),
+            "launch": Launch(
+                container=cluster.container,
+                srun=asked.srun,
+                environment=operators(asked.environment),
+            ),
+        }
+    )
 
 
 def _within(step: Step, memory_gb: float | None) -> Step:
@@ -111,10 +134,19 @@ def _start(job: JobFolder, spec: JobSpec, attempt: int, cluster: ClusterSettings
     name = job_name(spec, attempt)
 
     def note(event: str, **fields: str) -> None:
-        append_line(job.ledger, LedgerLine.model_validate({
-            "event": event, "name": spec.name, "attempt": attempt, "time": time.time(),
-            "job_name": name, **fields,
-        }))
+        append_line(
+            job.ledger,
+            LedgerLine.model_validate(
+                {
+                    "event": event,
+                    "name": spec.name,
+                    "attempt": attempt,
+                    "time": time.time(),
+                    "job_name": name,
+                    **fields,
+                }
+            ),
+        )
 
     if isinstance(cluster, SlurmCluster):
         _below_cap(job, cluster)
@@ -142,9 +174,15 @@ def clean_environment(spec: JobSpec, depth: int, cluster: ClusterSettings) -> It
     """
     secret = section_of(spec.kind) != "control"
     board = spec.kind != "collector"
-    names = [name for name in os.environ
-             if name.startswith(LAUNCHERS) or name in DEVICES or name == DEPTH
-             or (secret and secrets.variable(name)) or (board and name in BOARD_SECRETS)]
+    names = [
+        name
+        for name in os.environ
+        if name.startswith(LAUNCHERS)
+        or name in DEVICES
+        or name == DEPTH
+        or (secret and secrets.variable(name))
+        or (board and name in BOARD_SECRETS)
+    ]
     conf = os.environ.get("SLURM_CONF")
     if isinstance(cluster, SlurmCluster) and cluster.slurm_conf:
         conf = cluster.slurm_conf
@@ -155,8 +193,12 @@ def clean_environment(spec: JobSpec, depth: int, cluster: ClusterSettings) -> It
 
 
 def _below_cap(job: JobFolder, cluster: SlurmCluster) -> None:
-    count = sum(1 for ledger in job.root.parent.glob("*/ledger.jsonl")
-                for line in JobFolder(ledger.parent).lines() if line.event == "intent")
+    count = sum(
+        1
+        for ledger in job.root.parent.glob("*/ledger.jsonl")
+        for line in JobFolder(ledger.parent).lines()
+        if line.event == "intent"
+    )
     if count >= cluster.max_jobs_per_round:
         raise JobError(
             f"{job.root.parent} has {count} submissions, the most that "
@@ -173,8 +215,12 @@ def _adopt(job: JobFolder) -> None:
     known = ask()
     job_id = current_id(lines, known)
     if job_id is not None and not known.error:
-        append_line(job.ledger, lines[-1].model_copy(update={
-            "event": "submitted", "job_id": job_id, "time": time.time()}))
+        append_line(
+            job.ledger,
+            lines[-1].model_copy(
+                update={"event": "submitted", "job_id": job_id, "time": time.time()}
+            ),
+        )
 
 
 def exhausted(job: JobFolder, state: JobState, spec: JobSpec) -> bool:
@@ -183,7 +229,8 @@ def exhausted(job: JobFolder, state: JobState, spec: JobSpec) -> bool:
     ends = [job.ended(number) for number in range(1, state.attempt + 1)]
     failures = sum(
         end.exit_code not in (0, INTERRUPTED, CANCELLED) and not end.requeued
-        for end in ends if end is not None
+        for end in ends
+        if end is not None
     )
     if state.phase == "failed" and not state.cancelled and ends and ends[-1] is None:
         failures += 1

@@ -46,8 +46,13 @@ def judge(job: JobSpec, cluster: SlurmCluster) -> ConfigError | None:
     made, command = executor(job, 1, cluster)
     try:
         with clean_environment(job, 1, cluster):
-            done = subprocess.run(["sbatch", "--test-only"], input=made.text(command), text=True,
-                                  capture_output=True, timeout=DEADLINE_S)
+            done = subprocess.run(
+                ["sbatch", "--test-only"],
+                input=made.text(command),
+                text=True,
+                capture_output=True,
+                timeout=DEADLINE_S,
+            )
     except FileNotFoundError as error:
         raise no_slurm() from error
     except subprocess.TimeoutExpired:

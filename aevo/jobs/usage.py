@@ -78,15 +78,20 @@ def survey(folders: Iterable[JobFolder]) -> Survey:
 
 
 def _state(
-    job: JobFolder, spec: JobSpec, lines: list[LedgerLine], known: Snapshot, job_id: str | None,
+    job: JobFolder,
+    spec: JobSpec,
+    lines: list[LedgerLine],
+    known: Snapshot,
+    job_id: str | None,
     row: QueuedJob | None,
 ) -> JobState:
     """The state of a job whose records do not tell it. `observe` would ask sacct about one that
     Slurm has forgotten, with a long deadline, again and again in a view that refreshes."""
     attempt = last_attempt(lines)
     if known.error:
-        return JobState(spec.name, "unknown", attempt, job.log(attempt), job_id=job_id,
-                        reason=known.error)
+        return JobState(
+            spec.name, "unknown", attempt, job.log(attempt), job_id=job_id, reason=known.error
+        )
     asked = max(line.time for line in lines if line.event != "started")
     if job_id is not None and row is None and known.time > asked:
         return JobState(spec.name, "ending", attempt, job.log(attempt), job_id=job_id)
@@ -96,8 +101,11 @@ def _state(
 def _on_record(job: JobFolder, spec: JobSpec, lines: list[LedgerLine]) -> bool:
     """True if the records say how the job stands, without the scheduler."""
     end = job.ended(last_attempt(lines))
-    return (there(spec.product) or (end is not None and not end.requeued)
-            or lines[-1].event == "refused")
+    return (
+        there(spec.product)
+        or (end is not None and not end.requeued)
+        or lines[-1].event == "refused"
+    )
 
 
 @dataclass(frozen=True)
@@ -181,8 +189,15 @@ def accounts(job_ids: Iterable[str]) -> Accounts:
     ids = sorted({job_id for job_id in job_ids if job_id})
     asked = time.time()
     code, text, said = call(
-        ["sacct", "--noheader", "--allocations", "--duplicates", "--parsable2",
-         f"--jobs={','.join(ids) or '1'}", f"--format={','.join(SACCT_FIELDS)}"],
+        [
+            "sacct",
+            "--noheader",
+            "--allocations",
+            "--duplicates",
+            "--parsable2",
+            f"--jobs={','.join(ids) or '1'}",
+            f"--format={','.join(SACCT_FIELDS)}",
+        ],
         SACCT_DEADLINE_S,
     )
     found = Accounts(asked, {}, "" if code == 0 else said or f"sacct ended with exit code {code}")
@@ -216,8 +231,9 @@ def queue_seconds(folders: Iterable[Path], since: float, now: float) -> float:
     the attempt. Two jobs that wait at the same time count once.
     """
     total, covered = 0.0, since
-    for begin, end in sorted(interval for folder in folders
-                             for interval in _waits(JobFolder(folder), now)):
+    for begin, end in sorted(
+        interval for folder in folders for interval in _waits(JobFolder(folder), now)
+    ):
         begin = max(begin, covered)
         if end > begin:
             total, covered = total + end - begin, end

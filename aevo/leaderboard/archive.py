@@ -54,8 +54,10 @@ def pack(substrate: Substrate, entry: Entry, base: Path, out: Path, rules: Rules
         out.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(_existing(out)).free
         if free < 2 * report.bytes:  # the export writes beside it and renames
-            raise BoardError(f"only {free >> 20} MB are free at {out.parent}, too few for "
-                             f"{out.name}", "free some, then run the same command again")
+            raise BoardError(
+                f"only {free >> 20} MB are free at {out.parent}, too few for {out.name}",
+                "free some, then run the same command again",
+            )
         run_here(substrate.command("export", adapter=entry.adapter, out=out))
     check_archive(out, report, rules)
     return digest.of_file(out)
@@ -97,8 +99,10 @@ def check_archive(path: Path, report: AdapterReport, rules: Rules) -> None:
         with zipfile.ZipFile(path) as archive:
             names = sorted(info.filename for info in archive.infolist())
             if names != sorted(wanted):
-                raise ArchiveError(f"{path.name} holds {shown(', '.join(names))}, not exactly "
-                                   f"{' and '.join(sorted(wanted))} at its top")
+                raise ArchiveError(
+                    f"{path.name} holds {shown(', '.join(names))}, not exactly "
+                    f"{' and '.join(sorted(wanted))} at its top"
+                )
             for name, sha in wanted.items():
                 if _sha256(archive, name, rules.max_bytes) != sha:
                     raise ArchiveError(f"{name} in {path.name} is not the adapter's")
@@ -115,8 +119,10 @@ def _check_modules(folder: Path, rules: Rules) -> None:
         names = list(tensors.shapes)
     unknown = sorted({_last_name(name) for name in names} - rules.modules)
     if unknown:
-        raise IntegrityError(f"the scorer takes no LoRA for {shown(', '.join(unknown))}; it takes "
-                             f"{', '.join(sorted(rules.modules))}")
+        raise IntegrityError(
+            f"the scorer takes no LoRA for {shown(', '.join(unknown))}; it takes "
+            f"{', '.join(sorted(rules.modules))}"
+        )
 
 
 def _last_name(tensor: str) -> str:

@@ -43,7 +43,8 @@ def check(config: Config) -> None:
     if "export" not in substrate.file.commands:
         raise ConfigError(
             f"leaderboard={settings.kind}: {substrate.root}/substrate.yaml has no command `export`",
-            "add one that writes {adapter} as the archive {out}")
+            "add one that writes {adapter} as the archive {out}",
+        )
     if isinstance(settings, FileSettings):
         FileSite(settings, Path()).check()
         return
@@ -54,18 +55,24 @@ def check(config: Config) -> None:
         site.close()
     if found["deadline"] is not None and found["deadline"] < time():
         ended = datetime.fromtimestamp(found["deadline"], UTC).strftime("%Y-%m-%d")
-        print(f"note: {settings.competition} ended on {ended}; late submissions may still get a "
-              "score, and do not rank", flush=True)
+        print(
+            f"note: {settings.competition} ended on {ended}; late submissions may still get a "
+            "score, and do not rank",
+            flush=True,
+        )
 
 
 def described(config: Config) -> str:
     """For a dry run: what the collector of a round would submit, and where to."""
     settings = config.leaderboard
-    text = (f"leaderboard {settings.kind}: at most {min(settings.quota, config.worker.n)} of "
-            f"{config.worker.n} candidates, the anchor first, ")
+    text = (
+        f"leaderboard {settings.kind}: at most {min(settings.quota, config.worker.n)} of "
+        f"{config.worker.n} candidates, the anchor first, "
+    )
     if isinstance(settings, KaggleSettings):
-        return text + (f"to kaggle.com/competitions/{settings.competition} "
-                       f"({settings.daily_quota} a UTC day)")
+        return text + (
+            f"to kaggle.com/competitions/{settings.competition} ({settings.daily_quota} a UTC day)"
+        )
     if isinstance(settings, FileSettings):
         scorer = shlex.join(settings.command) if settings.command else "whoever watches it"
         return text + f"to leaderboard/outbox of the campaign, scored by {scorer}"

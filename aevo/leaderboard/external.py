@@ -47,8 +47,12 @@ class ExternalBoard:
     """Bound to one campaign and one site."""
 
     def __init__(
-        self, campaign: OpenCampaign, settings: ExternalSettings, site: Site,
-        quota_wait_s: float = 0.0, clock: Clock | None = None,
+        self,
+        campaign: OpenCampaign,
+        settings: ExternalSettings,
+        site: Site,
+        quota_wait_s: float = 0.0,
+        clock: Clock | None = None,
     ) -> None:
         self.campaign, self.layout = campaign, campaign.layout
         self.settings, self.site = settings, site
@@ -91,14 +95,17 @@ class ExternalBoard:
             print(f"{self.site.kind}: {error}", file=sys.stderr)
             return record
         latest = self.ledger.latest()
-        known = {(item.entry.candidate, item.entry.run, item.entry.checkpoint): item
-                 for item in orders}
+        known = {
+            (item.entry.candidate, item.entry.run, item.entry.checkpoint): item for item in orders
+        }
         submissions = []
         for entry in record.submissions:
             mine = known.get((entry.candidate, entry.run, entry.checkpoint))
             submissions.append(
-                self._submission(mine, latest.get(mine.token), "") if mine and entry.pending
-                else entry)
+                self._submission(mine, latest.get(mine.token), "")
+                if mine and entry.pending
+                else entry
+            )
         record = record.model_copy(update={"submissions": submissions})
         write_json(self.layout.round(number).leaderboard, record)
         return record
@@ -147,14 +154,19 @@ class ExternalBoard:
             return ""
         wait = _until_tomorrow(self.clock.now())
         if wait <= self.quota_wait_s:
-            print(f"{self.site.kind}: today's quota of {daily.quota} is used up; waiting "
-                  f"{wait / 3600:.1f} h for the next UTC day", flush=True)
+            print(
+                f"{self.site.kind}: today's quota of {daily.quota} is used up; waiting "
+                f"{wait / 3600:.1f} h for the next UTC day",
+                flush=True,
+            )
             self.clock.sleep(wait)
             daily = self._daily()
             if daily is None or daily.left > 0:
                 return ""
-        return (f"not submitted: {daily.used} submissions on {daily.day} (UTC), none left; the "
-                f"quota begins anew at 00:00 UTC")
+        return (
+            f"not submitted: {daily.used} submissions on {daily.day} (UTC), none left; the "
+            f"quota begins anew at 00:00 UTC"
+        )
 
     def _daily(self) -> Daily | None:
         now = self.clock.now()
@@ -164,11 +176,18 @@ class ExternalBoard:
         substrate = self.campaign.substrate
         self.campaign.verify()
         if "export" not in substrate.file.commands:
-            raise SubstrateError(f"{substrate.root}/substrate.yaml has no command `export`",
-                                 "the leaderboard needs one that writes a submission archive")
+            raise SubstrateError(
+                f"{substrate.root}/substrate.yaml has no command `export`",
+                "the leaderboard needs one that writes a submission archive",
+            )
         archive = self.layout.board / "outbox" / wanted.token / ARCHIVE
-        sha = pack(substrate, wanted.entry, Path(self.campaign.base), archive,
-                   rules_of(self.settings, lora=self.site.kind == "kaggle"))
+        sha = pack(
+            substrate,
+            wanted.entry,
+            Path(self.campaign.base),
+            archive,
+            rules_of(self.settings, lora=self.site.kind == "kaggle"),
+        )
         self.ledger.note("intent", wanted, self.clock.now(), sha)
         reference = self.site.post(archive, self._request(wanted, sha))
         self.ledger.note("posted", wanted, self.clock.now(), sha, reference)
@@ -177,10 +196,17 @@ class ExternalBoard:
     def _request(self, wanted: Order, sha: str) -> Request:
         entry = wanted.entry
         return Request(
-            token=wanted.token, campaign=self.campaign.name, round=wanted.round,
-            candidate=entry.candidate, run=entry.run, checkpoint=entry.checkpoint,
-            adapter_sha256=entry.adapter_sha256, archive=ARCHIVE, archive_sha256=sha,
-            description=wanted.description, requested=utc(self.clock.now()),
+            token=wanted.token,
+            campaign=self.campaign.name,
+            round=wanted.round,
+            candidate=entry.candidate,
+            run=entry.run,
+            checkpoint=entry.checkpoint,
+            adapter_sha256=entry.adapter_sha256,
+            archive=ARCHIVE,
+            archive_sha256=sha,
+            description=wanted.description,
+            requested=utc(self.clock.now()),
         )
 
     def _open(self) -> dict[str, SubmissionLine]:
@@ -202,8 +228,9 @@ class ExternalBoard:
         for token, posted in found.items():
             known = waiting.get(token)
             if known is None:
-                line = self.ledger.note("posted", strange[token], self.clock.now(),
-                                        reference=posted.reference)
+                line = self.ledger.note(
+                    "posted", strange[token], self.clock.now(), reference=posted.reference
+                )
             elif known.event == "intent":
                 self.ledger.follow(known, "posted", known.time, number, posted.reference)
                 line = self.ledger.latest()[token]
@@ -221,8 +248,9 @@ class ExternalBoard:
         if text:
             self.ledger.follow(line, "failed", self.clock.now(), number, text=foreign(text))
         elif score is not None:
-            self.ledger.follow(line, "scored", self.clock.now(), number,
-                               score=round(score, self.decimals))
+            self.ledger.follow(
+                line, "scored", self.clock.now(), number, score=round(score, self.decimals)
+            )
         (self.layout.board / "outbox" / line.token / ARCHIVE).unlink(missing_ok=True)
 
     def _odd(self, score: float | None) -> str:
@@ -237,12 +265,16 @@ class ExternalBoard:
         """Asks for scores, less and less often, until all are in or the deadline has come."""
         mine = {item.token for item in orders}
         pause = self.settings.poll_s
-        while waiting := [line for token, line in self._open().items()
-                          if token in mine and line.event == "posted"]:
+        while waiting := [
+            line for token, line in self._open().items() if token in mine and line.event == "posted"
+        ]:
             rest = max(line.time for line in waiting) + self.settings.deadline_s - self.clock.now()
             if rest <= 0:
-                print(f"{self.site.kind}: {len(waiting)} score(s) are not in after "
-                      f"{self.settings.deadline_s:g} s; the next round takes them up", flush=True)
+                print(
+                    f"{self.site.kind}: {len(waiting)} score(s) are not in after "
+                    f"{self.settings.deadline_s:g} s; the next round takes them up",
+                    flush=True,
+                )
                 return
             self.clock.sleep(min(pause, rest))
             pause = min(2 * pause, self.settings.poll_max_s)
@@ -255,8 +287,10 @@ class ExternalBoard:
 
     def _write(self, number: int, orders: list[Order], left_out: dict[str, str]) -> Leaderboard:
         latest = self.ledger.latest()
-        submissions = [self._submission(item, latest.get(item.token), left_out.get(item.token, ""))
-                       for item in orders]
+        submissions = [
+            self._submission(item, latest.get(item.token), left_out.get(item.token, ""))
+            for item in orders
+        ]
         taken = sum(latest[item.token].event in TAKEN for item in orders if item.token in latest)
         best = max((item.score for item in submissions if item.score is not None), default=None)
         daily, standing = None, None
@@ -266,9 +300,15 @@ class ExternalBoard:
         except BoardError as error:  # the scores are in: the round does not fail over the rest
             print(f"{self.site.kind}: no snapshot of the board: {error}", file=sys.stderr)
         record = Leaderboard(
-            kind=self.site.kind, round=number, decimals=self.decimals, quota=self.quota,
-            quota_left=self.quota - taken, submissions=submissions, daily=daily,
-            standing=standing, late=self.ledger.late(number),
+            kind=self.site.kind,
+            round=number,
+            decimals=self.decimals,
+            quota=self.quota,
+            quota_left=self.quota - taken,
+            submissions=submissions,
+            daily=daily,
+            standing=standing,
+            late=self.ledger.late(number),
         )
         write_json(self.layout.round(number).leaderboard, record)
         return record
@@ -281,8 +321,13 @@ class ExternalBoard:
         if not scored and not pending:
             error = reason or (line.text if line else None) or "not submitted"
         return Submission(
-            candidate=entry.candidate, run=entry.run, checkpoint=entry.checkpoint,
-            adapter_sha256=entry.adapter_sha256, dev=entry.dev, error=error, pending=pending,
+            candidate=entry.candidate,
+            run=entry.run,
+            checkpoint=entry.checkpoint,
+            adapter_sha256=entry.adapter_sha256,
+            dev=entry.dev,
+            error=error,
+            pending=pending,
             score=line.score if line is not None and scored else None,
             reference=line.reference if line is not None else None,
         )
@@ -293,7 +338,8 @@ def rules_of(settings: ExternalSettings, lora: bool) -> Rules:
     return Rules(
         max_rank=settings.max_rank or Rules.max_rank,
         modules=None if settings.modules is None else frozenset(settings.modules),
-        max_bytes=settings.max_mb << 20, lora=lora,
+        max_bytes=settings.max_mb << 20,
+        lora=lora,
     )
 
 

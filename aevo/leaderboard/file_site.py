@@ -70,12 +70,15 @@ class FileSite:
 
     def _argv(self, submission: str, request: str) -> list[str]:
         try:
-            return [word.format(submission=submission, request=request)
-                    for word in self.settings.command or []]
+            return [
+                word.format(submission=submission, request=request)
+                for word in self.settings.command or []
+            ]
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError(
                 f"leaderboard.command has a placeholder that is not known ({error})",
-                f"known: {', '.join('{' + name + '}' for name in PLACES)}") from error
+                f"known: {', '.join('{' + name + '}' for name in PLACES)}",
+            ) from error
 
     def _run(self, folder: Path) -> None:
         """Runs the command until it gives an answer, or has failed too often; a command that was
@@ -84,16 +87,23 @@ class FileSite:
         for _ in range(self.settings.attempts):
             argv = self._argv(str(folder / "submission.zip"), str(folder / "request.json"))
             try:
-                done = subprocess.run(argv, cwd=folder, capture_output=True, text=True,
-                                      errors="replace", stdin=subprocess.DEVNULL,
-                                      timeout=self.settings.command_timeout_s)
+                done = subprocess.run(
+                    argv,
+                    cwd=folder,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    stdin=subprocess.DEVNULL,
+                    timeout=self.settings.command_timeout_s,
+                )
             except subprocess.TimeoutExpired:
                 text = f"no answer within {self.settings.command_timeout_s:g} s"
                 continue
             except OSError as error:
-                raise ConfigError(f"leaderboard.command cannot be run: {error}",
-                                  "name a program that is there where the collector runs"
-                                  ) from error
+                raise ConfigError(
+                    f"leaderboard.command cannot be run: {error}",
+                    "name a program that is there where the collector runs",
+                ) from error
             lines = done.stdout.strip().splitlines()
             if done.returncode == 0 and lines:
                 write_text(folder / "score.json", lines[-1] + "\n")
@@ -101,8 +111,10 @@ class FileSite:
             said = done.stderr.strip().splitlines() or lines or ["it printed nothing"]
             text = f"the scorer's command failed ({done.returncode}): {said[-1]}"
         request = read(Request, folder / "request.json")
-        write_json(folder / "score.json", Answer(
-            schema_version=1, archive_sha256=request.archive_sha256, error=foreign(text)))
+        write_json(
+            folder / "score.json",
+            Answer(schema_version=1, archive_sha256=request.archive_sha256, error=foreign(text)),
+        )
 
 
 def _posted(token: str, request: Request, path: Path) -> Posted:
@@ -118,9 +130,13 @@ def _posted(token: str, request: Request, path: Path) -> Posted:
             return Posted(token, "pending")
         return Posted(token, "failed", text=f"score.json is not JSON: {foreign(str(error))}")
     if answer.archive_sha256 != request.archive_sha256:
-        return Posted(token, "failed", text="score.json is of another archive "
-                      f"({foreign(answer.archive_sha256)[:16]}, not "
-                      f"{request.archive_sha256[:16]})")
+        return Posted(
+            token,
+            "failed",
+            text="score.json is of another archive "
+            f"({foreign(answer.archive_sha256)[:16]}, not "
+            f"{request.archive_sha256[:16]})",
+        )
     if answer.error:
         return Posted(token, "failed", text=foreign(answer.error))
     if answer.score is None or not math.isfinite(answer.score):

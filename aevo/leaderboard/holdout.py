@@ -53,7 +53,10 @@ class HoldoutBoard:
                 raise JobError(f"{spec.product} is of other items than the campaign's")
             scores = found.scores
         board = Leaderboard(
-            kind="holdout", round=number, decimals=self.decimals, quota=self.quota,
+            kind="holdout",
+            round=number,
+            decimals=self.decimals,
+            quota=self.quota,
             quota_left=self.quota - len(taken),
             submissions=[self._submission(entry, scores[_label(entry)]) for entry in taken],
         )
@@ -66,8 +69,13 @@ class HoldoutBoard:
             error = "the adapter is not the one that was scored on dev"
         shown = None if error or score.dev is None else round(score.dev, self.decimals)
         return Submission(
-            candidate=entry.candidate, run=entry.run, checkpoint=entry.checkpoint,
-            adapter_sha256=entry.adapter_sha256, dev=entry.dev, score=shown, error=error,
+            candidate=entry.candidate,
+            run=entry.run,
+            checkpoint=entry.checkpoint,
+            adapter_sha256=entry.adapter_sha256,
+            dev=entry.dev,
+            score=shown,
+            error=error,
         )
 
 

@@ -29,11 +29,22 @@ class Order:
 
 def order(campaign: str, number: int, entry: Entry) -> Order:
     """The order for an entry; the same entry always gives the same token."""
-    token = "aevo-" + digest.of_value(
-        [campaign, number, entry.candidate, entry.run, entry.checkpoint, entry.adapter_sha256])[:20]
-    return Order(token, number, entry, (
-        f"{token} {campaign} round {number} {entry.candidate} run {entry.run} {entry.checkpoint} "
-        f"adapter {entry.adapter_sha256[:16]}"))
+    token = (
+        "aevo-"
+        + digest.of_value(
+            [campaign, number, entry.candidate, entry.run, entry.checkpoint, entry.adapter_sha256]
+        )[:20]
+    )
+    return Order(
+        token,
+        number,
+        entry,
+        (
+            f"{token} {campaign} round {number} {entry.candidate} run {entry.run} "
+            f"{entry.checkpoint} "
+            f"adapter {entry.adapter_sha256[:16]}"
+        ),
+    )
 
 
 def day(time: float) -> str:
@@ -56,28 +67,58 @@ class Ledger:
         return {line.token: line for line in self.lines()}
 
     def note(
-        self, event: LedgerEvent, wanted: Order, time: float, archive_sha256: str | None = None,
-        reference: str | None = None, text: str | None = None,
+        self,
+        event: LedgerEvent,
+        wanted: Order,
+        time: float,
+        archive_sha256: str | None = None,
+        reference: str | None = None,
+        text: str | None = None,
     ) -> SubmissionLine:
         """Appends a line about an order of the present round."""
         entry = wanted.entry
         line = SubmissionLine(
-            event=event, token=wanted.token, time=time, round=wanted.round,
-            candidate=entry.candidate, run=entry.run, checkpoint=entry.checkpoint,
-            adapter_sha256=entry.adapter_sha256, description=wanted.description,
-            by_round=wanted.round, archive_sha256=archive_sha256, reference=reference, text=text,
+            event=event,
+            token=wanted.token,
+            time=time,
+            round=wanted.round,
+            candidate=entry.candidate,
+            run=entry.run,
+            checkpoint=entry.checkpoint,
+            adapter_sha256=entry.adapter_sha256,
+            description=wanted.description,
+            by_round=wanted.round,
+            archive_sha256=archive_sha256,
+            reference=reference,
+            text=text,
         )
         append_line(self.path, line)
         return line
 
     def follow(
-        self, before: SubmissionLine, event: LedgerEvent, time: float, by_round: int,
-        reference: str | None = None, score: float | None = None, text: str | None = None,
+        self,
+        before: SubmissionLine,
+        event: LedgerEvent,
+        time: float,
+        by_round: int,
+        reference: str | None = None,
+        score: float | None = None,
+        text: str | None = None,
     ) -> None:
         """Appends what became of a submission."""
-        append_line(self.path, before.model_copy(update={
-            "event": event, "time": time, "by_round": by_round, "score": score, "text": text,
-            "reference": reference or before.reference}))
+        append_line(
+            self.path,
+            before.model_copy(
+                update={
+                    "event": event,
+                    "time": time,
+                    "by_round": by_round,
+                    "score": score,
+                    "text": text,
+                    "reference": reference or before.reference,
+                }
+            ),
+        )
 
     def used(self, today: str) -> int:
         """Uploads of that day that the board took or may have taken."""
@@ -92,8 +133,14 @@ class Ledger:
     def late(self, number: int) -> list[LateScore]:
         """Outcomes of earlier rounds that round `number` saw."""
         return [
-            LateScore(round=line.round, candidate=line.candidate, run=line.run,
-                      checkpoint=line.checkpoint, score=line.score, error=line.text)
+            LateScore(
+                round=line.round,
+                candidate=line.candidate,
+                run=line.run,
+                checkpoint=line.checkpoint,
+                score=line.score,
+                error=line.text,
+            )
             for line in self.lines()
             if line.event in ("scored", "failed") and line.by_round == number > line.round
         ]

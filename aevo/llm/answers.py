@@ -120,7 +120,7 @@ def apart(completion: Completion) -> Completion:
     thoughts = [completion.reasoning] if completion.reasoning else []
     while opened := re.match(r"\s*<think>(.*?)(?:</think>|\Z)", text, re.DOTALL):
         thoughts.append(opened.group(1).strip())
-        text = text[opened.end():]
+        text = text[opened.end() :]
     if "</think>" in text and "<think>" not in text:  # the template had opened it in the prompt
         thought, _, text = text.partition("</think>")
         thoughts.append(thought.strip())
@@ -143,8 +143,13 @@ def sound_calls(raw: list[RawCall], turns: list[Turn]) -> list[ToolCall]:
             given = f"call{number % 1000:03d}{serial:02d}"
             serial += 1
         used.add(given)
-        calls.append(ToolCall(id=given, name=sound(call.name).strip() or "unnamed",
-                              arguments=_arguments(call.arguments)))
+        calls.append(
+            ToolCall(
+                id=given,
+                name=sound(call.name).strip() or "unnamed",
+                arguments=_arguments(call.arguments),
+            )
+        )
     return calls
 
 
@@ -282,7 +287,8 @@ def _add_piece(item: dict[str, Any], calls: list[RawCall], current: dict[int, in
     if isinstance(piece.arguments, str) and isinstance(call.arguments, str):
         arguments = call.arguments + piece.arguments
     calls[current[key]] = RawCall(
-        call.id or piece.id, call.name + (piece.name if piece.name != call.name else ""), arguments)
+        call.id or piece.id, call.name + (piece.name if piece.name != call.name else ""), arguments
+    )
 
 
 def _is_another(piece: RawCall, call: RawCall) -> bool:

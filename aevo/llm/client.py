@@ -41,21 +41,19 @@ from aevo.llm.endpoint import (
     open_client,
 )
 from aevo.llm.model import Reply, ToolSchema
-from aevo.llm.retry import (
-    EndpointError,
-    Failure,
-    Kind,
-    OnRetry,
-    failure_of,
-    is_outage,
-    patient,
-)
+from aevo.llm.retry import EndpointError, Failure, Kind, OnRetry, failure_of, is_outage, patient
 from aevo.llm.tokens import Window, characters, usage_of
 from aevo.llm.wire import decode, describe, native_messages, native_tools, text_messages
 from aevo.records.trace import Turn
 
-_MAY_HAVE_MOVED = (Kind.CONNECTION, Kind.TIMEOUT, Kind.AUTH, Kind.NOT_FOUND, Kind.SERVER,
-                   Kind.MALFORMED)
+_MAY_HAVE_MOVED = (
+    Kind.CONNECTION,
+    Kind.TIMEOUT,
+    Kind.AUTH,
+    Kind.NOT_FOUND,
+    Kind.SERVER,
+    Kind.MALFORMED,
+)
 
 
 class _Answer(NamedTuple):
@@ -80,10 +78,14 @@ class OpenAIModel:
     """
 
     def __init__(
-        self, settings: EndpointSettings, on_retry: OnRetry = lambda *_: None,
+        self,
+        settings: EndpointSettings,
+        on_retry: OnRetry = lambda *_: None,
         on_reasoning: Callable[[str], None] = lambda _: None,
-        on_outage: Callable[[str], None] = lambda _: None, seed: int = 0,
-        sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.time,
+        on_outage: Callable[[str], None] = lambda _: None,
+        seed: int = 0,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings, self.on_retry, self.on_reasoning = settings, on_retry, on_reasoning
         self.on_outage = on_outage
@@ -130,7 +132,9 @@ class OpenAIModel:
                 f"{self.name} sent no usable reply {MAX_REPAIRS + 1} times in a row, the last: "
                 f"{self.keys.scrub(_gist(turn))}",
                 "agent.tools=text may suit this model, or a larger agent.max_tokens; else it is "
-                "too weak for this work", kind=Kind.MALFORMED, usage=usage,
+                "too weak for this work",
+                kind=Kind.MALFORMED,
+                usage=usage,
             )
         return Reply(turn=turn, usage=usage)
 
@@ -139,24 +143,27 @@ class OpenAIModel:
         if not raw and (self._text or self.settings.tools == "auto") and tools:
             prose, found = decode(content)
             # Some servers pass on calls in the text though tools were offered natively.
-            if self._text or (found and all(call.name in {t.name for t in tools}
-                                            for call in found)):
+            if self._text or (
+                found and all(call.name in {t.name for t in tools} for call in found)
+            ):
                 content, raw = prose, found
         calls = sound_calls(
             [call._replace(arguments=each_text(call.arguments, self.keys.clean)) for call in raw],
-            turns)
+            turns,
+        )
         content = sound(self.keys.clean(content))
         if not calls and completion.finish == "length":
             content = f"{content}\n{CUT}" if content else CUT
-        return Turn(role="assistant", content=content or ("" if calls else EMPTY),
-                    tool_calls=calls)
+        return Turn(role="assistant", content=content or ("" if calls else EMPTY), tool_calls=calls)
 
     def _ask(self, turns: list[Turn], tools: list[ToolSchema]) -> _Answer:
         """Tries until an answer comes or patience ends."""
-        retrying = patient(self.settings.retries, self.settings.max_wait_s, self._rng, self.sleep,
-                           self._waiting)
-        outcome = retrying(lambda: self._attempt(
-            turns, tools, retrying.statistics["attempt_number"]))
+        retrying = patient(
+            self.settings.retries, self.settings.max_wait_s, self._rng, self.sleep, self._waiting
+        )
+        outcome = retrying(
+            lambda: self._attempt(turns, tools, retrying.statistics["attempt_number"])
+        )
         if isinstance(outcome, Failure):
             number = retrying.statistics["attempt_number"]
             tries = f" after {number} tries" if number > 1 else ""
@@ -175,8 +182,9 @@ class OpenAIModel:
             self._out = True
             self.on_outage(f"waiting for the endpoint: {failure.kind}: {failure.text}")
 
-    def _attempt(self, turns: list[Turn], tools: list[ToolSchema], number: int
-                 ) -> _Answer | Failure:
+    def _attempt(
+        self, turns: list[Turn], tools: list[ToolSchema], number: int
+    ) -> _Answer | Failure:
         """One try; what the endpoint refuses for its form is asked at once in another."""
         tightened = False
         while True:
@@ -205,8 +213,11 @@ class OpenAIModel:
             body["tools"] = native_tools(tools)
         if given.stream and self._stream_usage:
             body["stream_options"] = {"include_usage": True}
-        for name, value in (("temperature", given.temperature), ("top_p", given.top_p),
-                            (self._limit_name, given.max_tokens)):
+        for name, value in (
+            ("temperature", given.temperature),
+            ("top_p", given.top_p),
+            (self._limit_name, given.max_tokens),
+        ):
             if value is not None:
                 body[name] = value
         return body
@@ -266,12 +277,17 @@ class OpenAIModel:
         given, told = self.settings, failure.text if failure.kind is Kind.BAD_REQUEST else ""
         if given.stream and self._stream_usage and "stream_options" in told:
             self._stream_usage = False
-        elif given.max_tokens and self._limit_name == "max_tokens" and (
-            "max_completion_tokens" in told
+        elif (
+            given.max_tokens
+            and self._limit_name == "max_tokens"
+            and ("max_completion_tokens" in told)
         ):
             self._limit_name = "max_completion_tokens"
-        elif failure.tools_refused and tools and given.tools == "auto" and not (
-            self._text or self._tools_proven
+        elif (
+            failure.tools_refused
+            and tools
+            and given.tools == "auto"
+            and not (self._text or self._tools_proven)
         ):
             self._text = True
         else:

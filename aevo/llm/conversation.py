@@ -127,8 +127,13 @@ def _talk(build: BuildModel, tool: ToolSchema, trace: Trace, judge: Judge[T]) ->
     if not problem and review.product is None:
         last = "; ".join(review.faults)
         problem = f"{review.refusals} replies of {name} were refused, the last: {last}"
-    trace.note("finish", accepted=not problem, model=name, reason=problem[:LONGEST_FAULT],
-               **spent.model_dump())
+    trace.note(
+        "finish",
+        accepted=not problem,
+        model=name,
+        reason=problem[:LONGEST_FAULT],
+        **spent.model_dump(),
+    )
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,7 @@ def locate(settings: EndpointSettings) -> Endpoint:
     problem = ""
     try:
         record = read(EndpointRecord, Path(settings.record))
-        return Endpoint(record.base_url, record.model,
-                        settings.api_key_file or record.api_key_file)
+        return Endpoint(record.base_url, record.model, settings.api_key_file or record.api_key_file)
     except RecordError as error:
         problem = error.what
     raise EndpointError(
@@ -137,7 +136,8 @@ class KeyHolder:
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise EndpointError(
                 f"{self.source} holds no usable key (one line of printable ASCII, no spaces)",
-                "write the key and nothing else", kind=Kind.AUTH,
+                "write the key and nothing else",
+                kind=Kind.AUTH,
             )
         self._seen.add(key)
         return key
@@ -161,7 +161,8 @@ class KeyHolder:
             if mode & 0o077:
                 raise EndpointError(
                     f"the key file {path} can be read by others (mode {mode:04o})",
-                    f"chmod 600 {path}", kind=Kind.AUTH,
+                    f"chmod 600 {path}",
+                    kind=Kind.AUTH,
                 )
             return path.read_text(encoding="ascii", errors="replace")
         except OSError as error:
@@ -178,12 +179,15 @@ def shown_url(url: str) -> str:
     return url.split("?")[0].split("#")[0].rstrip("/")
 
 
-def open_client(settings: EndpointSettings, endpoint: Endpoint, key: str,
-                longest_s: float | None = None) -> openai.OpenAI:
+def open_client(
+    settings: EndpointSettings, endpoint: Endpoint, key: str, longest_s: float | None = None
+) -> openai.OpenAI:
     """A client that retries nothing by itself."""
     total = min(settings.timeout_s, longest_s or settings.timeout_s)
     return openai.OpenAI(
-        base_url=endpoint.base_url, api_key=key, max_retries=0,
+        base_url=endpoint.base_url,
+        api_key=key,
+        max_retries=0,
         timeout=openai.Timeout(total, connect=min(settings.connect_timeout_s, total)),
         default_headers=settings.extra_headers or None,
     )
@@ -224,8 +228,9 @@ def guarded(request: Callable[[], T], clock: Callable[[], float], keys: KeyHolde
 def _failure_from(error: Exception, now: float, keys: KeyHolder) -> Failure:
     """The class of an exception of `openai`, its HTTP library, or an error within an answer."""
     if isinstance(error, openai.APIStatusError):
-        return classify(error.status_code, error.response.headers, error.response.text, now,
-                        keys.scrub)
+        return classify(
+            error.status_code, error.response.headers, error.response.text, now, keys.scrub
+        )
     if isinstance(error, ErrorAnswer):
         return classify_body(error.error, now, keys.scrub)
     if isinstance(error, HTTP.InvalidURL):
@@ -238,21 +243,25 @@ def _failure_from(error: Exception, now: float, keys: KeyHolder) -> Failure:
     return classify_body(getattr(error, "body", None) or str(error), now, keys.scrub)
 
 
-def final_error(failure: Failure, endpoint: Endpoint | None, keys: KeyHolder,
-                tries: str = "") -> EndpointError:
+def final_error(
+    failure: Failure, endpoint: Endpoint | None, keys: KeyHolder, tries: str = ""
+) -> EndpointError:
     """The one line a person reads: what, where, how to mend it."""
     where = "agent endpoint"
     if endpoint is not None:
         where = f"agent endpoint {shown_url(endpoint.base_url)}, model {endpoint.model}"
     source = keys.source if keys.named else "agent.api_key_env or agent.api_key_file"
     mends = {
-        Kind.AUTH: f"check the key in {source}" if keys.there else
-                   f"no key was sent: put it in {source}",
+        Kind.AUTH: f"check the key in {source}"
+        if keys.there
+        else f"no key was sent: put it in {source}",
         Kind.QUOTA: "add credit or use another key, then run the same command again",
         Kind.NOT_FOUND: "check agent.base_url (most end in /v1) and agent.model",
-        Kind.BAD_REQUEST: "lower agent.context_tokens" if failure.context_exceeded else
-                          "agent.tools=text" if failure.tools_refused else
-                          "check agent.temperature, agent.max_tokens and agent.extra_body",
+        Kind.BAD_REQUEST: "lower agent.context_tokens"
+        if failure.context_exceeded
+        else "agent.tools=text"
+        if failure.tools_refused
+        else "check agent.temperature, agent.max_tokens and agent.extra_body",
         Kind.MALFORMED: "check agent.base_url (most end in /v1) and what lies between",
         Kind.RATE_LIMIT: "fewer workers at once, or raise agent.max_wait_s and agent.retries",
         Kind.TIMEOUT: "raise agent.timeout_s, or see whether the server is overloaded",
@@ -260,5 +269,8 @@ def final_error(failure: Failure, endpoint: Endpoint | None, keys: KeyHolder,
         Kind.SERVER: "see the server's log or status page, then run the same command again",
     }
     words = str(failure.kind).replace("_", " ")
-    return EndpointError(f"{where}: {words}{tries}: {failure.text}",
-                         failure.mend or mends[failure.kind], kind=failure.kind)
+    return EndpointError(
+        f"{where}: {words}{tries}: {failure.text}",
+        failure.mend or mends[failure.kind],
+        kind=failure.kind,
+    )

@@ -1,6 +1,5 @@
 """What the tool loop asks of a model, whoever answers: a language model or the scripted one."""
 
-
 from typing import Any, Protocol
 
 from aevo.files.documents import Part

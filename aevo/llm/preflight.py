@@ -44,8 +44,10 @@ def check(settings: EndpointSettings) -> None:
     if isinstance(listed, Failure):
         if listed.kind in _FATAL or listed.status == 401:
             raise final_error(listed, endpoint, keys)
-    elif endpoint.model in listed and key is not None and isinstance(
-        _models(settings, endpoint, NO_KEY, keys), Failure
+    elif (
+        endpoint.model in listed
+        and key is not None
+        and isinstance(_models(settings, endpoint, NO_KEY, keys), Failure)
     ):
         return
     failure = _one_token(settings, endpoint, key or NO_KEY, keys)
@@ -54,8 +56,10 @@ def check(settings: EndpointSettings) -> None:
     if failure.kind is Kind.TIMEOUT and isinstance(listed, list) and not keys.named:
         return  # a server of one's own that is busy: nothing that a key could mend
     unknown = _about_the_model(failure, endpoint.model)
-    if isinstance(listed, list) and endpoint.model not in listed and (
-        unknown or failure.kind in (Kind.NOT_FOUND, Kind.BAD_REQUEST)
+    if (
+        isinstance(listed, list)
+        and endpoint.model not in listed
+        and (unknown or failure.kind in (Kind.NOT_FOUND, Kind.BAD_REQUEST))
     ):
         raise EndpointError(
             f"agent endpoint {shown_url(endpoint.base_url)} has no model {endpoint.model}",
@@ -67,8 +71,9 @@ def check(settings: EndpointSettings) -> None:
     raise final_error(failure, endpoint, keys)
 
 
-def _models(settings: EndpointSettings, endpoint: Endpoint, key: str,
-            keys: KeyHolder) -> list[str] | Failure:
+def _models(
+    settings: EndpointSettings, endpoint: Endpoint, key: str, keys: KeyHolder
+) -> list[str] | Failure:
     """Names of the endpoint's models."""
 
     def request() -> list[str]:
@@ -82,16 +87,20 @@ def _models(settings: EndpointSettings, endpoint: Endpoint, key: str,
     return guarded(request, time.time, keys)
 
 
-def _one_token(settings: EndpointSettings, endpoint: Endpoint, key: str,
-               keys: KeyHolder) -> Failure | None:
+def _one_token(
+    settings: EndpointSettings, endpoint: Endpoint, key: str, keys: KeyHolder
+) -> Failure | None:
     """Asks for one token; None if that worked."""
     ping: list[Any] = [{"role": "user", "content": "ping"}]
 
     def request() -> None:
         with open_client(settings, endpoint, key, LONGEST_S) as client:
             raw = client.chat.completions.with_raw_response.create(
-                model=endpoint.model, messages=ping, max_tokens=1,
-                extra_body=settings.extra_body or None)
+                model=endpoint.model,
+                messages=ping,
+                max_tokens=1,
+                extra_body=settings.extra_body or None,
+            )
             from_body(json_of(raw.http_response))
 
     return guarded(request, time.time, keys)
@@ -99,8 +108,12 @@ def _one_token(settings: EndpointSettings, endpoint: Endpoint, key: str,
 
 def _about_the_model(failure: Failure, model: str) -> bool:
     text = failure.text.lower()
-    return failure.kind is Kind.BAD_REQUEST and "model" in text and (
-        model.lower() in text or "not found" in text or "not exist" in text or "unknown" in text
+    return (
+        failure.kind is Kind.BAD_REQUEST
+        and "model" in text
+        and (
+            model.lower() in text or "not found" in text or "not exist" in text or "unknown" in text
+        )
     )
 
 

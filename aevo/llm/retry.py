@@ -34,9 +34,7 @@ class Kind(StrEnum):
     MALFORMED = "malformed"
 
 
-RETRIED = frozenset(
-    {Kind.TIMEOUT, Kind.RATE_LIMIT, Kind.SERVER, Kind.CONNECTION, Kind.MALFORMED}
-)
+RETRIED = frozenset({Kind.TIMEOUT, Kind.RATE_LIMIT, Kind.SERVER, Kind.CONNECTION, Kind.MALFORMED})
 # (kind, number of the try that failed, seconds until the next, what happened). What it raises ends
 # the call: so a worker whose time is up need not wait out the endpoint.
 OnRetry = Callable[[Kind, int, float, str], None]
@@ -52,8 +50,9 @@ class EndpointError(AevoError):
 
     code = 7
 
-    def __init__(self, what: str, mend: str = "", *, kind: Kind = Kind.SERVER,
-                 usage: Usage | None = None) -> None:
+    def __init__(
+        self, what: str, mend: str = "", *, kind: Kind = Kind.SERVER, usage: Usage | None = None
+    ) -> None:
         self.kind, self.usage = kind, usage or Usage()
         super().__init__(what, mend)
 
@@ -73,8 +72,13 @@ class Failure:
     moved: bool = False  # the endpoint is now elsewhere
 
 
-def patient(retries: int, max_wait_s: float, rng: random.Random, sleep: Callable[[float], None],
-            before_sleep: Callable[[RetryCallState], None] = lambda _: None) -> Retrying:
+def patient(
+    retries: int,
+    max_wait_s: float,
+    rng: random.Random,
+    sleep: Callable[[float], None],
+    before_sleep: Callable[[RetryCallState], None] = lambda _: None,
+) -> Retrying:
     """Calls a function again while it returns a Failure that may pass; in the end returns what it
     returned last.
 
@@ -98,9 +102,14 @@ def patient(retries: int, max_wait_s: float, rng: random.Random, sleep: Callable
         passing = failure.kind in RETRIED and state.idle_for < max_wait_s
         return state.attempt_number > retries or not (failure.moved or passing)
 
-    return Retrying(sleep=sleep, wait=wait, stop=stop, before_sleep=before_sleep,
-                    retry=retry_if_result(lambda outcome: isinstance(outcome, Failure)),
-                    retry_error_callback=failure_of)
+    return Retrying(
+        sleep=sleep,
+        wait=wait,
+        stop=stop,
+        before_sleep=before_sleep,
+        retry=retry_if_result(lambda outcome: isinstance(outcome, Failure)),
+        retry_error_callback=failure_of,
+    )
 
 
 def failure_of(state: RetryCallState) -> Failure:
@@ -113,25 +122,45 @@ def failure_of(state: RetryCallState) -> Failure:
 
 def is_outage(state: RetryCallState) -> bool:
     """True where a failure is worth telling people of: not one that passes within seconds."""
-    return (state.attempt_number > 1 or state.upcoming_sleep >= OUTAGE_S
-            or failure_of(state).kind is Kind.TIMEOUT)
+    return (
+        state.attempt_number > 1
+        or state.upcoming_sleep >= OUTAGE_S
+        or failure_of(state).kind is Kind.TIMEOUT
+    )
 
 
 _CONTEXT = re.compile(
     r"context[_ ](length|window|size)|maximum context|max_model_len|too many (input )?tokens"
-    r"|(prompt|input) is too long|reduce the length", re.IGNORECASE)
-_LIMIT = re.compile(r"(?:maximum context length (?:is|of)|max_model_len\D{0,5})\s*(\d[\d,]*)",
-                    re.IGNORECASE)
+    r"|(prompt|input) is too long|reduce the length",
+    re.IGNORECASE,
+)
+_LIMIT = re.compile(
+    r"(?:maximum context length (?:is|of)|max_model_len\D{0,5})\s*(\d[\d,]*)", re.IGNORECASE
+)
 _TOOLS = re.compile(r"\btools?\b|tool[_ -](?:use|call|choice)|function[_ ]?call", re.IGNORECASE)
-_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance",
-          "billing_not_active", "insufficient_credits"}
-_BY_STATUS = {401: Kind.AUTH, 403: Kind.AUTH, 402: Kind.QUOTA, 404: Kind.NOT_FOUND,
-              405: Kind.NOT_FOUND, 408: Kind.TIMEOUT, 409: Kind.SERVER, 425: Kind.SERVER,
-              429: Kind.RATE_LIMIT}
+_QUOTA = {
+    "insufficient_quota",
+    "billing_hard_limit_reached",
+    "insufficient_balance",
+    "billing_not_active",
+    "insufficient_credits",
+}
+_BY_STATUS = {
+    401: Kind.AUTH,
+    403: Kind.AUTH,
+    402: Kind.QUOTA,
+    404: Kind.NOT_FOUND,
+    405: Kind.NOT_FOUND,
+    408: Kind.TIMEOUT,
+    409: Kind.SERVER,
+    425: Kind.SERVER,
+    429: Kind.RATE_LIMIT,
+}
 
 
-def classify(status: int, headers: Mapping[str, str], body: str, now: float,
-             scrub: Callable[[str], str]) -> Failure:
+def classify(
+    status: int, headers: Mapping[str, str], body: str, now: float, scrub: Callable[[str], str]
+) -> Failure:
     """An HTTP answer that is an error.
 
     Args:
@@ -147,10 +176,12 @@ def classify(status: int, headers: Mapping[str, str], body: str, now: float,
     )
     limit = _LIMIT.search(message) if context else None
     return Failure(
-        kind, scrub(f"HTTP {status}: {message}" if message else f"HTTP {status}"),
+        kind,
+        scrub(f"HTTP {status}: {message}" if message else f"HTTP {status}"),
         retry_after_s=retry_after(headers, now),
         context_exceeded=context,
-        tools_refused=status in (400, 404, 422, 501) and not context
+        tools_refused=status in (400, 404, 422, 501)
+        and not context
         and bool(_TOOLS.search(message)),
         context_limit=int(limit.group(1).replace(",", "")) if limit else None,
         status=status,

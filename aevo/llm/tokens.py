@@ -79,8 +79,9 @@ class Window:
         if self._longest is not None and turn.role == "tool" and len(turn.content) > self._longest:
             half = self._longest // 2
             left = len(turn.content) - 2 * half
-            content = (f"{turn.content[:half]}\n[… {left} characters left out …]\n"
-                       f"{turn.content[-half:]}")
+            content = (
+                f"{turn.content[:half]}\n[… {left} characters left out …]\n{turn.content[-half:]}"
+            )
             return turn.model_copy(update={"content": content})
         return turn
 
@@ -88,7 +89,8 @@ class Window:
 def characters(turns: list[Turn]) -> int:
     """Length of the turns as sent, roughly."""
     return sum(
-        PER_TURN + len(turn.content)
+        PER_TURN
+        + len(turn.content)
         + sum(len(call.name) + len(json.dumps(call.arguments)) for call in turn.tool_calls)
         for turn in turns
     )
@@ -106,11 +108,16 @@ def _shortened(turn: Turn, names: dict[str, str]) -> Turn:
         marker = f"[output of {name} left out to save room: {len(turn.content)} characters]"
         return turn.model_copy(update={"content": marker})
     calls = [
-        call.model_copy(update={"arguments": {
-            key: f"[left out to save room: {len(value)} characters]"
-            if isinstance(value, str) and len(value) > WORTH else value
-            for key, value in call.arguments.items()
-        }})
+        call.model_copy(
+            update={
+                "arguments": {
+                    key: f"[left out to save room: {len(value)} characters]"
+                    if isinstance(value, str) and len(value) > WORTH
+                    else value
+                    for key, value in call.arguments.items()
+                }
+            }
+        )
         for call in turn.tool_calls
     ]
     return turn.model_copy(update={"tool_calls": calls})
@@ -136,20 +143,27 @@ def usage_of(told: Any, settings: EndpointSettings, sent: int, received: int) ->
     if tokens_out is None:
         tokens_out = round(received / CHARACTERS_PER_TOKEN)
     cached = min(_cached(told), tokens_in)
-    return Usage(tokens_in=tokens_in, tokens_out=tokens_out,
-                 dollars=_dollars(told, settings, tokens_in, tokens_out, cached))
+    return Usage(
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        dollars=_dollars(told, settings, tokens_in, tokens_out, cached),
+    )
 
 
-def _dollars(told: dict[str, Any], settings: EndpointSettings, tokens_in: int, tokens_out: int,
-             cached: int) -> float | None:
+def _dollars(
+    told: dict[str, Any], settings: EndpointSettings, tokens_in: int, tokens_out: int, cached: int
+) -> float | None:
     if settings.price_in is None and settings.price_out is None:
         cost = told.get("cost")
         known = isinstance(cost, int | float) and not isinstance(cost, bool) and cost >= 0
         return float(cost) if known else None  # type: ignore[arg-type]
     price_in = settings.price_in or 0.0
     price_cached = price_in if settings.price_cached is None else settings.price_cached
-    return ((tokens_in - cached) * price_in + cached * price_cached
-            + tokens_out * (settings.price_out or 0.0)) / 1e6
+    return (
+        (tokens_in - cached) * price_in
+        + cached * price_cached
+        + tokens_out * (settings.price_out or 0.0)
+    ) / 1e6
 
 
 def _cached(told: dict[str, Any]) -> int:

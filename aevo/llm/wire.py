@@ -15,7 +15,9 @@ Message = dict[str, Any]
 # not closed reaches to the end; its JSON then decides whether it can be used.
 _BLOCK = re.compile(
     r"^[ \t]*```[ \t]*tool(?:_call)?[ \t]*\n(?P<fenced>.*?)(?:^[ \t]*```|\Z)"
-    r"|<tool_call>(?P<tagged>.*?)(?:</tool_call>|\Z)", re.DOTALL | re.MULTILINE)
+    r"|<tool_call>(?P<tagged>.*?)(?:</tool_call>|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
 _NAME = re.compile(r'"name"\s*:\s*"([^"\\]{1,64})"')
 
 
@@ -59,8 +61,11 @@ def native_messages(turns: list[Turn]) -> list[Message]:
         if turn.tool_calls:
             message["content"] = turn.content or None
             message["tool_calls"] = [
-                {"id": call.id, "type": "function",
-                 "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
+                }
                 for call in turn.tool_calls
             ]
         if turn.role == "tool":
@@ -72,8 +77,14 @@ def native_messages(turns: list[Turn]) -> list[Message]:
 def native_tools(tools: list[ToolSchema]) -> list[dict[str, Any]]:
     """The tools as the `tools` parameter has them."""
     return [
-        {"type": "function", "function": {"name": tool.name, "description": tool.description,
-                                          "parameters": tool.parameters}}
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters,
+            },
+        }
         for tool in tools
     ]
 
@@ -88,7 +99,7 @@ def decode(text: str) -> tuple[str, list[RawCall]]:
         return text.strip(), []
     prose, start = [], 0
     for block in blocks:
-        prose.append(text[start:block.start()].strip())
+        prose.append(text[start : block.start()].strip())
         start = block.end()
     return "\n\n".join(filter(None, prose)), [_call(block) for block in blocks]
 

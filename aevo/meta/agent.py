@@ -58,12 +58,19 @@ def propose_with_model(
     if not (folder / "prompt.json").exists():
         documents.write_json(folder / "prompt.json", Prompt(turns=turns))
     ended = converse(
-        at_endpoint(settings, asked.evidence.round, folder), PROPOSE, turns,
+        at_endpoint(settings, asked.evidence.round, folder),
+        PROPOSE,
+        turns,
         Trace(folder / "trace.jsonl"),
         partial(_judge, asked=asked, history=history, folder=folder),
     )
-    session = Session(author=ended.author, model=ended.model, refusals=ended.refusals,
-                      reason=ended.reason, cost=ended.cost)
+    session = Session(
+        author=ended.author,
+        model=ended.model,
+        refusals=ended.refusals,
+        reason=ended.reason,
+        cost=ended.cost,
+    )
     documents.write_json(folder / "session.json", session)
     return (ended.product or asked.rules).model_copy(update={"author": ended.author})
 
@@ -75,17 +82,26 @@ def opening(asked: Question, history: History, text: str) -> list[Turn]:
     n_axes = len(evidence.candidates) - 1
     retired = active(policy.retired, evidence.round + 1)
     task = render(
-        "meta", "meta_task", tool=PROPOSE.name, tries=TRIES, number=evidence.round, n_axes=n_axes,
+        "meta",
+        "meta_task",
+        tool=PROPOSE.name,
+        tries=TRIES,
+        number=evidence.round,
+        n_axes=n_axes,
         categories=categories_needed(n_axes, asked.catalogue),
-        stack_up_to=asked.policy.stack_up_to, rotate=rotation_due(evidence),
-        figures=excerpts.computed(evidence), prose=excerpts.data(prose) if prose else "",
-        policy=excerpts.data(_policy(asked)), trials=[excerpts.data(t) for t in _trials(asked)],
+        stack_up_to=asked.policy.stack_up_to,
+        rotate=rotation_due(evidence),
+        figures=excerpts.computed(evidence),
+        prose=excerpts.data(prose) if prose else "",
+        policy=excerpts.data(_policy(asked)),
+        trials=[excerpts.data(t) for t in _trials(asked)],
         earned=excerpts.data(_earned(asked)),
         catalogue=[excerpts.data(_axis(asked, axis)) for axis in asked.catalogue.axes],
         retired=excerpts.data([item.axis or item.category for item in retired]),
         discoveries=[
             excerpts.data(excerpts.bounded(item.model_dump(include={"round", "kind", "text"})))
-            for item in history.discoveries if item.round < evidence.round
+            for item in history.discoveries
+            if item.round < evidence.round
         ][-MOST_DISCOVERIES:],
     )
     return [Turn(role="system", content=text), Turn(role="user", content=task)]
@@ -118,8 +134,10 @@ def judge(
     except ValidationError as error:
         fault = RuleResult(rule="form", passed=False, text=documents.problems(error))
         return None, Verdict(proposal_sha256=sha256, rules=[fault])
-    rules = [_result("form", form_faults(draft, asked)),
-             _result("citations", citation_faults(draft, asked))]
+    rules = [
+        _result("form", form_faults(draft, asked)),
+        _result("citations", citation_faults(draft, asked)),
+    ]
     proposal = to_proposal(draft, asked, NAMED)
     verdict = constitution.check(proposal, asked.evidence, asked.policy, history)
     return proposal, verdict.model_copy(update={"rules": [*rules, *verdict.rules]})
@@ -134,8 +152,13 @@ def _policy(asked: Question) -> dict[str, Any]:
     policy = asked.policy
     shown = policy.model_dump(exclude={"standing", "tried", "axes", "provenance"})
     shown["standing"] = [
-        {"id": item.id, "axis": item.axis, "change": item.change.summary(),
-         "figure": item.provenance.figure} for item in policy.standing
+        {
+            "id": item.id,
+            "axis": item.axis,
+            "change": item.change.summary(),
+            "figure": item.provenance.figure,
+        }
+        for item in policy.standing
     ]
     shown["axes"] = [f"{axis.axis} ({axis.category})" for axis in policy.axes]
     shown["tried"] = [trial.model_dump() for trial in policy.tried[-MOST_TRIALS:]]
@@ -147,8 +170,10 @@ def _trials(asked: Question) -> list[dict[str, Any]]:
     """This round's trials as measured, without a judgement."""
     objective = asked.policy.objective
     judged = judge_trials(asked.evidence, asked.policy, asked.catalogue, objective)
-    return [excerpts.bounded(trial.model_dump(exclude={"outcome", "reason", "round"}))
-            for trial in judged.trials]
+    return [
+        excerpts.bounded(trial.model_dump(exclude={"outcome", "reason", "round"}))
+        for trial in judged.trials
+    ]
 
 
 def _earned(asked: Question) -> dict[str, dict[str, str]]:
@@ -167,15 +192,26 @@ def _axis(asked: Question, axis: Axis) -> dict[str, Any]:
     """A catalogue axis with the moves that are open as the policy stands."""
     policy = asked.policy
     situation = Situation(
-        evidence=asked.evidence, policy=policy, catalogue=asked.catalogue, mode=policy.mode,
-        standing=policy.standing, dead_ends=policy.dont_waste_budget_on, tried=policy.tried,
+        evidence=asked.evidence,
+        policy=policy,
+        catalogue=asked.catalogue,
+        mode=policy.mode,
+        standing=policy.standing,
+        dead_ends=policy.dont_waste_budget_on,
+        tried=policy.tried,
     )
     open_moves = [move for name in situation.open_moves(axis) if (move := axis.move(name))]
-    shown: dict[str, Any] = excerpts.bounded({
-        "axis": axis.id, "category": axis.category, "transfer": axis.transfer,
-        "knobs": axis.knobs, "brief": axis.brief,
-        "open_moves": {move.id: f"{move.change.summary()} ({move.why})" for move in open_moves},
-    }, 400)
+    shown: dict[str, Any] = excerpts.bounded(
+        {
+            "axis": axis.id,
+            "category": axis.category,
+            "transfer": axis.transfer,
+            "knobs": axis.knobs,
+            "brief": axis.brief,
+            "open_moves": {move.id: f"{move.change.summary()} ({move.why})" for move in open_moves},
+        },
+        400,
+    )
     return shown
 
 
@@ -187,8 +223,11 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
         return schema
     reference = schema.get("$ref", "")
     whole = {**definitions.get(reference.rpartition("/")[2], {}), **schema}
-    return {name: _inlined(item, definitions) for name, item in whole.items()
-            if name not in ("$ref", "$defs", "title")}
+    return {
+        name: _inlined(item, definitions)
+        for name, item in whole.items()
+        if name not in ("$ref", "$defs", "title")
+    }
 
 
 _SCHEMA = Draft.model_json_schema()

@@ -77,17 +77,23 @@ def assemble(chosen: Decision, evidence: Evidence, old: Policy, author: str) -> 
         retired=list(chosen.retired),
         dont_waste_budget_on=[*old.dont_waste_budget_on, *chosen.dead_ends],
         tried=tried,
-        beliefs=beliefs(tried, standing, evidence.calibration.spread,
-                        chosen.objective == "maximise_transfer"),
+        beliefs=beliefs(
+            tried, standing, evidence.calibration.spread, chosen.objective == "maximise_transfer"
+        ),
         provenance=[*old.provenance, headline(evidence)],
     )
     remarks = [*_from_trials(chosen, evidence, gone), *_from_policies(chosen, evidence, old)]
     number = evidence.round
     log = [
-        Discovery.model_validate({
-            "id": f"r{number:02d}/{item.kind}/{item.name}", "round": number, "kind": item.kind,
-            "text": item.text, "provenance": item.provenance,
-        })
+        Discovery.model_validate(
+            {
+                "id": f"r{number:02d}/{item.kind}/{item.name}",
+                "round": number,
+                "kind": item.kind,
+                "text": item.text,
+                "provenance": item.provenance,
+            }
+        )
         for item in remarks
     ]
     return Proposal(author=author, policy=policy, discoveries=log)
@@ -132,8 +138,11 @@ def _from_policies(chosen: Decision, evidence: Evidence, old: Policy) -> Iterato
 
 def _thresholds(old: NoiseRule, new: NoiseRule) -> str:
     changes = [
-        ("The promotion threshold is", f"{new.promotion_threshold:.4f}",
-         f"{old.promotion_threshold:.4f}"),
+        (
+            "The promotion threshold is",
+            f"{new.promotion_threshold:.4f}",
+            f"{old.promotion_threshold:.4f}",
+        ),
         ("The leaderboard threshold is", f"{new.lb_threshold:g}", f"{old.lb_threshold:g}"),
         ("Promotions a round:", f"{new.promotions_per_round}", f"{old.promotions_per_round}"),
     ]

@@ -3,7 +3,6 @@
 The model chooses; what can be computed is not asked for (`aevo.meta.proposing` adds it).
 """
 
-
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -15,9 +14,18 @@ from aevo.records.policy import MoveRef, Objective, SearchMode
 _ONE_LINE = AfterValidator(lambda text: excerpt(text, len(text) + 1))
 Name = Annotated[str, Field(min_length=1, max_length=80), _ONE_LINE]
 Line = Annotated[str, Field(min_length=3, max_length=400), _ONE_LINE]
-Cited = Annotated[str, Field(min_length=3, max_length=300, description=(
-    "the measured figure this rests on, quoted from the evidence, e.g. 'dev +0.0400, LB +0.020'"
-)), _ONE_LINE]
+Cited = Annotated[
+    str,
+    Field(
+        min_length=3,
+        max_length=300,
+        description=(
+            "the measured figure this rests on, quoted from the evidence, e.g. 'dev +0.0400, "
+            "LB +0.020'"
+        ),
+    ),
+    _ONE_LINE,
+]
 
 
 class _Draft(Part):
@@ -39,8 +47,12 @@ class AxisDraft(_Draft):
     category: Name | None = Field(default=None, description="needed for an axis of your own")
     brief: Line | None = Field(default=None, description="needed for an axis of your own")
     knobs: list[Name] = Field(default=[], max_length=20, description="recipe keys; for your own")
-    combines: list[MoveRef] = Field(default=[], max_length=20, description="a stack: open moves of "
-                                    "several axes to be tried together; no other field is needed")
+    combines: list[MoveRef] = Field(
+        default=[],
+        max_length=20,
+        description="a stack: open moves of "
+        "several axes to be tried together; no other field is needed",
+    )
     transfer: bool = Field(default=False, description="of your own: may lower dev on purpose")
 
 

@@ -87,13 +87,16 @@ def to_proposal(draft: Draft, asked: Question, author: str) -> Proposal:
     gone = demoted(evidence, old)
     dead = [*(reversed_end(evidence, item) for item in gone), *_dead_ends(draft, asked)]
     chosen = Decision(
-        mode=draft.mode, objective=draft.objective, reason=draft.reason.rstrip(". "),
-        promotions=added, dead_ends=dead, trials=list(_trials(draft, asked, added, dead)),
+        mode=draft.mode,
+        objective=draft.objective,
+        reason=draft.reason.rstrip(". "),
+        promotions=added,
+        dead_ends=dead,
+        trials=list(_trials(draft, asked, added, dead)),
         axes=[_axis(item, asked.catalogue) for item in draft.axes],
         retired=_retired(draft, asked),
         noise=_noise(draft.noise, asked) if draft.noise else asked.rules.policy.noise,
-        selection=_selection(draft.selection, evidence.round) if draft.selection
-        else old.selection,
+        selection=_selection(draft.selection, evidence.round) if draft.selection else old.selection,
         remarks=list(_remarks(draft, evidence.round)),
     )
     return assemble(chosen, evidence, old, author)
@@ -105,25 +108,35 @@ def form_faults(draft: Draft, asked: Question) -> list[str]:
     for item in draft.axes:
         if item.combines and asked.catalogue.moves(item.combines) is None:
             faults.append(f"axis {item.axis} combines what the catalogue does not have")
-        elif not item.combines and asked.catalogue.axis(item.axis) is None and not (
-            item.category and item.brief and item.knobs
+        elif (
+            not item.combines
+            and asked.catalogue.axis(item.axis) is None
+            and not (item.category and item.brief and item.knobs)
         ):
-            faults.append(f"axis {item.axis} is not in the catalogue: it needs category, brief "
-                          "and knobs of its own")
+            faults.append(
+                f"axis {item.axis} is not in the catalogue: it needs category, brief "
+                "and knobs of its own"
+            )
         if CANDIDATE.search(f"{item.reason} {item.brief or ''}"):
             faults.append(f"axis {item.axis}: its worker knows no other candidate (R11)")
     promoted = [item.candidate for item in draft.promotions]
-    faults += [f"{name} is no explorer of this round" for name in promoted
-               if asked.explorer(name) is None]
+    faults += [
+        f"{name} is no explorer of this round" for name in promoted if asked.explorer(name) is None
+    ]
     if len(set(promoted)) < len(promoted):
         faults.append("a candidate is promoted twice")
     faults += _dead_end_faults(draft, asked, promoted)
-    faults += [f"a retirement names one axis or one category, not {item.axis}/{item.category}"
-               for item in draft.retirements if bool(item.axis) == bool(item.category)]
+    faults += [
+        f"a retirement names one axis or one category, not {item.axis}/{item.category}"
+        for item in draft.retirements
+        if bool(item.axis) == bool(item.category)
+    ]
     noise, chance = draft.noise, asked.evidence.calibration.lb_noise
     if noise and noise.lb_threshold is not None and noise.lb_threshold <= chance:
-        faults.append(f"lb_threshold {noise.lb_threshold:g} lies within the leaderboard's noise "
-                      f"{chance:g}: chance would promote")
+        faults.append(
+            f"lb_threshold {noise.lb_threshold:g} lies within the leaderboard's noise "
+            f"{chance:g}: chance would promote"
+        )
     summaries = sum(item.kind == "summary" for item in draft.discoveries)
     if summaries != 1:
         faults.append(f"discoveries hold {summaries} entries of kind summary, not one")
@@ -183,14 +196,18 @@ def _citations(draft: Draft) -> Iterator[tuple[str, str, str | None]]:
 def _sources(draft: Draft, asked: Question) -> Sources:
     """Figures of the evidence and of both policies; names of the catalogue."""
     old = asked.policy
-    numbers: list[Any] = [old.noise.model_dump(exclude={"provenance"}), old.selection.weights,
-                          [[trial.gain, trial.lb_gain] for trial in old.tried]]
+    numbers: list[Any] = [
+        old.noise.model_dump(exclude={"provenance"}),
+        old.selection.weights,
+        [[trial.gain, trial.lb_gain] for trial in old.tried],
+    ]
     if draft.noise:
         numbers.append(draft.noise.model_dump())
     if draft.selection:
         numbers.append(draft.selection.weights)
-    figures: list[Figure] = [figure for section in section_figures(asked.evidence).values()
-                             for figure in section]
+    figures: list[Figure] = [
+        figure for section in section_figures(asked.evidence).values() for figure in section
+    ]
     names = {*RULES, *(item.id for item in old.standing)}
     changes = [item.change for item in old.standing]
     for axis in asked.catalogue.axes:
@@ -256,8 +273,9 @@ def _tried(asked: Question, objective: Objective) -> dict[tuple[str, str], Trial
     return {(trial.candidate, excerpt(trial.move)): trial for trial in judged.trials}
 
 
-def _trials(draft: Draft, asked: Question, added: list[StandingChange],
-            dead: list[DeadEnd]) -> Iterator[Trial]:
+def _trials(
+    draft: Draft, asked: Question, added: list[StandingChange], dead: list[DeadEnd]
+) -> Iterator[Trial]:
     """The ledger: gains as computed, outcomes as this proposal decides."""
     ids = {item.id for item in added}
     why = {(d.axis, d.move): d.what for d in [*asked.policy.dont_waste_budget_on, *dead]}
@@ -279,25 +297,40 @@ def _noise(draft: NoiseDraft, asked: Question) -> NoiseRule:
     found, rules = asked.evidence.calibration, asked.rules.policy.noise
     drafted = draft.model_dump(exclude={"figure"}, exclude_none=True)
     cited = Provenance(round=asked.evidence.round, figure=draft.figure)
-    return rules.model_copy(update={
-        **drafted, "seed_sd": found.seed_sd, "seed_runs": found.seed_runs, "provenance": cited})
+    return rules.model_copy(
+        update={
+            **drafted,
+            "seed_sd": found.seed_sd,
+            "seed_runs": found.seed_runs,
+            "provenance": cited,
+        }
+    )
 
 
 def _selection(draft: SelectionDraft, number: int) -> Selection:
-    return Selection(criterion=draft.criterion, weights=draft.weights,
-                     provenance=Provenance(round=number, figure=draft.figure))
+    return Selection(
+        criterion=draft.criterion,
+        weights=draft.weights,
+        provenance=Provenance(round=number, figure=draft.figure),
+    )
 
 
 def _retired(draft: Draft, asked: Question) -> list[RetiredAxis]:
     """Earlier retirements stay unless reinstated. A category rests for one round only: the rules
     may have to stand in after that, and do not know why it should go on."""
     number = asked.evidence.round
-    kept = [item for item in asked.policy.retired
-            if item.axis is None or item.axis not in draft.reinstate]
+    kept = [
+        item
+        for item in asked.policy.retired
+        if item.axis is None or item.axis not in draft.reinstate
+    ]
     return kept + [
-        RetiredAxis(axis=item.axis, category=item.category,
-                    until_round=number + 1 if item.category else None,
-                    provenance=Provenance(round=number, figure=item.figure))
+        RetiredAxis(
+            axis=item.axis,
+            category=item.category,
+            until_round=number + 1 if item.category else None,
+            provenance=Provenance(round=number, figure=item.figure),
+        )
         for item in draft.retirements
     ]
 

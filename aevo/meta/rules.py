@@ -3,7 +3,6 @@
 Deterministic and pure. An LLM may take its place; the constitution judges both the same way.
 """
 
-
 from collections.abc import Iterator, Sequence
 
 from aevo.meta.assembly import Decision, Remark, assemble, headline
@@ -12,14 +11,7 @@ from aevo.policy.promotion import Judgement, judge
 from aevo.policy.rotation import Assignment, assign
 from aevo.policy.worth import Situation
 from aevo.records.evidence import VERDICTS, Evidence
-from aevo.records.policy import (
-    MODE_TITLES,
-    NoiseRule,
-    Objective,
-    Policy,
-    Provenance,
-    Selection,
-)
+from aevo.records.policy import MODE_TITLES, NoiseRule, Objective, Policy, Provenance, Selection
 from aevo.records.proposal import Proposal
 from aevo.statistics.figures import signed
 from aevo.substrate.catalogue import Catalogue

@@ -9,7 +9,6 @@ With a language model as the round's agent, the proposal is the model's; where i
 stand in and the record says so (`aevo.meta.agent`). The constitution judges both.
 """
 
-
 from pathlib import Path
 
 from aevo import cli

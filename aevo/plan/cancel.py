@@ -44,14 +44,17 @@ def cancel_candidate(files: RoundLayout, candidate: str) -> list[str]:
     """
     known = [item.id for item in read(Plan, files.plan).candidates]
     if candidate not in known:
-        raise RecordError(f"round {files.number} has no candidate {candidate}",
-                          f"candidates: {', '.join(known)}")
+        raise RecordError(
+            f"round {files.number} has no candidate {candidate}", f"candidates: {', '.join(known)}"
+        )
     here = files.candidate(candidate)
     if finished(Manifest, here.manifest):
-        raise RecordError(f"{candidate} of round {files.number} has finished",
-                          f"see {here.manifest}")
-    write_json(here.cancelled, Cancelled(candidate=candidate, time=time.time(),
-                                         by=getpass.getuser()))
+        raise RecordError(
+            f"{candidate} of round {files.number} has finished", f"see {here.manifest}"
+        )
+    write_json(
+        here.cancelled, Cancelled(candidate=candidate, time=time.time(), by=getpass.getuser())
+    )
     worker = JobFolder(files.jobs / worker_name(candidate))
     ended = [worker.root.name] if cancel(worker) else []
     return ended + cancel_owned(worker)

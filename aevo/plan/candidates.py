@@ -45,22 +45,32 @@ def ensure_plan(campaign: OpenCampaign, number: int) -> Plan:
     layout, substrate = campaign.layout, campaign.substrate
     files = layout.round(number)
     if not finished(Policy, layout.policy(number)):
-        raise RecordError(f"{layout.policy(number)} is missing",
-                          f"round {number - 1} writes it: run `python -m aevo.round "
-                          f"+round={number - 1}` first")
+        raise RecordError(
+            f"{layout.policy(number)} is missing",
+            f"round {number - 1} writes it: run `python -m aevo.round +round={number - 1}` first",
+        )
     if finished(Plan, files.plan):
         return read(Plan, files.plan)
     chain.check(layout)
     campaign.verify()
     rules = policies.read(layout, number)
     substrate.fork(files.standing, standing_changes(rules))
-    plan = make_plan(campaign.config, campaign.record, rules, policies.digest(rules),
-                     substrate.recipe_sha256(files.standing))
+    plan = make_plan(
+        campaign.config,
+        campaign.record,
+        rules,
+        policies.digest(rules),
+        substrate.recipe_sha256(files.standing),
+    )
     for candidate in plan.candidates:
         substrate.fork(files.candidate(candidate.id).fork, [], source=files.standing)
     write_yaml(files.plan, plan, f"Plan of round {number}. Written once; do not edit.")
-    roundlog.note(files.log, "round", f"{number} planned: {len(plan.candidates)} candidates, "
-                  f"mode {rules.mode}, objective {rules.objective}")
+    roundlog.note(
+        files.log,
+        "round",
+        f"{number} planned: {len(plan.candidates)} candidates, "
+        f"mode {rules.mode}, objective {rules.objective}",
+    )
     return plan
 
 
@@ -68,8 +78,14 @@ def standing_changes(rules: Policy) -> list[Change]:
     """What every fork of the round starts with: promoted changes, then checkpoint selection."""
     changes = [item.change for item in rules.standing]
     if rules.selection.criterion != "dev" or rules.selection.weights:
-        changes.append(Change(set={"select.criterion": rules.selection.criterion,
-                                   "select.weights": rules.selection.weights}))
+        changes.append(
+            Change(
+                set={
+                    "select.criterion": rules.selection.criterion,
+                    "select.weights": rules.selection.weights,
+                }
+            )
+        )
     return changes
 
 
@@ -95,7 +111,8 @@ def make_plan(
     if len(policy.axes) != config.worker.n - 1:
         raise ConfigError(
             f"policy of round {number} has {len(policy.axes)} axes, worker.n={config.worker.n} "
-            f"needs {config.worker.n - 1}", "worker.n is pinned when the campaign starts",
+            f"needs {config.worker.n - 1}",
+            "worker.n is pinned when the campaign starts",
         )
     seeds = [
         derive_seed(config.seed, "train", number, replicate)
@@ -110,14 +127,15 @@ def make_plan(
             seeds=_seeds(config, number, index, axis, seeds),
             agent_seed=derive_seed(config.seed, "agent", number, axis.axis if axis else "anchor"),
         )
-        for index, (name, axis) in enumerate(
-            zip(candidate_ids(len(axes)), axes, strict=True))
+        for index, (name, axis) in enumerate(zip(candidate_ids(len(axes)), axes, strict=True))
     ]
     return Plan(
-        round=number, campaign=campaign.name, policy_sha256=policy_sha256,
-        substrate_sha256=campaign.pins.substrate, standing_recipe_sha256=standing_sha256,
-        budget=Budget.model_validate(
-            config.worker.model_dump(exclude={"n", "anchor_seeds"})),
+        round=number,
+        campaign=campaign.name,
+        policy_sha256=policy_sha256,
+        substrate_sha256=campaign.pins.substrate,
+        standing_recipe_sha256=standing_sha256,
+        budget=Budget.model_validate(config.worker.model_dump(exclude={"n", "anchor_seeds"})),
         candidates=candidates,
     )
 

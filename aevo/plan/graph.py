@@ -22,8 +22,10 @@ from aevo.records.job import Confinement, JobSpec, Resources, Step
 
 # What a job of the loop's own runs, by its kind; the others run commands of the substrate.
 ENTRIES = {
-    "plan": "aevo.plan.candidates:main", "worker": "aevo.work.worker:main",
-    "collector": "aevo.evidence.collector:main", "meta": "aevo.meta.step:main",
+    "plan": "aevo.plan.candidates:main",
+    "worker": "aevo.work.worker:main",
+    "collector": "aevo.evidence.collector:main",
+    "meta": "aevo.meta.step:main",
 }
 # Workers, collector, meta and plan compute next to nothing: they take no slot of the machine.
 # Their limit on Slurm is cluster.control.time_min; they outlive it by being requeued.
@@ -45,16 +47,28 @@ def round_jobs(setup: Setup, number: int, planned: bool, code: str) -> list[JobS
     layout, files = setup.layout, setup.layout.round(number)
 
     def job(
-        name: str, kind: str, product: Path, arguments: tuple[str, ...] = (),
-        after: list[str] | None = None, needs: list[str] | None = None,
+        name: str,
+        kind: str,
+        product: Path,
+        arguments: tuple[str, ...] = (),
+        after: list[str] | None = None,
+        needs: list[str] | None = None,
     ) -> JobSpec:
-        return JobSpec.model_validate({
-            "name": name, "kind": kind, "campaign": setup.name,
-            "folder": str(files.jobs / name), "product": str(product),
-            "entry": ENTRIES[kind],
-            "arguments": [str(layout.root), str(number), *arguments],
-            "after": after or [], "needs": needs or [], "resources": LIGHT, "code": code,
-        })
+        return JobSpec.model_validate(
+            {
+                "name": name,
+                "kind": kind,
+                "campaign": setup.name,
+                "folder": str(files.jobs / name),
+                "product": str(product),
+                "entry": ENTRIES[kind],
+                "arguments": [str(layout.root), str(number), *arguments],
+                "after": after or [],
+                "needs": needs or [],
+                "resources": LIGHT,
+                "code": code,
+            }
+        )
 
     found, before = [], []
     if not planned:
@@ -65,8 +79,13 @@ def round_jobs(setup: Setup, number: int, planned: bool, code: str) -> list[JobS
         job(worker_name(item), "worker", files.candidate(item).manifest, (item,), needs=before)
         for item in candidate_ids(setup.config.worker.n)
     ]
-    collector = job("collector", "collector", files.evidence,
-                    after=[item.folder for item in workers], needs=before)
+    collector = job(
+        "collector",
+        "collector",
+        files.evidence,
+        after=[item.folder for item in workers],
+        needs=before,
+    )
     meta_job = job("meta", "meta", layout.policy(number + 1), needs=[collector.folder])
     return [*found, *workers, collector, meta_job]
 
@@ -82,18 +101,31 @@ def training_job(setup: Setup, run: RunLayout, seed: int) -> JobSpec:
     rows), but not the sealed files, and write the run's own folders."""
     substrate, trainer, asked = setup.substrate, setup.config.trainer, setup.config.model.train
     data = data_step(setup, run.fork, seed, str(run.data))
-    train = substrate.command("train", run.fork, variant=trainer.name, data=run.data,
-                              base=setup.base, seed=seed, out=run.output, threads=asked.cpus,
-                              **placeholders(trainer))
+    train = substrate.command(
+        "train",
+        run.fork,
+        variant=trainer.name,
+        data=run.data,
+        base=setup.base,
+        seed=seed,
+        out=run.output,
+        threads=asked.cpus,
+        **placeholders(trainer),
+    )
     frozen, resources = str(substrate.root), trainer.over(asked)
     rows, sealed = [setup.rows] if setup.rows else [], setup.sealed
     steps = [
-        data.model_copy(update={"confine": confinement(
-            asked, [frozen, *rows], [str(run.data)], sealed)}),
-        train.model_copy(update={
-            "cache": str(run.kernels(_python(setup))),
-            "confine": confinement(
-                resources, [frozen, setup.base, str(run.data)], [str(run.output)], sealed)}),
+        data.model_copy(
+            update={"confine": confinement(asked, [frozen, *rows], [str(run.data)], sealed)}
+        ),
+        train.model_copy(
+            update={
+                "cache": str(run.kernels(_python(setup))),
+                "confine": confinement(
+                    resources, [frozen, setup.base, str(run.data)], [str(run.output)], sealed
+                ),
+            }
+        ),
     ]
     job = _run_job(setup, "train", run, run.result, resources, steps)
     return job.model_copy(update={"sandbox": setup.config.sandbox})
@@ -110,8 +142,9 @@ def _python(setup: Setup) -> str:
 def data_step(setup: Setup, fork: Path, seed: int, out: str) -> Step:
     """The command that builds a fork's training set, with the folder of real rows if any."""
     real: dict[str, Any] = {"variant": "real", "rows": setup.rows} if setup.rows else {}
-    return setup.substrate.command("data", fork, preset=setup.config.model.preset, seed=seed,
-                                   out=out, **real)
+    return setup.substrate.command(
+        "data", fork, preset=setup.config.model.preset, seed=seed, out=out, **real
+    )
 
 
 def confinement(
@@ -119,8 +152,13 @@ def confinement(
 ) -> Confinement:
     """What worker-written code of a job may touch and use up."""
     return Confinement(
-        read=read, write=write, hide=hide, memory_gb=resources.memory(resources.gpus),
-        disk_gb=resources.disk_gb, file_gb=resources.disk_gb, log_gb=0.25,
+        read=read,
+        write=write,
+        hide=hide,
+        memory_gb=resources.memory(resources.gpus),
+        disk_gb=resources.disk_gb,
+        file_gb=resources.disk_gb,
+        log_gb=0.25,
         devices=resources.gpus > 0,
         network=resources.ranks > 1,
     )
@@ -136,10 +174,14 @@ def baseline_job(setup: Setup, code: str) -> JobSpec:
     """The evaluation of the bare base checkpoint on dev: row 0 of the report."""
     layout = setup.layout
     return JobSpec(
-        name="baseline", kind="evaluate", campaign=setup.name,
-        folder=str(layout.jobs / "baseline"), product=str(layout.baseline / "scores.json"),
+        name="baseline",
+        kind="evaluate",
+        campaign=setup.name,
+        folder=str(layout.jobs / "baseline"),
+        product=str(layout.baseline / "scores.json"),
         steps=[_evaluate(setup, layout.dev_items, layout.baseline)],
-        resources=setup.config.model.evaluate, code=code,
+        resources=setup.config.model.evaluate,
+        code=code,
     )
 
 
@@ -148,8 +190,11 @@ def leaderboard_job(setup: Setup, number: int, adapters: dict[str, Path]) -> Job
     layout = setup.layout
     out = layout.vault / "board" / f"round-{number:02d}"
     return JobSpec(
-        name="leaderboard", kind="leaderboard", campaign=setup.name,
-        folder=str(layout.round(number).jobs / "leaderboard"), product=str(out / "scores.json"),
+        name="leaderboard",
+        kind="leaderboard",
+        campaign=setup.name,
+        folder=str(layout.round(number).jobs / "leaderboard"),
+        product=str(out / "scores.json"),
         steps=[_evaluate(setup, layout.hidden_items, out, adapters)],
         resources=setup.config.model.evaluate,
     )
@@ -161,19 +206,36 @@ def _evaluate(
     """Scores adapters, or the bare base without any, by the configured evaluator."""
     evaluator = setup.config.evaluator
     return setup.substrate.command(
-        "baseline" if adapters is None else "evaluate", adapters=adapters, variant=evaluator.name,
-        items=items, base=setup.base, out=out, **placeholders(evaluator))
+        "baseline" if adapters is None else "evaluate",
+        adapters=adapters,
+        variant=evaluator.name,
+        items=items,
+        base=setup.base,
+        out=out,
+        **placeholders(evaluator),
+    )
 
 
 def _run_job(
-    setup: Setup, kind: str, run: RunLayout, product: Path, resources: Resources,
+    setup: Setup,
+    kind: str,
+    run: RunLayout,
+    product: Path,
+    resources: Resources,
     steps: Sequence[Step],
 ) -> JobSpec:
     candidate = run.candidate.name
     name = f"{candidate}-{kind}-{run.number}"
-    return JobSpec.model_validate({
-        "name": name, "kind": kind, "campaign": setup.name, "folder": str(run.jobs / name),
-        "product": str(product), "steps": list(steps), "resources": resources,
-        "attempts": 1 if kind == "train" else 2,
-        "owner": str(run.jobs / worker_name(candidate)),
-    })
+    return JobSpec.model_validate(
+        {
+            "name": name,
+            "kind": kind,
+            "campaign": setup.name,
+            "folder": str(run.jobs / name),
+            "product": str(product),
+            "steps": list(steps),
+            "resources": resources,
+            "attempts": 1 if kind == "train" else 2,
+            "owner": str(run.jobs / worker_name(candidate)),
+        }
+    )

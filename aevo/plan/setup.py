@@ -45,8 +45,15 @@ class OpenCampaign(Setup):
         Raises:
             SubstrateError: its substrate is gone.
         """
-        return cls(layout, record.name, config, open_substrate(Path(record.substrate_path)),
-                   record.base_path, record.rows_path, record)
+        return cls(
+            layout,
+            record.name,
+            config,
+            open_substrate(Path(record.substrate_path)),
+            record.base_path,
+            record.rows_path,
+            record,
+        )
 
     @classmethod
     def read(cls, layout: Layout, number: int | None = None) -> Self:
@@ -57,8 +64,11 @@ class OpenCampaign(Setup):
             RecordError: no campaign or no such round; SubstrateError: its substrate is gone.
         """
         record = read(Campaign, layout.campaign)
-        config = (Config.model_validate(record.config) if number is None
-                  else read(Config, layout.round(number).config))
+        config = (
+            Config.model_validate(record.config)
+            if number is None
+            else read(Config, layout.round(number).config)
+        )
         return cls.of(config, layout, record)
 
     @property
@@ -82,5 +92,8 @@ class OpenCampaign(Setup):
 def catalogue_of(record: Campaign) -> Catalogue:
     """The axes that a campaign's search may take: those for real rows only where there are some,
     those of a trainer only where it trains."""
-    return load_catalogue(open_substrate(Path(record.substrate_path)).catalogue,
-                          real=record.rows_path is not None, trainer=record.trainer)
+    return load_catalogue(
+        open_substrate(Path(record.substrate_path)).catalogue,
+        real=record.rows_path is not None,
+        trainer=record.trainer,
+    )

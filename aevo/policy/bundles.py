@@ -5,7 +5,6 @@ Gains that no single trial can tell from chance may be plain as a sum: three mov
 half a point each cost three replications, or one trial whose effect is three times as large.
 """
 
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -54,10 +53,15 @@ def brief_for(
 ) -> AxisBrief:
     """The brief of a bundle of moves that the catalogue has."""
     moves = catalogue.moves(refs) or []
-    words = [f"{ref.axis}/{ref.move}" + (f" ({move.why})" if move.why else "")
-             for ref, move in zip(refs, moves, strict=True)]
+    words = [
+        f"{ref.axis}/{ref.move}" + (f" ({move.why})" if move.why else "")
+        for ref, move in zip(refs, moves, strict=True)
+    ]
     return AxisBrief(
-        axis=name, category=STACK, combines=list(refs), knobs=touches(together(moves).change),
+        axis=name,
+        category=STACK,
+        combines=list(refs),
+        knobs=touches(together(moves).change),
         brief="Several moves together, each likely to help and too small to be sure of alone: "
         f"{'; '.join(words)}.",
         reason=reason,

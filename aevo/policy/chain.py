@@ -19,9 +19,16 @@ from aevo.files.documents import finished, read, write_json
 from aevo.files.paths import Layout
 from aevo.records.chain import Amendment, Link
 
-PATTERNS = ("plan.yaml", "leaderboard.json", "evidence.json", "c*/manifest.json",
-            "c*/eval/*/scores.json", "c*/eval/*/*.predictions.jsonl",
-            "c*/checked/*/inspection.json", "meta/proposal.json")
+PATTERNS = (
+    "plan.yaml",
+    "leaderboard.json",
+    "evidence.json",
+    "c*/manifest.json",
+    "c*/eval/*/scores.json",
+    "c*/eval/*/*.predictions.jsonl",
+    "c*/checked/*/inspection.json",
+    "meta/proposal.json",
+)
 
 
 def link_path(layout: Layout, number: int) -> Path:
@@ -65,8 +72,11 @@ def check(layout: Layout) -> None:
     lines = broken(layout)
     if lines:
         more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
-        raise RecordError(f"{lines[0]}{more}", "restore it; if the edit of a policy is meant: "
-                          f"python -m aevo.policy amend {layout.root} ROUND --reason TEXT")
+        raise RecordError(
+            f"{lines[0]}{more}",
+            "restore it; if the edit of a policy is meant: "
+            f"python -m aevo.policy amend {layout.root} ROUND --reason TEXT",
+        )
 
 
 def amend(layout: Layout, number: int, reason: str) -> Amendment:
@@ -77,16 +87,24 @@ def amend(layout: Layout, number: int, reason: str) -> Amendment:
     """
     path, name = link_path(layout, number - 1), _name(layout, layout.policy(number))
     if not path.exists() or name not in (link := read(Link, path)).files:
-        raise RecordError(f"no finished round led to the policy of round {number}",
-                          "before the first round ends a policy may be edited as it is")
+        raise RecordError(
+            f"no finished round led to the policy of round {number}",
+            "before the first round ends a policy may be edited as it is",
+        )
     if layout.round(number).plan.exists():
         raise RecordError(f"round {number} was planned already", "amend a policy before its round")
     known = {item.file: item.now for item in link.amendments}.get(name, link.files[name])
     now = digest.of_file(layout.policy(number))
     if now == known:
         raise RecordError(f"{name} is as it was", "edit it first")
-    made = Amendment(file=name, was=known, now=now, reason=reason, by=_user(),
-                     time=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    made = Amendment(
+        file=name,
+        was=known,
+        now=now,
+        reason=reason,
+        by=_user(),
+        time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )
     write_json(path, link.model_copy(update={"amendments": [*link.amendments, made]}))
     return made
 
@@ -94,8 +112,12 @@ def amend(layout: Layout, number: int, reason: str) -> Amendment:
 def _files(layout: Layout, number: int) -> dict[str, str]:
     root = layout.round(number).root
     found = [path for pattern in PATTERNS for path in root.glob(pattern)]
-    found += [layout.policy(number), layout.policy(number + 1), layout.campaign,
-              layout.vault / "board" / f"round-{number:02d}" / "scores.json"]
+    found += [
+        layout.policy(number),
+        layout.policy(number + 1),
+        layout.campaign,
+        layout.vault / "board" / f"round-{number:02d}" / "scores.json",
+    ]
     return {_name(layout, path): digest.of_file(path) for path in sorted(found) if path.is_file()}
 
 

@@ -67,8 +67,9 @@ class Case:
     @cached_property
     def likely(self) -> Mapping[str, Estimate]:
         """Candidates of this round whose change may be built upon though not established."""
-        return likely_gain(self.evidence, self.previous, self.history.catalogue,
-                           self.policy.objective)
+        return likely_gain(
+            self.evidence, self.previous, self.history.catalogue, self.policy.objective
+        )
 
     def source(self, change: StandingChange) -> CandidateSummary | None:
         """The candidate of this round that a promotion cites."""
@@ -205,8 +206,10 @@ def promotions_are_few_and_disjoint(case: Case) -> list[str]:
     if claimed > admitted:
         faults.append(f"{claimed} changes are promoted, the noise rule admits {admitted}")
     if len(case.added) - claimed > case.previous.likely_per_round:
-        faults.append(f"{len(case.added) - claimed} changes enter that are only likely, "
-                      f"{case.previous.likely_per_round} may")
+        faults.append(
+            f"{len(case.added) - claimed} changes enter that are only likely, "
+            f"{case.previous.likely_per_round} may"
+        )
     return faults + [
         f"{one.id} and {other.id} both touch {', '.join(conflict(one.change, other.change))}"
         for index, one in enumerate(case.added)
@@ -319,8 +322,12 @@ def _bundle_faults(brief: AxisBrief, case: Case) -> list[str]:
     if not 2 <= count <= case.previous.stack_up_to:
         allowed = f"2 to {case.previous.stack_up_to}"
         faults.append(f"{brief.axis} combines {count} moves, {allowed} are allowed")
-    clash = [c for i, one in enumerate(moves) for other in moves[i + 1:]
-             for c in conflict(one.change, other.change)]
+    clash = [
+        c
+        for i, one in enumerate(moves)
+        for other in moves[i + 1 :]
+        for c in conflict(one.change, other.change)
+    ]
     if clash:
         faults.append(f"{brief.axis} combines moves that touch {', '.join(sorted(set(clash)))}")
     missing = set(touches(together(moves).change)) - set(brief.knobs)
@@ -419,8 +426,7 @@ def everything_cites_provenance(case: Case) -> list[str]:
 @_rule("R24")
 def beliefs_are_the_posterior(case: Case) -> list[str]:
     new = case.policy
-    found = beliefs(new.tried, new.standing, case.evidence.calibration.spread,
-                    new.divergence_known)
+    found = beliefs(new.tried, new.standing, case.evidence.calibration.spread, new.divergence_known)
     return [] if found == new.beliefs else ["beliefs are not the posterior of the trials"]
 
 

@@ -1,6 +1,5 @@
 """The discovery log: discoveries.jsonl, append-only, and its Markdown rendering."""
 
-
 from collections.abc import Sequence
 
 from aevo.files import documents, words

@@ -11,14 +11,7 @@ from aevo.config.policy import PolicySettings
 from aevo.errors import ConfigError
 from aevo.files import documents, words
 from aevo.files.paths import Layout
-from aevo.records.policy import (
-    MODE_TITLES,
-    AxisBrief,
-    NoiseRule,
-    Policy,
-    Provenance,
-    Selection,
-)
+from aevo.records.policy import MODE_TITLES, AxisBrief, NoiseRule, Policy, Provenance, Selection
 from aevo.statistics.figures import signed
 from aevo.substrate.catalogue import Axis, Catalogue, categories_needed, select
 
@@ -139,8 +132,9 @@ def _axis(axis: AxisBrief) -> list[str]:
     return [
         f"- **{axis.axis}** ({axis.category}{mark}): {' '.join(axis.brief.split())}",
         f"  - knobs: {_names(axis.knobs)}",
-        f"  - all of these moves together: {_names(combined)}" if combined else
-        f"  - moves worth trying: {_names(axis.moves)}",
+        f"  - all of these moves together: {_names(combined)}"
+        if combined
+        else f"  - moves worth trying: {_names(axis.moves)}",
         f"  - why: {axis.reason}",
     ]
 

@@ -1,6 +1,5 @@
 """The search mode and objective that a round's evidence leads to."""
 
-
 from aevo.records.evidence import Evidence
 from aevo.records.policy import Objective, Policy, SearchMode
 

@@ -54,8 +54,11 @@ def posterior(tried: Sequence[Trial], spread: float, external: bool) -> Posterio
         spread: standard deviation of true gains among the changes tried.
         external: dev is no longer evidence, so that only leaderboard gains count.
     """
-    known = [(trial, found) for trial in tried
-             if trial.change_sha256 and (found := _measured(trial, external))]
+    known = [
+        (trial, found)
+        for trial in tried
+        if trial.change_sha256 and (found := _measured(trial, external))
+    ]
     keys = dict.fromkeys(_key(part) for trial, _ in known for part in ledger.parts(trial))
     moves = {key: row for row, key in enumerate(keys)}
     design = np.zeros((len(known), len(moves)))
@@ -81,18 +84,24 @@ def beliefs(
     established is what stands by a test."""
     established = {
         _key(part)
-        for item in standing if item.established
+        for item in standing
+        if item.established
         for part in ledger.moves_of(tried, item.provenance.round, item.provenance.candidate)
     }
     found = posterior(tried, spread, external)
     entries = []
     for axis, move in found.moves:
         one = found.of([MoveRef(axis=axis, move=move)])
-        entries.append(MoveBelief(
-            axis=axis, move=move, expected=figure(one.gain), sd=figure(one.se),
-            probability=figure(1 - one.p),
-            established=(axis, move) in established,
-        ))
+        entries.append(
+            MoveBelief(
+                axis=axis,
+                move=move,
+                expected=figure(one.gain),
+                sd=figure(one.se),
+                probability=figure(1 - one.p),
+                established=(axis, move) in established,
+            )
+        )
     return sorted(entries, key=lambda item: (-item.expected, item.axis, item.move))
 
 
@@ -104,8 +113,7 @@ def _measured(trial: Trial, external: bool) -> Estimate | None:
 
 
 def _noise(known: Sequence[tuple[Trial, Estimate]], external: bool) -> np.ndarray:
-    """Covariance of the trials' errors: each its own, the anchor's by round, the items' by change.
-    """
+    """Covariance of the trials' errors: its own, the anchor's by round, the items' by change."""
     errors = np.array([found.se for _, found in known])
     rounds = np.array([trial.round for trial, _ in known])
     together = ANCHOR * np.outer(errors, errors) * (rounds[:, None] == rounds[None, :])

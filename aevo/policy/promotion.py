@@ -1,6 +1,5 @@
 """What becomes of a round's trials: promoted, a dead end, or undecided, by the noise rule."""
 
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,9 +68,7 @@ class Tried:
         return figure if self.lb_gain is None else f"{figure}, LB {signed(self.lb_gain)}"
 
 
-def effect_of(
-    summary: CandidateSummary, found: Calibration, objective: Objective
-) -> Effect | None:
+def effect_of(summary: CandidateSummary, found: Calibration, objective: Objective) -> Effect | None:
     """What decides about a candidate: dev and leaderboard while dev is evidence, else the
     leaderboard alone (constitution R2)."""
     trusted = objective == "maximise_dev" and found.verdict == "evidence"
@@ -141,8 +138,9 @@ def judge(
             trials.append(_trial(evidence, tried, "dead_end", what))
             if tried.key not in known:
                 known.add(tried.key)
-                cited = Provenance(round=evidence.round, candidate=tried.summary.candidate,
-                                   figure=tried.figure)
+                cited = Provenance(
+                    round=evidence.round, candidate=tried.summary.candidate, figure=tried.figure
+                )
                 dead_ends.append(dead_end(*tried.key, what, cited))
     return Judgement(promotions, demotions, dead_ends, trials)
 
@@ -201,8 +199,11 @@ def likely_gain(
     }
     found = posterior([*policy.tried, *own.values()], evidence.calibration.spread, external)
     noise = evidence.calibration.lb_noise
-    gains = {name: found.of(ledger.parts(trial)) for name, trial in own.items()
-             if trial.lb_gain is not None and trial.lb_gain >= -noise - EPSILON}
+    gains = {
+        name: found.of(ledger.parts(trial))
+        for name, trial in own.items()
+        if trial.lb_gain is not None and trial.lb_gain >= -noise - EPSILON
+    }
     return {name: gain for name, gain in gains.items() if likely(gain)}
 
 
@@ -213,7 +214,10 @@ def likely_figure(gain: Estimate) -> str:
 
 
 def _build_upon(
-    evidence: Evidence, policy: Policy, catalogue: Catalogue, objective: Objective,
+    evidence: Evidence,
+    policy: Policy,
+    catalogue: Catalogue,
+    objective: Objective,
     promotions: Sequence[StandingChange],
 ) -> list[StandingChange]:
     """Changes that are only likely and yet enter the working recipe, most promising first: none
@@ -265,9 +269,7 @@ def _tried(
     ]
 
 
-def _dead(
-    tried: Tried, found: Calibration, rule: NoiseRule, objective: Objective
-) -> str | None:
+def _dead(tried: Tried, found: Calibration, rule: NoiseRule, objective: Objective) -> str | None:
     """Why this is a dead end, or None while that is open.
 
     A move is dead when what is known of it ends below the promotion threshold, so that more trials
@@ -303,8 +305,12 @@ def departure(evidence: Evidence, change: StandingChange) -> tuple[str, Provenan
 
 def reversed_end(evidence: Evidence, change: StandingChange) -> DeadEnd:
     """A demoted change as a dead end."""
-    return dead_end(change.axis, change.id.split("-", 2)[-1],
-                    "does not stack: the anchor fell with it", departure(evidence, change)[1])
+    return dead_end(
+        change.axis,
+        change.id.split("-", 2)[-1],
+        "does not stack: the anchor fell with it",
+        departure(evidence, change)[1],
+    )
 
 
 def dead_end(axis: str, move: str, what: str, cited: Provenance) -> DeadEnd:
@@ -324,9 +330,7 @@ def promoted(
     )
 
 
-def _combined(
-    summary: CandidateSummary, policy: Policy, catalogue: Catalogue
-) -> list[MoveRef]:
+def _combined(summary: CandidateSummary, policy: Policy, catalogue: Catalogue) -> list[MoveRef]:
     """The moves that a stack's candidate stands by, if it is all of those that it was assigned."""
     brief = next((brief for brief in policy.axes if brief.axis == summary.axis), None)
     moves = catalogue.moves(brief.combines) if brief else None

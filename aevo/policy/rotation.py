@@ -1,6 +1,5 @@
 """Which axes the next round explores, and which categories rest."""
 
-
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -110,8 +109,11 @@ def _choose(
     catalogue = situation.catalogue
     needed = categories_needed(n_axes, catalogue)
     ordered = sorted(catalogue.axes, key=lambda axis: _preference(situation, axis))
-    ordered = [axis for axis in ordered if axis.category not in resting
-               and not (bundle and shared_knobs(axis.knobs, bundle.knobs))]
+    ordered = [
+        axis
+        for axis in ordered
+        if axis.category not in resting and not (bundle and shared_knobs(axis.knobs, bundle.knobs))
+    ]
     if resting:
         current = {axis.category for axis in situation.policy.axes}
         return with_entrant(ordered, current, n_axes, needed) or select(ordered, n_axes, needed)

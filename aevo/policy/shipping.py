@@ -63,8 +63,18 @@ def options(rounds: Sequence[Finished], ending: Policy) -> list[Option]:
             if item.status != "ok" or item.dev is None:
                 continue
             step, se, basis = promised(item, one.evidence, external)
-            found.append(Option(one.evidence.round, item.candidate, level + step, step, se, basis,
-                                item.change, standing))
+            found.append(
+                Option(
+                    one.evidence.round,
+                    item.candidate,
+                    level + step,
+                    step,
+                    se,
+                    basis,
+                    item.change,
+                    standing,
+                )
+            )
     return sorted(found, key=lambda item: (-item.expected, -item.round, item.candidate))
 
 
@@ -119,6 +129,7 @@ def read_options(layout: Layout) -> list[Option]:
     for files in layout.rounds():
         if not files.evidence.exists() or not layout.policy(files.number + 1).exists():
             break
-        rounds.append(Finished(document.read(layout, files.number),
-                               documents.read(Evidence, files.evidence)))
+        rounds.append(
+            Finished(document.read(layout, files.number), documents.read(Evidence, files.evidence))
+        )
     return options(rounds, document.read(layout, len(rounds) + 1)) if rounds else []

@@ -1,3 +1,1 @@
 """The typed documents of a campaign folder, and their reading and writing."""
-
-

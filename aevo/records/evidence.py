@@ -1,6 +1,5 @@
 """evidence.json: the collector's record of a round; its five sections never change (section 3)."""
 
-
 from typing import Literal
 
 from aevo.files.documents import Part, Record
@@ -262,6 +261,7 @@ class Evidence(Record):
             if summary.role == "anchor" and summary.dev is not None:
                 return summary
         return None
+
 
 VERDICTS = {
     "evidence": "dev is evidence of the leaderboard",

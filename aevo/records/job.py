@@ -33,6 +33,7 @@ class Confinement(Part):
     devices: bool = False  # GPUs
     image: str | None = None  # of no effect; records of earlier versions have it
 
+
 JobKind = Literal["plan", "worker", "train", "evaluate", "leaderboard", "collector", "meta"]
 
 

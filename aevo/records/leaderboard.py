@@ -82,8 +82,9 @@ class Leaderboard(Record):
 
     def scores_of(self, candidate: str) -> list[float]:
         """The scores of all of the candidate's submissions that have one, in their order."""
-        return [s.score for s in self.submissions
-                if s.candidate == candidate and s.score is not None]
+        return [
+            s.score for s in self.submissions if s.candidate == candidate and s.score is not None
+        ]
 
     def score_of(self, candidate: str) -> float | None:
         """The mean of the candidate's scores, or None if it has none. The best of several would be
@@ -93,12 +94,18 @@ class Leaderboard(Record):
 
     def with_late(self, later: Iterable["Leaderboard"]) -> "Leaderboard":
         """This round's board with the scores that `later` boards found for it."""
-        found = {(item.candidate, item.run, item.checkpoint): item
-                 for board in later for item in board.late if item.round == self.round}
+        found = {
+            (item.candidate, item.run, item.checkpoint): item
+            for board in later
+            for item in board.late
+            if item.round == self.round
+        }
         if not found:
             return self
-        submissions = [_settled(entry, found.get((entry.candidate, entry.run, entry.checkpoint)))
-                       for entry in self.submissions]
+        submissions = [
+            _settled(entry, found.get((entry.candidate, entry.run, entry.checkpoint)))
+            for entry in self.submissions
+        ]
         return self.model_copy(update={"submissions": submissions})
 
 
@@ -119,7 +126,8 @@ def with_late_scores(rounds: Sequence[Round]) -> list[Round]:
     after the last are not asked, so that evidence verifies whatever came in since."""
     boards = [item.leaderboard for item in rounds if item.leaderboard is not None]
     return [
-        item if item.leaderboard is None
+        item
+        if item.leaderboard is None
         else replace(item, leaderboard=item.leaderboard.with_late(boards))
         for item in rounds
     ]
@@ -128,8 +136,7 @@ def with_late_scores(rounds: Sequence[Round]) -> list[Round]:
 def _settled(entry: Submission, late: LateScore | None) -> Submission:
     if late is None or not entry.pending:
         return entry
-    return entry.model_copy(
-        update={"score": late.score, "error": late.error, "pending": False})
+    return entry.model_copy(update={"score": late.score, "error": late.error, "pending": False})
 
 
 LedgerEvent = Literal["intent", "posted", "refused", "rejected", "scored", "failed"]

@@ -4,7 +4,6 @@
 from the meta step. Markdown beside it is rendered from it, with the paper's section titles.
 """
 
-
 from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
@@ -26,8 +25,11 @@ MODE_TITLES: dict[str, str] = {
 
 def without_defaults(dumped: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """The dumped record without fields that a newer version added and this record does not use."""
-    return {name: value for name, value in dumped.items()
-            if name not in defaults or value != defaults[name]}
+    return {
+        name: value
+        for name, value in dumped.items()
+        if name not in defaults or value != defaults[name]
+    }
 
 
 class Provenance(Part):

@@ -1,6 +1,5 @@
 """meta/: the meta step's proposal and the constitution's verdict on it."""
 
-
 from typing import Any
 
 from aevo.files.documents import Part, Record

@@ -50,5 +50,17 @@ from aevo.sandbox.probe import failure, offered, probe, require
 from aevo.sandbox.supervise import STOPPED, usage
 from aevo.sandbox.wrapping import wrap
 
-__all__ = ["STOPPED", "Confinement", "Kind", "SandboxError", "Setting", "failure", "irregular",
-           "offered", "probe", "require", "usage", "wrap"]
+__all__ = [
+    "STOPPED",
+    "Confinement",
+    "Kind",
+    "SandboxError",
+    "Setting",
+    "failure",
+    "irregular",
+    "offered",
+    "probe",
+    "require",
+    "usage",
+    "wrap",
+]

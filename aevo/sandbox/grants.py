@@ -14,19 +14,52 @@ Access = Literal["read", "write", "hide"]
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 # Of /etc only what a linker, TLS, and name look-ups read: never /etc/slurm, /etc/munge, keys.
-ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs",
-       "pki/ca-trust/extracted", "crypto-policies", "alternatives", "passwd", "group", "hosts",
-       "localtime", "timezone", "nsswitch.conf", "mime.types")
+ETC = (
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "pki/tls/certs",
+    "pki/ca-trust/extracted",
+    "crypto-policies",
+    "alternatives",
+    "passwd",
+    "group",
+    "hosts",
+    "localtime",
+    "timezone",
+    "nsswitch.conf",
+    "mime.types",
+)
 ETC_NETWORK = ("resolv.conf", "host.conf", "gai.conf", "protocols", "services", "libibverbs.d")
 SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 # gloo (torch.distributed on CPU) reads the class of every PCI device: it does without the list, as
 # in bubblewrap, but not with one that may not be read.
 SYS_LANDLOCK = ("bus/pci/devices", "devices/pci*")
 # What these say is the machine's: its memory, its log, its users' keys, its processes' timers.
-PROC_MASKED = ("kcore", "kmsg", "keys", "key-users", "timer_list", "timer_stats", "sched_debug",
-               "latency_stats")
-DEVICES = ("nvidia[0-9]*", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset",
-           "nvidia-caps", "nvidia-caps-imex-channels", "nvidia-nvswitch*", "kfd", "dri")
+PROC_MASKED = (
+    "kcore",
+    "kmsg",
+    "keys",
+    "key-users",
+    "timer_list",
+    "timer_stats",
+    "sched_debug",
+    "latency_stats",
+)
+DEVICES = (
+    "nvidia[0-9]*",
+    "nvidiactl",
+    "nvidia-uvm",
+    "nvidia-uvm-tools",
+    "nvidia-modeset",
+    "nvidia-caps",
+    "nvidia-caps-imex-channels",
+    "nvidia-nvswitch*",
+    "kfd",
+    "dri",
+)
 DEVICES_NETWORK = ("infiniband", "gdrdrv")
 
 
@@ -75,7 +108,8 @@ def granted(cwd: str, confinement: Confinement) -> list[tuple[str, Access]]:
     """
     found: dict[str, Access] = {}
     order: list[tuple[Access, list[str]]] = [
-        ("hide", confinement.hide), ("read", [*python_paths(), *confinement.read]),
+        ("hide", confinement.hide),
+        ("read", [*python_paths(), *confinement.read]),
         ("write", confinement.write),
     ]
     for access, paths in order:  # the same path named twice: what grants more holds
@@ -87,16 +121,20 @@ def granted(cwd: str, confinement: Confinement) -> list[tuple[str, Access]]:
         around = [path for path in found if within(name, path)]
         if not around or found[max(around, key=len)] == "hide":
             found[name] = "read"
-    return [(path, access) for path, access in sorted(found.items())
-            if access != "hide" or _surrounded(path, found)]
+    return [
+        (path, access)
+        for path, access in sorted(found.items())
+        if access != "hide" or _surrounded(path, found)
+    ]
 
 
 def _check(path: str, must_exist: bool) -> None:
     if not Path(path).is_absolute():
         raise SandboxError(f"the path {path!r} of a confinement is not absolute")
     if must_exist and not Path(path).exists():
-        raise SandboxError(f"{path} does not exist, so no command can run with it",
-                           "create it first")
+        raise SandboxError(
+            f"{path} does not exist, so no command can run with it", "create it first"
+        )
 
 
 def _names(path: str) -> list[str]:
@@ -110,8 +148,10 @@ def _surrounded(path: str, found: dict[str, Access]) -> bool:
 
 def device_nodes(confinement: Confinement) -> list[str]:
     """The device files that the command may use beside /dev/null and its like."""
-    patterns = [*(DEVICES if confinement.devices else ()),
-                *(DEVICES_NETWORK if confinement.devices and confinement.network else ())]
+    patterns = [
+        *(DEVICES if confinement.devices else ()),
+        *(DEVICES_NETWORK if confinement.devices and confinement.network else ()),
+    ]
     return sorted(str(path) for pattern in patterns for path in Path("/dev").glob(pattern))
 
 

@@ -39,21 +39,35 @@ fails(socket.create_connection, ("127.0.0.1", int(port)), 2)
 @functools.cache
 def failure(kind: Kind) -> str | None:
     """Why `kind` does not confine here; None if it does. Tried once for each process."""
-    with tempfile.TemporaryDirectory(prefix="aevo-probe-") as folder, socket.create_server(
-        ("127.0.0.1", 0)
-    ) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="aevo-probe-") as folder,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
         allowed, forbidden = Path(folder).resolve() / "allowed", Path(folder) / "forbidden"
         allowed.mkdir()
         forbidden.mkdir()
         (forbidden / "secret").write_text("secret")
-        argv = [sys.executable, "-I", "-S", "-c", _TRIAL, str(allowed), str(forbidden),
-                str(server.getsockname()[1])]
+        argv = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _TRIAL,
+            str(allowed),
+            str(forbidden),
+            str(server.getsockname()[1]),
+        ]
         confinement = Confinement(write=[str(allowed)], processes=None)
         env = {"PATH": os.environ.get("PATH", os.defpath)}
         try:
             done = subprocess.run(
-                wrap(argv, str(allowed), env, confinement, kind), env=env, capture_output=True,
-                text=True, errors="replace", timeout=_TIME_S, stdin=subprocess.DEVNULL,
+                wrap(argv, str(allowed), env, confinement, kind),
+                env=env,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_TIME_S,
+                stdin=subprocess.DEVNULL,
             )
         except SandboxError as error:
             return error.what
@@ -86,8 +100,10 @@ def require(setting: Setting) -> Kind:
     if setting == "none":
         return "none"
     if setting == "container":
-        raise SandboxError("sandbox=container is no longer offered: it never passed this trial",
-                           "use sandbox=auto, which tries bubblewrap and Landlock")
+        raise SandboxError(
+            "sandbox=container is no longer offered: it never passed this trial",
+            "use sandbox=auto, which tries bubblewrap and Landlock",
+        )
     if setting != "auto":
         why = failure(setting)
         if why is None:

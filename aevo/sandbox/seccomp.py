@@ -14,30 +14,75 @@ import struct
 
 # name: (x86_64, aarch64); None where a machine type does not have the call
 DENIED = {
-    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280),
-    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "mount": (165, 40),
-    "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428),
-    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
-    "fspick": (433, 433), "mount_setattr": (442, 442), "unshare": (272, 97), "setns": (308, 268),
-    "open_by_handle_at": (304, 265), "init_module": (175, 105), "finit_module": (313, 273),
-    "delete_module": (176, 106), "kexec_load": (246, 104), "kexec_file_load": (320, 294),
-    "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89),
-    "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171),
-    "clock_adjtime": (305, 266), "syslog": (103, 116), "quotactl": (179, 60),
-    "quotactl_fd": (443, 443), "iopl": (172, None), "ioperm": (173, None), "vhangup": (153, 58),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "open_by_handle_at": (304, 265),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "syslog": (103, 116),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "vhangup": (153, 58),
 }
 # Their arguments lie in memory, out of a filter's sight: libc falls back to the older call.
 ABSENT = {"clone3": (435, 435), "openat2": (437, 437)}
 # Landlock does not govern these: where nothing else makes the file system read-only they are
 # answered with success and do nothing, so that copying a tree works and harms nobody.
 IGNORED = {
-    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
-    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
-    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "removexattr": (197, 14),
-    "lremovexattr": (198, 15), "fremovexattr": (199, 16), "utime": (132, None),
-    "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
-    "setxattrat": (463, 463), "removexattrat": (466, 466), "file_setattr": (469, 469),
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattrat": (463, 463),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
 }
 MODE = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}  # which argument is the mode
 OPEN = {"open": (2, None, 1), "openat": (257, 56, 2)}  # last: which argument is the flags
@@ -63,10 +108,19 @@ def program(families: tuple[int, ...], ignore_attributes: bool) -> bytes:
     if machine not in AUDIT:
         return b""
     column = list(AUDIT).index(machine)
-    out = [_op(_LOAD, _ARCH), _op(_EQUAL, AUDIT[machine], 1, 0), _no(errno.ENOSYS),
-           _op(_LOAD, _NUMBER), _op(_AT_LEAST, 0x40000000, 0, 1), _no(errno.ENOSYS)]
-    for table, answer in ((DENIED, errno.EPERM), (ABSENT, errno.ENOSYS),
-                          (IGNORED if ignore_attributes else {}, 0)):
+    out = [
+        _op(_LOAD, _ARCH),
+        _op(_EQUAL, AUDIT[machine], 1, 0),
+        _no(errno.ENOSYS),
+        _op(_LOAD, _NUMBER),
+        _op(_AT_LEAST, 0x40000000, 0, 1),
+        _no(errno.ENOSYS),
+    ]
+    for table, answer in (
+        (DENIED, errno.EPERM),
+        (ABSENT, errno.ENOSYS),
+        (IGNORED if ignore_attributes else {}, 0),
+    ):
         for numbers in table.values():
             out += _when(numbers[column], [_no(answer)])
     for name, position in MODE.items():
@@ -105,5 +159,9 @@ def _when(number: int | None, body: list[bytes]) -> list[bytes]:
 
 
 def _with_bits(position: int, bits: int) -> list[bytes]:
-    return [_op(_LOAD, _argument(position)), _op(_SET, bits, 0, 1), _no(errno.EPERM),
-            _op(_RETURN, _ALLOW)]
+    return [
+        _op(_LOAD, _argument(position)),
+        _op(_SET, bits, 0, 1),
+        _no(errno.EPERM),
+        _op(_RETURN, _ALLOW),
+    ]

@@ -142,13 +142,18 @@ class Tally:
         if not allowed:
             return None
         pids = tree(self.root)
-        resident = sum(_field(f"/proc/{pid}/status", "RssAnon:")
-                       + _field(f"/proc/{pid}/status", "RssShmem:") for pid in pids)
+        resident = sum(
+            _field(f"/proc/{pid}/status", "RssAnon:") + _field(f"/proc/{pid}/status", "RssShmem:")
+            for pid in pids
+        )
         if resident <= allowed:
             return None
         # Forked processes share pages: the proportional figure is just, but dear to take.
-        shared = sum(_field(f"/proc/{pid}/smaps_rollup", "Pss_Anon:")
-                     + _field(f"/proc/{pid}/smaps_rollup", "Pss_Shmem:") for pid in pids)
+        shared = sum(
+            _field(f"/proc/{pid}/smaps_rollup", "Pss_Anon:")
+            + _field(f"/proc/{pid}/smaps_rollup", "Pss_Shmem:")
+            for pid in pids
+        )
         if 0 < shared <= allowed:
             return None
         return f"more than {allowed / GIB:g} GiB of memory"
@@ -225,9 +230,12 @@ def set_limits(limits: dict[str, Any]) -> None:
     wanted = {resource.RLIMIT_CORE: 0}
     # Twice: private mappings of files count too. The sum of resident memory is what Tally counts.
     data = None if limits.get("devices") or not limits.get("memory") else 2 * limits["memory"]
-    for name, value in ((resource.RLIMIT_CPU, limits.get("cpu")), (resource.RLIMIT_DATA, data),
-                        (resource.RLIMIT_FSIZE, limits.get("file")),
-                        (resource.RLIMIT_NOFILE, limits.get("open_files"))):
+    for name, value in (
+        (resource.RLIMIT_CPU, limits.get("cpu")),
+        (resource.RLIMIT_DATA, data),
+        (resource.RLIMIT_FSIZE, limits.get("file")),
+        (resource.RLIMIT_NOFILE, limits.get("open_files")),
+    ):
         if value:
             wanted[name] = int(value)
     for name, value in wanted.items():

@@ -65,23 +65,32 @@ def _limits(confinement: Confinement, options: int) -> dict[str, object]:
         return None if value is None else int(value * GIB)
 
     return {
-        "cpu": confinement.cpu_s, "memory": size(confinement.memory_gb),
-        "processes": confinement.processes, "file": size(confinement.file_gb),
-        "disk": size(confinement.disk_gb), "log": size(confinement.log_gb),
-        "open_files": confinement.open_files, "write": confinement.write,
-        "devices": confinement.devices, "hidden": options,
+        "cpu": confinement.cpu_s,
+        "memory": size(confinement.memory_gb),
+        "processes": confinement.processes,
+        "file": size(confinement.file_gb),
+        "disk": size(confinement.disk_gb),
+        "log": size(confinement.log_gb),
+        "open_files": confinement.open_files,
+        "write": confinement.write,
+        "devices": confinement.devices,
+        "hidden": options,
     }
 
 
 def _inside(
-    argv: Sequence[str], cwd: str, env: Mapping[str, str], confinement: Confinement,
-    **more: object,
+    argv: Sequence[str], cwd: str, env: Mapping[str, str], confinement: Confinement, **more: object
 ) -> list[str]:
     own = (socket.AF_UNIX, *seccomp.INTERNET)
     rules = {
-        "kind": "inner", "cwd": cwd, "env": sorted(env), "processes": confinement.processes,
-        "network": confinement.network, "lowest_port": LOWEST_PORT if confinement.network else None,
-        "filter": seccomp.program(own, False).hex(), **more,
+        "kind": "inner",
+        "cwd": cwd,
+        "env": sorted(env),
+        "processes": confinement.processes,
+        "network": confinement.network,
+        "lowest_port": LOWEST_PORT if confinement.network else None,
+        "filter": seccomp.program(own, False).hex(),
+        **more,
     }
     return [*_python(), INSIDE, json.dumps(rules), "--", *argv]
 
@@ -95,9 +104,20 @@ def _bubblewrap(
     argv: Sequence[str], cwd: str, env: Mapping[str, str], confinement: Confinement
 ) -> tuple[list[str], int]:
     """A root of its own: an empty tmpfs into which only what is granted is mounted."""
-    out = ["--unshare-all", *(["--share-net"] if confinement.network else []),
-           "--die-with-parent", "--new-session", "--cap-drop", "ALL",
-           "--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
+    out = [
+        "--unshare-all",
+        *(["--share-net"] if confinement.network else []),
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+        "--hostname",
+        "sandbox",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+    ]
     tmpfs = ["--tmpfs"]
     if _bwrap_version() >= (0, 7):
         tmpfs = ["--size", str(_tmp_bytes(confinement)), "--tmpfs"]
@@ -159,11 +179,20 @@ def _landlock(
     private = seccomp.program(seccomp.INTERNET, False)
     shared = seccomp.program(open_families, True)
     if not shared:
-        raise SandboxError("this machine's type has no system call filter, which Landlock needs",
-                           "use bubblewrap")
+        raise SandboxError(
+            "this machine's type has no system call filter, which Landlock needs", "use bubblewrap"
+        )
     return _inside(
-        argv, cwd, env, confinement, kind="landlock", paths=paths, namespaces=True,
-        tmp_bytes=_tmp_bytes(confinement), filter=private.hex(), filter_shared=shared.hex(),
+        argv,
+        cwd,
+        env,
+        confinement,
+        kind="landlock",
+        paths=paths,
+        namespaces=True,
+        tmp_bytes=_tmp_bytes(confinement),
+        filter=private.hex(),
+        filter_shared=shared.hex(),
         masked=masked(),
     )
 
@@ -175,8 +204,12 @@ def _carve(path: str, hidden: list[str]) -> list[str]:
         return []
     if not any(within(other, path) for other in hidden):
         return [path]
-    return [found for child in sorted(Path(path).iterdir()) if not child.is_symlink()
-            for found in _carve(str(child), hidden)]
+    return [
+        found
+        for child in sorted(Path(path).iterdir())
+        if not child.is_symlink()
+        for found in _carve(str(child), hidden)
+    ]
 
 
 def _hides_files_alone(path: str, hidden: list[str]) -> bool:
@@ -195,11 +228,14 @@ def _check_writable(path: str, access: str, pairs: list[tuple[str, Access]]) -> 
     Raises:
         SandboxError: naming the path that cannot be taken back.
     """
-    inner = [other for other, kind in pairs
-             if other != path and within(other, path) and kind != "write"]
+    inner = [
+        other for other, kind in pairs if other != path and within(other, path) and kind != "write"
+    ]
     if access == "write" and inner:
-        raise SandboxError(f"Landlock cannot take back {inner[0]} inside of writable {path}",
-                           "grant its neighbours one by one, or use bubblewrap")
+        raise SandboxError(
+            f"Landlock cannot take back {inner[0]} inside of writable {path}",
+            "grant its neighbours one by one, or use bubblewrap",
+        )
 
 
 def _tool(name: str) -> str:

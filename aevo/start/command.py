@@ -22,8 +22,19 @@ from aevo.start import multirun
 from aevo.text import one_line
 
 # Options of Hydra's that are followed by a value.
-VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p",
-          "--experimental-rerun", "--shell-completion", "-sc")
+VALUED = (
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--package",
+    "-p",
+    "--experimental-rerun",
+    "--shell-completion",
+    "-sc",
+)
 CONF = CHECKOUT / "conf"
 P = TypeVar("P", bound=Part)
 

@@ -41,8 +41,9 @@ def keep_substrate(layout: Layout, source: Substrate, pinned: str) -> Substrate:
         with whole_folder(kept) as staging:
             _copy_substrate(source, staging)
             if open_substrate(staging).digest() != pinned:
-                raise SubstrateError(f"{source.root} changed while it was being copied",
-                                     "run the same command again")
+                raise SubstrateError(
+                    f"{source.root} changed while it was being copied", "run the same command again"
+                )
     substrate = open_substrate(kept)
     substrate.verify(pinned)
     return substrate
@@ -58,8 +59,10 @@ def keep_constitution(layout: Layout, source: Path) -> None:
     try:
         text = source.read_bytes()
     except OSError as error:
-        raise ConfigError(f"constitution={source} cannot be read ({error.strerror})",
-                          "mend its permissions, or give another") from error
+        raise ConfigError(
+            f"constitution={source} cannot be read ({error.strerror})",
+            "mend its permissions, or give another",
+        ) from error
     write_bytes(layout.constitution, text, 0o444)
 
 
@@ -79,8 +82,10 @@ def _copy_substrate(source: Substrate, destination: Path) -> None:
     for path in paths:
         target = destination / path.relative_to(source.root)
         if path.is_symlink() and path.exists() and not target.exists():
-            raise SubstrateError(f"{path} leads to a file that no copy of the substrate has",
-                                 "make the link absolute, or replace it by what it leads to")
+            raise SubstrateError(
+                f"{path} leads to a file that no copy of the substrate has",
+                "make the link absolute, or replace it by what it leads to",
+            )
 
 
 def _linked(path: Path, target: Path) -> bool:

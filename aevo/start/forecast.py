@@ -24,9 +24,14 @@ def forecast(config: Config) -> Setup:
     layout = Layout(config.root)
     substrate = Substrate(layout.substrate, source_of(config).file)
     real = layout.source_report.exists() or present(config, substrate) is not None
-    return Setup(layout, config.campaign, config, substrate,
-                 base=str(layout.substrate / config.model.base),
-                 rows=str(layout.rows) if real else None)
+    return Setup(
+        layout,
+        config.campaign,
+        config,
+        substrate,
+        base=str(layout.substrate / config.model.base),
+        rows=str(layout.rows) if real else None,
+    )
 
 
 def ask_slurm(config: Config, number: int) -> None:

@@ -52,8 +52,10 @@ def prepare(config: Config, layout: Layout, substrate: Substrate) -> str:
     draw(config, layout, substrate)
     if config.model.source is None:
         return "generator"
-    return (f"generator, for {config.model.source} is not there: dev, hidden and training rows are "
-            "synthetic (to use the real ones, put the file there and start another campaign)")
+    return (
+        f"generator, for {config.model.source} is not there: dev, hidden and training rows are "
+        "synthetic (to use the real ones, put the file there and start another campaign)"
+    )
 
 
 def present(config: Config, substrate: Substrate) -> Path | None:
@@ -65,8 +67,11 @@ def present(config: Config, substrate: Substrate) -> Path | None:
     if config.model.source is None or not Path(config.model.source).exists():
         return None
     if "split" not in substrate.file.commands:
-        raise ConfigError(f"model.source={config.model.source}: {substrate.root}/substrate.yaml "
-                          "has no command `split`", "give model.source=null")
+        raise ConfigError(
+            f"model.source={config.model.source}: {substrate.root}/substrate.yaml "
+            "has no command `split`",
+            "give model.source=null",
+        )
     return Path(config.model.source)
 
 
@@ -78,17 +83,32 @@ def split(config: Config, layout: Layout, substrate: Substrate, source: Path) ->
     """
     model = config.model
     _open_vault(layout)
-    _run(config, layout, substrate.command(
-        "split", source=source, preset=model.preset, dev=model.dev_items, hidden=model.hidden_items,
-        vault=layout.vault, rows=layout.rows, report=layout.source_report))
+    _run(
+        config,
+        layout,
+        substrate.command(
+            "split",
+            source=source,
+            preset=model.preset,
+            dev=model.dev_items,
+            hidden=model.hidden_items,
+            vault=layout.vault,
+            rows=layout.rows,
+            report=layout.source_report,
+        ),
+    )
     try:
         report = json.loads(layout.source_report.read_text())
         sides = ", ".join(f"{count} {side}" for side, count in report["split"].items())
-        return (f"{source}: {report['rows']} rows, {report['usable']} usable, split into {sides} "
-                f"({layout.source_report} says what became of each)")
+        return (
+            f"{source}: {report['rows']} rows, {report['usable']} usable, split into {sides} "
+            f"({layout.source_report} says what became of each)"
+        )
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RecordError(f"{layout.source_report} is no report of a split ({error})",
-                          "mend the command `split` of the substrate") from error
+        raise RecordError(
+            f"{layout.source_report} is no report of a split ({error})",
+            "mend the command `split` of the substrate",
+        ) from error
 
 
 def draw(config: Config, layout: Layout, substrate: Substrate) -> None:
@@ -101,12 +121,17 @@ def draw(config: Config, layout: Layout, substrate: Substrate) -> None:
     _open_vault(layout)
     model = config.model
     hidden = "hidden" if config.leaderboard.shift else "hidden_unshifted"
-    for path, split, count in ((layout.dev_items, "dev", model.dev_items),
-                               (layout.hidden_items, hidden, model.hidden_items)):
+    for path, split, count in (
+        (layout.dev_items, "dev", model.dev_items),
+        (layout.hidden_items, hidden, model.hidden_items),
+    ):
         if path.exists():
             continue
-        _run(config, layout, substrate.command("items", preset=model.preset, split=split, n=count,
-                                               out=path))
+        _run(
+            config,
+            layout,
+            substrate.command("items", preset=model.preset, split=split, n=count, out=path),
+        )
 
 
 def _open_vault(layout: Layout) -> None:

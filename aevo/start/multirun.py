@@ -82,13 +82,17 @@ def launch(arguments: list[str], failures: list[AevoError]) -> Iterator[None]:
         try:
             yield
         except (FailedJobError, FailedSubmissionError) as error:
-            raise ConfigError(f"the members could not be submitted: {' '.join(str(error).split())}",
-                              "change hydra.launcher.… (partition, account, qos, …)") from error
+            raise ConfigError(
+                f"the members could not be submitted: {' '.join(str(error).split())}",
+                "change hydra.launcher.… (partition, account, qos, …)",
+            ) from error
         except FileNotFoundError as error:
             if error.filename not in ("sbatch", "srun"):
                 raise
-            raise ConfigError(f"{error.filename} is not installed here",
-                              "choose hydra/launcher=submitit_local or none") from error
+            raise ConfigError(
+                f"{error.filename} is not installed here",
+                "choose hydra/launcher=submitit_local or none",
+            ) from error
         finally:
             for failed in _failed(members):
                 report(failed)
@@ -103,8 +107,9 @@ def _failed(members: list[Member]) -> list[AevoError]:
         if item.error is None:
             continue
         own = " ".join(word for word in item.overrides if word not in shared)
-        error = JobError(f"member {number} ({own or 'the only one'}) failed: {item.error}",
-                         f"log {item.log}")
+        error = JobError(
+            f"member {number} ({own or 'the only one'}) failed: {item.error}", f"log {item.log}"
+        )
         error.code = getattr(item.error, "code", 1)
         found.append(error)
     return found
@@ -116,8 +121,10 @@ def _environment() -> Iterator[None]:
     depth = int(os.environ.get(DEPTH, "0")) + 1
     if depth >= MAX_DEPTH:
         raise JobError(f"the members would be nested {depth} deep: a job submits itself")
-    changed = {DEPTH: str(depth), "PYTHONPATH": os.pathsep.join(
-        filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))}
+    changed = {
+        DEPTH: str(depth),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH")))),
+    }
     if "SLURM_CONF" in os.environ:  # which clean_env takes away
         changed["SLURM_CONF"] = os.environ["SLURM_CONF"]
     hidden = ("CUDA_VISIBLE_DEVICES", "NODE_RANK", "GROUP_RANK")

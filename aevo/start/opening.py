@@ -36,8 +36,18 @@ from aevo.text import one_line
 CONSTITUTION = CHECKOUT / "constitution.txt"
 # A base checkpoint above this size is hashed once, when the campaign starts, not by every command.
 MAX_HASHED = 4 * 2**30
-PACKAGES = ("aevo", "torch", "transformers", "peft", "submitit", "hydra-core", "pydantic", "numpy",
-            "scipy", "pandas")
+PACKAGES = (
+    "aevo",
+    "torch",
+    "transformers",
+    "peft",
+    "submitit",
+    "hydra-core",
+    "pydantic",
+    "numpy",
+    "scipy",
+    "pandas",
+)
 
 
 def open_campaign(config: Config) -> OpenCampaign:
@@ -82,8 +92,10 @@ def verify(opened: OpenCampaign) -> None:
         )
     rows = campaign.rows_path
     if rows is not None and digest.of_tree(Path(rows), ["."]) != campaign.pins.rows:
-        raise SubstrateError(f"{rows} does not hold the rows this campaign was given at its start",
-                             "restore them, or start a new campaign with campaign=NAME")
+        raise SubstrateError(
+            f"{rows} does not hold the rows this campaign was given at its start",
+            "restore them, or start a new campaign with campaign=NAME",
+        )
     path = Path(campaign.constitution_path)
     if not path.is_file() or digest.of_file(path) != campaign.pins.constitution:
         raise SubstrateError(
@@ -104,17 +116,24 @@ def _start(config: Config, layout: Layout) -> Campaign:
     data = items.prepare(config, layout, substrate)
     rows = layout.rows if layout.source_report.exists() else None
     campaign = Campaign(
-        name=config.campaign, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        name=config.campaign,
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         pins=Pins(
-            substrate=pinned, constitution=digest.of_file(layout.constitution),
-            base=digest.of_tree(base, ["."]), dev_items=digest.of_file(layout.dev_items),
+            substrate=pinned,
+            constitution=digest.of_file(layout.constitution),
+            base=digest.of_tree(base, ["."]),
+            dev_items=digest.of_file(layout.dev_items),
             hidden_items=digest.of_file(layout.hidden_items),
             rows=None if rows is None else digest.of_tree(rows, ["."]),
         ),
-        substrate_path=str(substrate.root), constitution_path=str(layout.constitution),
-        base_path=str(base), source_path=str(source.root), data=data,
+        substrate_path=str(substrate.root),
+        constitution_path=str(layout.constitution),
+        base_path=str(base),
+        source_path=str(source.root),
+        data=data,
         rows_path=None if rows is None else str(rows),
-        config=config.model_dump(mode="json"), versions=_versions(),
+        config=config.model_dump(mode="json"),
+        versions=_versions(),
     )
     write_yaml(layout.campaign, campaign, "What this campaign pinned when it started.")
     return campaign
@@ -143,15 +162,20 @@ def _note_changed_source(config: Config, campaign: Campaign, layout: Layout) -> 
     except (AevoError, OSError):
         return
     if changed:
-        print(f"note: {' and '.join(changed)} changed since the start; this campaign keeps its "
-              f"own copy in {layout.root}", flush=True)
+        print(
+            f"note: {' and '.join(changed)} changed since the start; this campaign keeps its "
+            f"own copy in {layout.root}",
+            flush=True,
+        )
 
 
 def _check_pinned(config: Config, campaign: Campaign, layout: Layout) -> None:
     given, fixed = config.pinned(), Config.model_validate(campaign.config).pinned()
-    changed = [f"{key} (was {one_line(str(fixed[key]), 60)}, "
-               f"given {one_line(str(given[key]), 60)})"
-               for key in given if given[key] != fixed[key]]
+    changed = [
+        f"{key} (was {one_line(str(fixed[key]), 60)}, given {one_line(str(given[key]), 60)})"
+        for key in given
+        if given[key] != fixed[key]
+    ]
     if changed:
         raise ConfigError(
             f"{layout.root} was started with other pinned settings: {', '.join(changed)}",
@@ -172,8 +196,10 @@ def _base(config: Config, substrate: Substrate, source: Substrate) -> Path:
         base.parent.mkdir(parents=True, exist_ok=True)
         run_here(substrate.command("prepare", model=config.model.prepare, out=base))
     if not (base / "config.json").is_file():
-        raise ConfigError(f"model.base={base} holds no checkpoint (config.json is missing)",
-                          "put one there in HF layout, or give model.base=PATH")
+        raise ConfigError(
+            f"model.base={base} holds no checkpoint (config.json is missing)",
+            "put one there in HF layout, or give model.base=PATH",
+        )
     return base
 
 
@@ -181,17 +207,16 @@ def _first_policy(campaign: OpenCampaign) -> None:
     layout, config = campaign.layout, campaign.config
     if finished(Policy, layout.policy(1)):
         return
-    first = document.first_policy(config.policy, catalogue_of(campaign.record),
-                                  config.worker.n - 1)
+    first = document.first_policy(config.policy, catalogue_of(campaign.record), config.worker.n - 1)
     if config.model.recipe:
         standing = StandingChange(
-            id=f"model-{config.model.name}", axis="operator",
+            id=f"model-{config.model.name}",
+            axis="operator",
             change=Change(set=flatten(config.model.recipe)),
             provenance=Provenance(round=0, figure=f"operator's settings for {config.model.name}"),
         )
         first = first.model_copy(update={"standing": [standing]})
     document.write(layout, first)
-
 
 
 def _versions() -> dict[str, str]:

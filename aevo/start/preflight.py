@@ -22,8 +22,12 @@ def can_run(config: Config) -> None:
         BoardError: the leaderboard cannot be used: credentials, rules, competition, network.
     """
     if sandbox.require(config.sandbox) == "none":
-        print("WARNING: sandbox=none: worker-written code runs unconfined, as you, with your "
-              "files and your network", file=sys.stderr, flush=True)
+        print(
+            "WARNING: sandbox=none: worker-written code runs unconfined, as you, with your "
+            "files and your network",
+            file=sys.stderr,
+            flush=True,
+        )
     if isinstance(config.agent, EndpointSettings):
         from aevo.llm import preflight  # `openai` is half of a start's imports
 
@@ -40,5 +44,7 @@ def free_space(layout: Layout, needed_mb: int = 200) -> None:
     layout.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(layout.root).free // 2**20
     if free < needed_mb:
-        raise ConfigError(f"only {free} MB are free at {layout.root}, {needed_mb} are needed",
-                          "free some, or give another folder with runs=PATH")
+        raise ConfigError(
+            f"only {free} MB are free at {layout.root}, {needed_mb} are needed",
+            "free some, or give another folder with runs=PATH",
+        )

@@ -27,8 +27,12 @@ def close_to_others(folder: Path) -> None:
             shutil.chown(folder, group=group)
         folder.chmod(0o2750 if group else 0o700)
     except LookupError as error:
-        raise ConfigError(f"{VARIABLE}={group} is no group of this machine",
-                          "name one that you are in, or unset it") from error
+        raise ConfigError(
+            f"{VARIABLE}={group} is no group of this machine",
+            "name one that you are in, or unset it",
+        ) from error
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be closed to others ({error.strerror})",
-                          "give runs=PATH a folder of your own") from error
+        raise ConfigError(
+            f"{folder} cannot be closed to others ({error.strerror})",
+            "give runs=PATH a folder of your own",
+        ) from error

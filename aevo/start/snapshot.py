@@ -103,9 +103,10 @@ def take_from(root: Path, layout: Layout, config: Config) -> Path:
                 write_text(staging / PACKAGES, installed, 0o444)
                 _write_about(staging, root, tree, whole, config)
     except OSError as error:
-        raise RecordError(f"cannot take a snapshot of {root} in {layout.snapshots} ({error})",
-                          "free space or mend permissions and run the same command again"
-                          ) from error
+        raise RecordError(
+            f"cannot take a snapshot of {root} in {layout.snapshots} ({error})",
+            "free space or mend permissions and run the same command again",
+        ) from error
     verify(folder / CODE)
     return folder / CODE
 
@@ -119,8 +120,10 @@ def verify(code: Path) -> None:
     known, now = read(About, code.parent / ABOUT).files, _read_tree(code).leaves
     changed = sorted(name for name in {*known, *now} if known.get(name) != now.get(name))
     if changed:
-        raise RecordError(f"snapshot {code} was edited after it was taken: {listed(changed)}",
-                          f"remove {code.parent} and run the same command again")
+        raise RecordError(
+            f"snapshot {code} was edited after it was taken: {listed(changed)}",
+            f"remove {code.parent} and run the same command again",
+        )
 
 
 def packages() -> str:
@@ -142,8 +145,10 @@ class _Tree:
 
     @property
     def leaves(self) -> dict[str, str]:
-        return {name: ("x:" if mode & 0o100 else "-:") + digest.of_bytes(data)
-                for name, (data, mode) in self.files.items()}
+        return {
+            name: ("x:" if mode & 0o100 else "-:") + digest.of_bytes(data)
+            for name, (data, mode) in self.files.items()
+        }
 
 
 def _identity(tree: _Tree, installed: str) -> str:
@@ -151,8 +156,11 @@ def _identity(tree: _Tree, installed: str) -> str:
 
 
 def _is_snapshot_of(layout: Layout, root: Path) -> bool:
-    return (root.name == CODE and (root.parent / ABOUT).is_file()
-            and root.parents[1] == layout.snapshots.resolve())
+    return (
+        root.name == CODE
+        and (root.parent / ABOUT).is_file()
+        and root.parents[1] == layout.snapshots.resolve()
+    )
 
 
 def _read_tree(root: Path) -> _Tree:
@@ -197,13 +205,22 @@ def _write(code: Path, tree: _Tree) -> None:
 def _write_about(staging: Path, root: Path, tree: _Tree, whole: str, config: Config) -> None:
     commit, changes = _git(root)
     write_text(staging / CHANGES, redact(changes), 0o444)
-    write_json(staging / ABOUT, About(
-        digest=whole, created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), commit=commit,
-        dirty=bool(changes) if commit else None, python=platform.python_version(),
-        host=platform.node(), argv=redact_words(sys.argv), source=str(root),
-        config=redact_value(config.model_dump(mode="json")), files=tree.leaves,
-        left_out=tree.left_out,
-    ))
+    write_json(
+        staging / ABOUT,
+        About(
+            digest=whole,
+            created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            commit=commit,
+            dirty=bool(changes) if commit else None,
+            python=platform.python_version(),
+            host=platform.node(),
+            argv=redact_words(sys.argv),
+            source=str(root),
+            config=redact_value(config.model_dump(mode="json")),
+            files=tree.leaves,
+            left_out=tree.left_out,
+        ),
+    )
 
 
 def _git(root: Path) -> tuple[str | None, str]:
@@ -218,22 +235,30 @@ def _git(root: Path) -> tuple[str | None, str]:
         return None, ""
     diff = _git_output(root, "diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD") or ""
     if len(diff) >= MAX_DIFF:
-        diff = diff[:diff.rfind("\n") + 1] + f"[cut after {MAX_DIFF} bytes]\n"
-    untracked = _git_output(root, "ls-files", "--others", "--exclude-standard", "--", "aevo",
-                            "conf") or ""
-    return commit.strip(), diff + "".join(f"untracked: {name}\n" for name in untracked.split("\n")
-                                          if name)
+        diff = diff[: diff.rfind("\n") + 1] + f"[cut after {MAX_DIFF} bytes]\n"
+    untracked = (
+        _git_output(root, "ls-files", "--others", "--exclude-standard", "--", "aevo", "conf") or ""
+    )
+    return commit.strip(), diff + "".join(
+        f"untracked: {name}\n" for name in untracked.split("\n") if name
+    )
 
 
 def _git_output(root: Path, *arguments: str) -> str | None:
     """What git says, its first MAX_DIFF bytes; None where it fails, is slow or does not exist."""
-    ours = {name: value for name, value in os.environ.items()  # as set inside of a git hook
-            if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    ours = {
+        name: value
+        for name, value in os.environ.items()  # as set inside of a git hook
+        if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    }
     with tempfile.TemporaryFile() as output:
         try:
             done = subprocess.run(
-                ["git", "-C", str(root), "-c", "core.quotePath=false", *arguments], stdout=output,
-                stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=GIT_TIMEOUT_S,
+                ["git", "-C", str(root), "-c", "core.quotePath=false", *arguments],
+                stdout=output,
+                stderr=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
+                timeout=GIT_TIMEOUT_S,
                 env=ours | {"GIT_OPTIONAL_LOCKS": "0"},
             )
         except (OSError, subprocess.TimeoutExpired):

@@ -9,5 +9,3 @@ same inputs give the same figures on every machine.
 - `effect`        a change's readings in one estimate; what one more trial of it would be worth
 - `transfer`      dev against leaderboard: calibration, leverage, divergence, plateau
 """
-
-

@@ -1,7 +1,6 @@
 """Figures as people read them."""
 
 
-
 def figure(value: float) -> float:
     """Six decimals: more than any score holds, and the same text on every machine."""
     return round(value, 6) + 0.0

@@ -1,6 +1,5 @@
 """Several tests at once."""
 
-
 from collections.abc import Sequence
 
 

@@ -99,9 +99,7 @@ def rounding(decimals: int) -> float:
     return (10.0**-decimals) ** 2 / 12
 
 
-def beyond_items(
-    runs: Sequence[Mapping[str, tuple[float, int]]]
-) -> Mapping[str, Variance]:
+def beyond_items(runs: Sequence[Mapping[str, tuple[float, int]]]) -> Mapping[str, Variance]:
     """By domain, how much a run's accuracy varies beyond what single items explain.
 
     `runs` are a round's runs, each with accuracy and number of items by domain. Most moves do

@@ -194,7 +194,10 @@ class Passage:
 
 
 def passage(
-    probes: Sequence[Probe], everyone: Sequence[float], spread: float, lb_variance: float,
+    probes: Sequence[Probe],
+    everyone: Sequence[float],
+    spread: float,
+    lb_variance: float,
     shared: float | None = None,
 ) -> Passage | None:
     """The share of dev's gains that reached the leaderboard, over explorers whose dev rose.

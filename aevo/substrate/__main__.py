@@ -10,8 +10,11 @@ from aevo.substrate.frozen import DEFAULT, open_substrate
 
 def main(arguments: list[str]) -> None:
     """The command line; prints what it found."""
-    parser = argparse.ArgumentParser(prog="python -m aevo.substrate", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m aevo.substrate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     for name in ("verify", "freeze", "fork", "diff"):
         action = actions.add_parser(name)

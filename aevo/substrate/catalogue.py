@@ -104,8 +104,14 @@ class Catalogue(Part):
         moves = self.moves(brief.combines)
         if not moves:
             return None
-        return Axis(id=brief.axis, category=brief.category, brief=brief.brief,
-                    knobs=list(brief.knobs), moves=[together(moves)], transfer=brief.transfer)
+        return Axis(
+            id=brief.axis,
+            category=brief.category,
+            brief=brief.brief,
+            knobs=list(brief.knobs),
+            moves=[together(moves)],
+            transfer=brief.transfer,
+        )
 
 
 def load(path: Path, real: bool = False, trainer: str = "") -> Catalogue:
@@ -121,8 +127,11 @@ def load(path: Path, real: bool = False, trainer: str = "") -> Catalogue:
         repeated += [f"{axis.id}/{name}" for name in _repeated(move.id for move in axis.moves)]
     if repeated:
         raise RecordError(f"{path} names twice: {', '.join(repeated)}", "give each its own id")
-    axes = [axis for axis in catalogue.axes
-            if (real or not axis.real) and (not axis.trainers or trainer in axis.trainers)]
+    axes = [
+        axis
+        for axis in catalogue.axes
+        if (real or not axis.real) and (not axis.trainers or trainer in axis.trainers)
+    ]
     return catalogue.model_copy(update={"axes": axes})
 
 

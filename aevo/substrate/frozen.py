@@ -84,8 +84,17 @@ class Substrate:
     def sealed_in(self, root: Path) -> list[Path]:
         """What the sealed files are in another copy of this substrate."""
         found = digest.files_below(root, self.file.sealed)
-        return sorted([*found, *(code for path in found if path.suffix == ".py" for code in
-                                 path.parent.glob(f"__pycache__/{path.stem}.*"))])
+        return sorted(
+            [
+                *found,
+                *(
+                    code
+                    for path in found
+                    if path.suffix == ".py"
+                    for code in path.parent.glob(f"__pycache__/{path.stem}.*")
+                ),
+            ]
+        )
 
     def digest(self) -> str:
         """The Merkle digest of the files as they are now."""
@@ -142,12 +151,12 @@ class Substrate:
             elif any(path.is_symlink() for path in digest.files_below(self.root, [name])):
                 reason = "holds a link, which would be hidden while what it leads to is not"
             if reason is not None:
-                raise SubstrateError(f"{self.root}/substrate.yaml: sealed path {name} {reason}",
-                                     "name files or folders of the substrate itself")
+                raise SubstrateError(
+                    f"{self.root}/substrate.yaml: sealed path {name} {reason}",
+                    "name files or folders of the substrate itself",
+                )
 
-    def fork(
-        self, destination: Path, standing: list[Change], source: Path | None = None
-    ) -> None:
+    def fork(self, destination: Path, standing: list[Change], source: Path | None = None) -> None:
         """Copies the mutable files (of `source`, another fork, where given) to `destination` and
         applies the standing recipe, at once or not at all.
 
@@ -210,8 +219,12 @@ class Substrate:
         return (found[variant] if isinstance(found, dict) else found).distributed
 
     def command(
-        self, name: str, fork: Path | None = None, adapters: dict[str, Path] | None = None,
-        variant: str | None = None, **values: Any,
+        self,
+        name: str,
+        fork: Path | None = None,
+        adapters: dict[str, Path] | None = None,
+        variant: str | None = None,
+        **values: Any,
     ) -> Step:
         """Fills in a command of substrate.yaml; a pure function of its arguments.
 
@@ -227,8 +240,10 @@ class Substrate:
         if isinstance(template, dict):
             chosen = variant or next(iter(template), "")
             if chosen not in template:
-                raise SubstrateError(f"{self.root}/substrate.yaml has no `{name}` named {chosen}",
-                                     f"it has {', '.join(template)}")
+                raise SubstrateError(
+                    f"{self.root}/substrate.yaml has no `{name}` named {chosen}",
+                    f"it has {', '.join(template)}",
+                )
             template = template[chosen]
         words = {"python": sys.executable, **{key: str(value) for key, value in values.items()}}
         argv: list[str] = []
@@ -247,8 +262,12 @@ class Substrate:
         if template.cwd == "fork" and fork is None:
             raise SubstrateError(f"command `{name}` needs a fork to run in")
         cwd = fork if template.cwd == "fork" and fork is not None else self.root
-        return Step(argv=argv, cwd=str(cwd), env={"PYTHONPATH": str(self.root)},
-                    distributed=template.distributed)
+        return Step(
+            argv=argv,
+            cwd=str(cwd),
+            env={"PYTHONPATH": str(self.root)},
+            distributed=template.distributed,
+        )
 
 
 def source_of(config: Config) -> Substrate:

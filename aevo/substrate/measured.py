@@ -28,8 +28,9 @@ def recorded_change(substrate: Substrate, fork: Path, standing: Path) -> Change:
     try:
         kept = Change.model_validate_json(change.model_dump_json())
     except ValueError as error:  # pydantic's, of what JSON has no word for
-        raise SubstrateError(f"the change of {fork.name} cannot be recorded "
-                             f"({' '.join(str(error).split())[:200]})") from error
+        raise SubstrateError(
+            f"the change of {fork.name} cannot be recorded ({' '.join(str(error).split())[:200]})"
+        ) from error
     with tempfile.TemporaryDirectory(prefix="aevo-replay-") as scratch:
         replayed = Path(scratch) / "fork"
         substrate.copy(standing, replayed)
@@ -39,7 +40,8 @@ def recorded_change(substrate: Substrate, fork: Path, standing: Path) -> Change:
         raise SubstrateError(
             f"what this fork changes cannot be recorded as a change: {', '.join(odd[:5])}",
             "delete no file and remove no key: empty the file, give the key a value; no key may "
-            "have a dot in its name")
+            "have a dot in its name",
+        )
     return kept
 
 
@@ -50,7 +52,8 @@ def _differences(substrate: Substrate, replayed: Path, fork: Path) -> list[str]:
     for tree in (replayed, fork):
         leaves = digest.entries(tree, substrate.file.mutable)
         sides.append({name: leaf[2:] for name, leaf in leaves.items() if name != recipe})
-    odd = sorted(name for name in {*sides[0], *sides[1]}
-                 if sides[0].get(name) != sides[1].get(name))
+    odd = sorted(
+        name for name in {*sides[0], *sides[1]} if sides[0].get(name) != sides[1].get(name)
+    )
     values = [digest.of_value(load_recipe(tree / recipe)) for tree in (replayed, fork)]
     return odd if values[0] == values[1] else [recipe, *odd]

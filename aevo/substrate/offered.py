@@ -6,8 +6,9 @@ from aevo.records.job import Resources
 from aevo.substrate.frozen import Substrate
 
 
-def check_choices(substrate: Substrate, trainer: TrainerSettings,
-                  evaluator: EvaluatorSettings, needs: Resources) -> None:
+def check_choices(
+    substrate: Substrate, trainer: TrainerSettings, evaluator: EvaluatorSettings, needs: Resources
+) -> None:
     """Finds a choice that the substrate does not offer, before anything runs.
 
     Args:
@@ -17,17 +18,28 @@ def check_choices(substrate: Substrate, trainer: TrainerSettings,
         ConfigError: naming what it does offer, or a trainer of one process for a model that needs
             several.
     """
-    for key, commands, chosen in (("trainer", ["train"], trainer),
-                                  ("evaluator", ["evaluate", "baseline"], evaluator)):
+    for key, commands, chosen in (
+        ("trainer", ["train"], trainer),
+        ("evaluator", ["evaluate", "baseline"], evaluator),
+    ):
         for command in commands:
             known = substrate.variants(command)
             if known and chosen.name not in known:
-                raise ConfigError(f"{key}={chosen.name}: {substrate.root}/substrate.yaml has "
-                                  f"`{command}` as {', '.join(known)}", f"choose {key}=NAME")
+                raise ConfigError(
+                    f"{key}={chosen.name}: {substrate.root}/substrate.yaml has "
+                    f"`{command}` as {', '.join(known)}",
+                    f"choose {key}=NAME",
+                )
             if not known and chosen.options:
-                raise ConfigError(f"{key}={chosen.name}: {substrate.root}/substrate.yaml has one "
-                                  f"`{command}`, which takes no options", f"leave {key} out")
+                raise ConfigError(
+                    f"{key}={chosen.name}: {substrate.root}/substrate.yaml has one "
+                    f"`{command}`, which takes no options",
+                    f"leave {key} out",
+                )
     ranks = trainer.over(needs).ranks
     if ranks > 1 and not substrate.distributed("train", trainer.name):
-        raise ConfigError(f"trainer={trainer.name} is one process, and the model's training asks "
-                          f"for {ranks} ranks", "choose a trainer of several (conf/trainer)")
+        raise ConfigError(
+            f"trainer={trainer.name} is one process, and the model's training asks "
+            f"for {ranks} ranks",
+            "choose a trainer of several (conf/trainer)",
+        )

@@ -36,10 +36,13 @@ def show_graph(config: Config, numbers: list[int], command: str) -> None:
     if isinstance(config.cluster, SlurmCluster):
         for job in jobs:
             print(script(job, config.cluster), end="")
-    hours = sum(job.resources.gpus * job.resources.nodes * job.resources.time_min / 60
-                for job in jobs)
-    console.print(f"\n# {len(jobs)} jobs; at most {hours:,.0f} GPU-hours for one training of each "
-                  f"candidate (up to {config.worker.trainings} are allowed)")
+    hours = sum(
+        job.resources.gpus * job.resources.nodes * job.resources.time_min / 60 for job in jobs
+    )
+    console.print(
+        f"\n# {len(jobs)} jobs; at most {hours:,.0f} GPU-hours for one training of each "
+        f"candidate (up to {config.worker.trainings} are allowed)"
+    )
     words = shlex.join(word for word in sys.argv[1:] if not word.startswith("dry_run="))
     console.print(f"# nothing was written or submitted; to run it:\n{command} {words}".rstrip())
 
@@ -77,13 +80,16 @@ def _line(job: JobSpec, config: Config) -> str:
     if isinstance(config.cluster, SlurmCluster):
         partition = config.cluster.options(job.kind, asked).partition
         words.append(f"[{partition or 'default partition'}]")
-        words.append(f"{asked.nodes} node(s), {asked.gpus} GPU(s) each, {asked.cpus} CPU(s), "
-                     f"{asked.time_min} min")
+        words.append(
+            f"{asked.nodes} node(s), {asked.gpus} GPU(s) each, {asked.cpus} CPU(s), "
+            f"{asked.time_min} min"
+        )
     waits = [f"afterok {Path(folder).name}" for folder in job.needs]
     if job.after:
         names = [Path(folder).name for folder in job.after]
-        waits.append(f"afterany {names[0]} … {names[-1]}" if len(names) > 1 else
-                     f"afterany {names[0]}")
+        waits.append(
+            f"afterany {names[0]} … {names[-1]}" if len(names) > 1 else f"afterany {names[0]}"
+        )
     return " ".join([*words, *(f"({item})" for item in waits)])
 
 

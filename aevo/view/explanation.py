@@ -28,8 +28,9 @@ class Ended:
 
     def believed(self, ref: MoveRef) -> Estimate:
         """The move's gain on the target by all trials up to this round."""
-        found = posterior(self.policy.tried, self.evidence.calibration.spread,
-                          self.policy.divergence_known)
+        found = posterior(
+            self.policy.tried, self.evidence.calibration.spread, self.policy.divergence_known
+        )
         return found.of([ref])
 
 
@@ -45,8 +46,10 @@ def ended(layout: Layout) -> list[Ended]:
         if files.evidence.exists() and layout.policy(files.number + 1).exists()
     ]
     if not found:
-        raise RecordError(f"no round of {layout.root} has ended yet",
-                          f"python -m aevo.status {layout.root} says how far it is")
+        raise RecordError(
+            f"no round of {layout.root} has ended yet",
+            f"python -m aevo.status {layout.root} says how far it is",
+        )
     return found
 
 
@@ -56,8 +59,11 @@ def resolve(name: str, rounds: Sequence[Ended]) -> MoveRef:
     Raises:
         ConfigError: none was, or moves of several axes have the name.
     """
-    known = {(part.axis, part.move): part
-             for trial in rounds[-1].policy.tried for part in ledger.parts(trial)}
+    known = {
+        (part.axis, part.move): part
+        for trial in rounds[-1].policy.tried
+        for part in ledger.parts(trial)
+    }
     fitting = [part for (axis, move), part in known.items() if name in (move, f"{axis}/{move}")]
     if len(fitting) == 1:
         return fitting[0]
@@ -74,8 +80,11 @@ def story(ref: MoveRef, rounds: Sequence[Ended]) -> list[str]:
 def _rounds(ref: MoveRef, rounds: Sequence[Ended]) -> Iterator[str]:
     before: Estimate | None = None
     for one in rounds:
-        own = [trial for trial in one.policy.tried
-               if trial.round == one.evidence.round and ref in ledger.parts(trial)]
+        own = [
+            trial
+            for trial in one.policy.tried
+            if trial.round == one.evidence.round and ref in ledger.parts(trial)
+        ]
         after = one.believed(ref)
         for trial in own:
             yield f"Round {trial.round}, {trial.candidate}: {_measured(trial, ref)}."
@@ -89,8 +98,10 @@ def _rounds(ref: MoveRef, rounds: Sequence[Ended]) -> Iterator[str]:
 def _measured(trial: Trial, ref: MoveRef) -> str:
     with_ = [f"{part.axis}/{part.move}" for part in trial.combines if part != ref]
     alone = f"together with {', '.join(with_)}" if with_ else "alone"
-    return f"tried {alone}, dev {_gain(trial.dev, trial.dev_se)}, leaderboard " \
-           f"{_gain(trial.lb_gain, trial.lb_se)}"
+    return (
+        f"tried {alone}, dev {_gain(trial.dev, trial.dev_se)}, leaderboard "
+        f"{_gain(trial.lb_gain, trial.lb_se)}"
+    )
 
 
 def _gain(gain: float | None, error: float | None) -> str:

@@ -20,8 +20,16 @@ from aevo.records.job import JobEnd
 from aevo.records.manifest import Manifest
 from aevo.records.trace import Trace
 
-SLURM_WORDS = ("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "CANCELLED", "PREEMPTED", "BOOT_FAIL",
-               "DEADLINE", "FAILED")
+SLURM_WORDS = (
+    "OUT_OF_MEMORY",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "CANCELLED",
+    "PREEMPTED",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "FAILED",
+)
 
 
 class FailedAttempt(Part):
@@ -47,17 +55,26 @@ class FailedAttempt(Part):
 
 def failures(layout: Layout, number: int | None = None) -> list[FailedAttempt]:
     """The failed attempts of a campaign, or of one of its rounds, the newest last."""
-    jobs = [job for job in job_folders(layout)
-            if number is None or job.root.parent == layout.round(number).jobs]
+    jobs = [
+        job
+        for job in job_folders(layout)
+        if number is None or job.root.parent == layout.round(number).jobs
+    ]
     found: list[FailedAttempt] = []
     # names repeat in every round: one look per folder of jobs
     for place in dict.fromkeys(job.root.parent for job in jobs):
         seen = survey(job for job in jobs if job.root.parent == place)
         items = list(seen.jobs.values())
-        silent = {item.spec.name: [a for a in _attempts(item) if _wordless(item, a, seen.time)]
-                  for item in items}
-        ids = [_job_id(item, a) or "" for item in items for a in silent[item.spec.name]
-               if item.spec.queue is not None]
+        silent = {
+            item.spec.name: [a for a in _attempts(item) if _wordless(item, a, seen.time)]
+            for item in items
+        }
+        ids = [
+            _job_id(item, a) or ""
+            for item in items
+            for a in silent[item.spec.name]
+            if item.spec.queue is not None
+        ]
         said = accounts(ids) if ids else Accounts(0.0, {})
         for item in items:
             found += _of_job(item, silent[item.spec.name], said)
@@ -154,12 +171,18 @@ def _failure(
     times = times[:1] or [line.time for line in item.lines if line.attempt == attempt][-1:]
     return FailedAttempt(
         round=int(place.removeprefix("round-")) if place.startswith("round-") else None,
-        job=item.spec.name, attempt=attempt, job_id=_job_id(item, attempt), node=node,
-        time=times[0], outcome=outcome,
-        cause=autopsy.cause(message, texts), requeued=requeued,
+        job=item.spec.name,
+        attempt=attempt,
+        job_id=_job_id(item, attempt),
+        node=node,
+        time=times[0],
+        outcome=outcome,
+        cause=autopsy.cause(message, texts),
+        requeued=requeued,
         message=words.line(message, words.LONG),
         text=autopsy.ending(text, autopsy.LAST_LINES),
-        log=str(paths[-1]) if paths else "", slurm=item.spec.queue is not None,
+        log=str(paths[-1]) if paths else "",
+        slurm=item.spec.queue is not None,
     )
 
 
@@ -196,8 +219,10 @@ def refusals(layout: Layout, number: int | None = None) -> list[Refusal]:
             continue
         for path in sorted(files.root.glob("c[0-9]*")):
             texts = _refused(CandidateLayout(path))
-            found += [Refusal(round=files.number, candidate=path.name, text=text)
-                      for text in dict.fromkeys(words.line(text, words.LONG) for text in texts)]
+            found += [
+                Refusal(round=files.number, candidate=path.name, text=text)
+                for text in dict.fromkeys(words.line(text, words.LONG) for text in texts)
+            ]
     return found
 
 
@@ -216,15 +241,14 @@ def _refused(here: CandidateLayout) -> Iterator[str]:
         yield f"the candidate failed: {failure}"
 
 
-def show(
-    found: list[FailedAttempt], console: Console, refused: Sequence[Refusal] = ()
-) -> None:
+def show(found: list[FailedAttempt], console: Console, refused: Sequence[Refusal] = ()) -> None:
     """Prints one block per failure, then one line per refusal."""
     if not found and not refused:
         console.print("no failure")
     for refusal in refused:
-        console.print(Text(f"round {refusal.round}, {refusal.candidate}: {refusal.text}"),
-                      soft_wrap=True)
+        console.print(
+            Text(f"round {refusal.round}, {refusal.candidate}: {refusal.text}"), soft_wrap=True
+        )
     for item in found:
         where = f"round {item.round}, " if item.round else ""
         facts = [f"{where}{item.job}, attempt {item.attempt}"]
@@ -232,8 +256,9 @@ def show(
         facts += [f"on {item.node}"] if item.node else []
         named = f" -- {item.cause}" if item.cause else ""
         again = " (it ran again)" if item.requeued else ""
-        console.print(Text(f"{', '.join(facts)}: {item.outcome}{named}{again}", style="bold"),
-                      soft_wrap=True)
+        console.print(
+            Text(f"{', '.join(facts)}: {item.outcome}{named}{again}", style="bold"), soft_wrap=True
+        )
         lines = [item.message] if item.message else []
         for line in [*lines, *item.text]:
             console.print(Text(f"    {line}"), soft_wrap=True)

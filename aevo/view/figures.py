@@ -78,16 +78,37 @@ def lb_by_round(trajectory: Trajectory, theme: Theme) -> Figure | None:
         if c.lb is not None and c is not story.best
     ]
     if others:
-        axes.scatter(*_columns(others), s=22, color=theme.lb, alpha=0.32, linewidth=0,
-                     label="other submissions", zorder=2)
+        axes.scatter(
+            *_columns(others),
+            s=22,
+            color=theme.lb,
+            alpha=0.32,
+            linewidth=0,
+            label="other submissions",
+            zorder=2,
+        )
     anchors = [
         (s.number, s.anchor.lb) for s in trajectory.rounds if s.anchor and s.anchor.lb is not None
     ]
     if anchors:
-        axes.scatter(*_columns(anchors), s=46, facecolor=theme.page, edgecolor=theme.lb,
-                     linewidth=1.3, label="anchor (standing recipe)", zorder=3)
-    axes.plot(*_columns(best), color=theme.lb, marker="o", markersize=7, linewidth=2,
-              label="best of the round", zorder=4)
+        axes.scatter(
+            *_columns(anchors),
+            s=46,
+            facecolor=theme.page,
+            edgecolor=theme.lb,
+            linewidth=1.3,
+            label="anchor (standing recipe)",
+            zorder=3,
+        )
+    axes.plot(
+        *_columns(best),
+        color=theme.lb,
+        marker="o",
+        markersize=7,
+        linewidth=2,
+        label="best of the round",
+        zorder=4,
+    )
     for x, y in best:
         _label(axes, (x, y), f"{y:.{trajectory.decimals}f}", theme.lb, theme)
     axes.set_ylabel("leaderboard score")
@@ -129,8 +150,15 @@ def domains(trajectory: Trajectory, theme: Theme) -> Figure | None:
     for y, row in enumerate(values):
         for x, value in enumerate(row):
             if value == value:
-                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=9.5,
-                          color=_readable(image.cmap(value)))
+                axes.text(
+                    x,
+                    y,
+                    f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=9.5,
+                    color=_readable(image.cmap(value)),
+                )
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.tick_params(length=0)
@@ -146,21 +174,40 @@ def _draw_gap(axes: Any, trajectory: Trajectory, theme: Theme) -> None:
     lb = _line(trajectory, lambda c: c.lb)
     shared = sorted(dict(dev).keys() & dict(lb).keys())
     axes.fill_between(
-        shared, [dict(dev)[r] for r in shared], [dict(lb)[r] for r in shared],
-        color=theme.dev, alpha=0.12, linewidth=0,
+        shared,
+        [dict(dev)[r] for r in shared],
+        [dict(lb)[r] for r in shared],
+        color=theme.dev,
+        alpha=0.12,
+        linewidth=0,
     )
-    axes.plot(*_columns(dev), color=theme.dev, marker="s", markersize=5.5, linewidth=1.8,
-              label="dev of the best candidate by LB")
-    axes.plot(*_columns(lb), color=theme.lb, marker="o", markersize=6.5, linewidth=2,
-              label="its LB")
+    axes.plot(
+        *_columns(dev),
+        color=theme.dev,
+        marker="s",
+        markersize=5.5,
+        linewidth=1.8,
+        label="dev of the best candidate by LB",
+    )
+    axes.plot(
+        *_columns(lb), color=theme.lb, marker="o", markersize=6.5, linewidth=2, label="its LB"
+    )
     tops = [
         (s.number, s.best_dev.dev)
         for s in trajectory.rounds
         if s.best_dev and s.best_dev is not s.best
     ]
     if tops:
-        axes.scatter(*_columns(tops), marker="^", s=44, facecolor=theme.page, edgecolor=theme.dev,
-                     linewidth=1.2, label="highest dev of the round, where another's", zorder=4)
+        axes.scatter(
+            *_columns(tops),
+            marker="^",
+            s=44,
+            facecolor=theme.page,
+            edgecolor=theme.dev,
+            linewidth=1.2,
+            label="highest dev of the round, where another's",
+            zorder=4,
+        )
     axes.set_ylabel("score")
     axes.set_title("The proxy and the target by round")
     _round_axis(axes, trajectory)
@@ -174,17 +221,34 @@ def _draw_scatter(axes: Any, trajectory: Trajectory, theme: Theme) -> None:
     for index, story in enumerate(trajectory.rounds):
         points = [(c.dev, c.lb) for c in story.scored if c.lb is not None]
         if points:
-            axes.scatter(*_columns(points), s=34, alpha=0.85, linewidth=0.7,
-                         edgecolor=theme.page, color=colours(0.22 + 0.7 * index / last),
-                         label=f"round {story.number}", zorder=3)
+            axes.scatter(
+                *_columns(points),
+                s=34,
+                alpha=0.85,
+                linewidth=0.7,
+                edgecolor=theme.page,
+                color=colours(0.22 + 0.7 * index / last),
+                label=f"round {story.number}",
+                zorder=3,
+            )
     path = [(c.dev, c.lb) for c in _bests(trajectory) if c.lb is not None]
     for story in trajectory.rounds:
         if story.best and story.best.lb is not None:
             _label(axes, (story.best.dev, story.best.lb), str(story.number), theme.ink, theme)
     for start, end in pairwise(path):
-        axes.annotate("", xy=end, xytext=start, zorder=2,
-                      arrowprops={"arrowstyle": "->", "color": theme.muted, "linewidth": 1.3,
-                                  "shrinkA": 3, "shrinkB": 4})
+        axes.annotate(
+            "",
+            xy=end,
+            xytext=start,
+            zorder=2,
+            arrowprops={
+                "arrowstyle": "->",
+                "color": theme.muted,
+                "linewidth": 1.3,
+                "shrinkA": 3,
+                "shrinkB": 4,
+            },
+        )
     axes.set_xlabel("dev (proxy)")
     axes.set_ylabel("leaderboard (target)")
     axes.set_title("Every submission; arrows follow the rounds' best")
@@ -243,9 +307,17 @@ def _label(
     axes: Any, point: tuple[float | None, float], text: str, colour: str, theme: Theme
 ) -> None:
     """Text above a point, with a halo so that a line behind it does not cross it out."""
-    axes.annotate(text, point, xytext=(0, 8), textcoords="offset points", ha="center",
-                  color=colour, fontweight="bold", zorder=6,
-                  path_effects=[withStroke(linewidth=3.5, foreground=theme.page)])
+    axes.annotate(
+        text,
+        point,
+        xytext=(0, 8),
+        textcoords="offset points",
+        ha="center",
+        color=colour,
+        fontweight="bold",
+        zorder=6,
+        path_effects=[withStroke(linewidth=3.5, foreground=theme.page)],
+    )
 
 
 def _even_ticks(axis: Any) -> None:

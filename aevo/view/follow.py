@@ -18,8 +18,12 @@ POLL_S = 0.5
 
 
 def follow(
-    layout: Layout, files: RoundLayout, specs: list[JobSpec], done: Callable[[], bool],
-    resubmit: Callable[[JobSpec], None], ours: bool,
+    layout: Layout,
+    files: RoundLayout,
+    specs: list[JobSpec],
+    done: Callable[[], bool],
+    resubmit: Callable[[JobSpec], None],
+    ours: bool,
 ) -> None:
     """Stays until `done`. On a terminal it shows a live table, else the lines of round.log.
 
@@ -40,8 +44,11 @@ def follow(
                 time.sleep(POLL_S)
     except KeyboardInterrupt:
         if not ours:
-            print(f"\nno longer following; the jobs go on (python -m aevo.cancel {layout.root} "
-                  "ends them, the same command follows again)", file=sys.stderr)
+            print(
+                f"\nno longer following; the jobs go on (python -m aevo.cancel {layout.root} "
+                "ends them, the same command follows again)",
+                file=sys.stderr,
+            )
             raise
         print("\nstopping the jobs of this campaign …", file=sys.stderr)
         cancel_all(layout)
@@ -56,8 +63,9 @@ def _view(console: Console, layout: Layout, files: RoundLayout) -> Iterator[Call
     if not console.is_terminal:
         yield lambda: None
         return
-    with Live(table(layout, files.number), console=console, transient=True,
-              auto_refresh=False) as live:
+    with Live(
+        table(layout, files.number), console=console, transient=True, auto_refresh=False
+    ) as live:
         yield lambda: live.update(table(layout, files.number), refresh=True)
 
 

@@ -22,8 +22,10 @@ def check_baseline(layout: Layout) -> None:
     try:
         check_predictions(read(Scores, path), layout.baseline)
     except IntegrityError as error:
-        raise JobError(f"the baseline's evaluation breaks the contract: {error.what}",
-                       error.mend or "mend the command `baseline` of the substrate") from error
+        raise JobError(
+            f"the baseline's evaluation breaks the contract: {error.what}",
+            error.mend or "mend the command `baseline` of the substrate",
+        ) from error
 
 
 def check_measured(layout: Layout, number: int) -> None:
@@ -36,5 +38,7 @@ def check_measured(layout: Layout, number: int) -> None:
     if any(item.status == "ok" and item.dev is not None for item in evidence.candidates):
         return
     causes = [f"{item.candidate}: {item.failure}" for item in evidence.candidates if item.failure]
-    raise JobError(f"every candidate of round {number} failed; {causes[0] if causes else ''}",
-                   f"python -m aevo.failures {layout.root} names them all")
+    raise JobError(
+        f"every candidate of round {number} failed; {causes[0] if causes else ''}",
+        f"python -m aevo.failures {layout.root} names them all",
+    )

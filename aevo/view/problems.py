@@ -40,36 +40,79 @@ class Reason:
 
 
 REASONS = (
-    Reason(("dependencyneversatisfied",), "waits for a job that failed or was cancelled",
-           mend="`scancel {id}`, then run the same command again: it submits what is missing"),
-    Reason(("launch failed requeued held", "jobholdmaxrequeue"),
-           "Slurm holds it after a launch that failed",
-           mend="whoever waits for it submits it again; where nothing does: "
-                "`scontrol release {id}`"),
-    Reason(("jobheldadmin",), "an administrator holds it",
-           mend="ask them, or as an operator: `scontrol release {id}`"),
+    Reason(
+        ("dependencyneversatisfied",),
+        "waits for a job that failed or was cancelled",
+        mend="`scancel {id}`, then run the same command again: it submits what is missing",
+    ),
+    Reason(
+        ("launch failed requeued held", "jobholdmaxrequeue"),
+        "Slurm holds it after a launch that failed",
+        mend="whoever waits for it submits it again; where nothing does: `scontrol release {id}`",
+    ),
+    Reason(
+        ("jobheldadmin",),
+        "an administrator holds it",
+        mend="ask them, or as an operator: `scontrol release {id}`",
+    ),
     Reason(("jobhelduser",), "its user holds it", mend="`scontrol release {id}`"),
-    Reason(("partitiontimelimit",), "it asks for more time than its partition allows",
-           "time_min", "timelimit"),
-    Reason(("partitionnodelimit",), "it asks for more nodes than its partition allows",
-           "nodes", "numnodes"),
-    Reason(("partitiondown", "partitioninactive"), "its partition is out of service",
-           "partition", "partition"),
+    Reason(
+        ("partitiontimelimit",),
+        "it asks for more time than its partition allows",
+        "time_min",
+        "timelimit",
+    ),
+    Reason(
+        ("partitionnodelimit",),
+        "it asks for more nodes than its partition allows",
+        "nodes",
+        "numnodes",
+    ),
+    Reason(
+        ("partitiondown", "partitioninactive"),
+        "its partition is out of service",
+        "partition",
+        "partition",
+    ),
     Reason(("qosnotallowed", "invalidqos"), "its QOS may not be used here", "qos", "qos"),
-    Reason(("qos",), "a limit of its QOS is reached; it starts when other jobs end, unless it "
-           "alone is over it", "qos, gpus or time_min", "qos"),
-    Reason(("invalidaccount", "accountnotallowed", "accountingpolicy"),
-           "its account may not be used here", "account", "account"),
-    Reason(("assoc", "maxjobs"), "a limit of its account is reached; it starts when other jobs "
-           "end, unless it alone is over it", "account", "account"),
-    Reason(("reqnodenotavail", "nodes required for job are down", "nodedown"),
-           "nodes that it needs are down, drained or reserved (`sinfo -R` says why)",
-           "nodelist, exclude, constraint or reservation", "reqnodelist"),
+    Reason(
+        ("qos",),
+        "a limit of its QOS is reached; it starts when other jobs end, unless it alone is over it",
+        "qos, gpus or time_min",
+        "qos",
+    ),
+    Reason(
+        ("invalidaccount", "accountnotallowed", "accountingpolicy"),
+        "its account may not be used here",
+        "account",
+        "account",
+    ),
+    Reason(
+        ("assoc", "maxjobs"),
+        "a limit of its account is reached; it starts when other jobs "
+        "end, unless it alone is over it",
+        "account",
+        "account",
+    ),
+    Reason(
+        ("reqnodenotavail", "nodes required for job are down", "nodedown"),
+        "nodes that it needs are down, drained or reserved (`sinfo -R` says why)",
+        "nodelist, exclude, constraint or reservation",
+        "reqnodelist",
+    ),
     Reason(("licenses",), "it waits for licenses", "extra.licenses", "licenses"),
-    Reason(("badconstraints", "nodeconfig"), "no node has all that it asks for",
-           "constraint, gres, gpus, nodes, cpus or memory_gb", "features"),
-    Reason(("reservationdeleted", "invalidreservation"), "its reservation does not exist any more",
-           "reservation", "reservationname"),
+    Reason(
+        ("badconstraints", "nodeconfig"),
+        "no node has all that it asks for",
+        "constraint, gres, gpus, nodes, cpus or memory_gb",
+        "features",
+    ),
+    Reason(
+        ("reservationdeleted", "invalidreservation"),
+        "its reservation does not exist any more",
+        "reservation",
+        "reservationname",
+    ),
 )
 
 
@@ -79,24 +122,40 @@ def reason_problem(name: str, kind: JobKind, row: QueuedJob) -> Problem | None:
     found = next((reason for reason in REASONS if said.startswith(reason.words)), None)
     if found is None:
         if row.state.startswith(("REQUEUE_HOLD", "SPECIAL_EXIT")):
-            return Problem(job=name, problem=f"Slurm holds it ({row.state})",
-                           mend=f"`scontrol release {row.id}`")
+            return Problem(
+                job=name,
+                problem=f"Slurm holds it ({row.state})",
+                mend=f"`scontrol release {row.id}`",
+            )
         return None
     if found.mend:
         mend = found.mend.format(id=row.id)
     else:
-        mend = (f"change cluster.{section_of(kind)} or cluster.common: {found.key} (conf/cluster); "
-                f"for this one `scontrol update jobid={row.id} {found.field}=…`")
+        mend = (
+            f"change cluster.{section_of(kind)} or cluster.common: {found.key} (conf/cluster); "
+            f"for this one `scontrol update jobid={row.id} {found.field}=…`"
+        )
     return Problem(job=name, problem=f"{row.reason}: {found.meaning}", mend=mend)
+
 
 NODES_DEADLINE_S = 3.0
 NODES_EVERY_S = 30.0
 # Reasons of a job that waits for nodes: one that is out of service may be why.
-FOR_NODES = ("resources", "priority", "reqnodenotavail", "nodes required", "nodedown", "none",
-             "partitiondown", "partitioninactive")
+FOR_NODES = (
+    "resources",
+    "priority",
+    "reqnodenotavail",
+    "nodes required",
+    "nodedown",
+    "none",
+    "partitiondown",
+    "partitioninactive",
+)
 BAD_NODE = ("down", "drain", "drng", "fail", "error", "maint", "unk", "boot_fail", "no_respond")
-SACCT_MEND = ("nothing of aevo depends on it: records and squeue tell; where it should answer, "
-              "`sacctmgr ping` and the site's administrators")
+SACCT_MEND = (
+    "nothing of aevo depends on it: records and squeue tell; where it should answer, "
+    "`sacctmgr ping` and the site's administrators"
+)
 
 
 class Problems:
@@ -108,8 +167,9 @@ class Problems:
         self._accounting = Accounting()
         self._nodes: tuple[float, list[Problem]] = (0.0, [])
 
-    def find(self, seen: Survey, cancelled: frozenset[str] = frozenset(),
-             cap: int | None = None) -> list[Problem]:
+    def find(
+        self, seen: Survey, cancelled: frozenset[str] = frozenset(), cap: int | None = None
+    ) -> list[Problem]:
         """All problems of these jobs; none of a candidate whose round went on without it.
 
         Args:
@@ -118,11 +178,18 @@ class Problems:
         """
         found = []
         if seen.error:
-            found.append(Problem(
-                job="", problem=f"the scheduler does not answer ({seen.error})",
-                mend="jobs that run go on; `scontrol ping` shows which controller is away"))
-        items = [item for item in seen.jobs.values()
-                 if _candidate(item) not in cancelled and not _past(item, seen)]
+            found.append(
+                Problem(
+                    job="",
+                    problem=f"the scheduler does not answer ({seen.error})",
+                    mend="jobs that run go on; `scontrol ping` shows which controller is away",
+                )
+            )
+        items = [
+            item
+            for item in seen.jobs.values()
+            if _candidate(item) not in cancelled and not _past(item, seen)
+        ]
         for item in items:
             found += _of_job(item, seen)
         found += self._vanished([item for item in items if fate_unknown(item, seen.time)], seen)
@@ -143,17 +210,26 @@ class Problems:
                 mend = f"nothing to do: {worker.spec.name} sees to it"
             else:
                 mend = "run the same command again: it is submitted anew"
-            found.append(Problem(job=item.spec.name, mend=mend,
-                                 problem=f"{_word(item, said)} and left no record"))
+            found.append(
+                Problem(
+                    job=item.spec.name, mend=mend, problem=f"{_word(item, said)} and left no record"
+                )
+            )
         if said.error:
-            found.append(Problem(job="", problem=f"accounting does not answer ({said.error})",
-                                 mend=SACCT_MEND))
+            found.append(
+                Problem(
+                    job="", problem=f"accounting does not answer ({said.error})", mend=SACCT_MEND
+                )
+            )
         return found
 
     def _bad_nodes(self, seen: Survey) -> list[Problem]:
         """Nodes out of service in the partitions that jobs wait for."""
-        waiting = {item.row.id: item.spec.name for item in seen.jobs.values()
-                   if item.row is not None and _for_nodes(item)}
+        waiting = {
+            item.row.id: item.spec.name
+            for item in seen.jobs.values()
+            if item.row is not None and _for_nodes(item)
+        }
         if not waiting:
             return []
         asked, known = self._nodes
@@ -165,14 +241,16 @@ class Problems:
 
 def bad_nodes(waiting: dict[str, str]) -> list[Problem]:
     """Nodes that are down or drained in the partitions of these jobs (Slurm's id: name)."""
-    code, text, _ = call(["sinfo", "--noheader", "--Node", "--format=%N|%R|%T|%E"],
-                         NODES_DEADLINE_S)
+    code, text, _ = call(
+        ["sinfo", "--noheader", "--Node", "--format=%N|%R|%T|%E"], NODES_DEADLINE_S
+    )
     rows = [line.split("|", 3) for line in text.splitlines()] if code == 0 else []
     bad = [row for row in rows if len(row) == 4 and _is_bad(row[2])]
     if not bad:
         return []
-    code, text, _ = call(["squeue", "--noheader", f"--jobs={','.join(waiting)}",
-                          "--format=%i|%P"], NODES_DEADLINE_S)
+    code, text, _ = call(
+        ["squeue", "--noheader", f"--jobs={','.join(waiting)}", "--format=%i|%P"], NODES_DEADLINE_S
+    )
     asked = dict(line.split("|", 1) for line in text.splitlines() if "|" in line)
     found: dict[str, Problem] = {}
     for job_id, partitions in asked.items():
@@ -181,9 +259,9 @@ def bad_nodes(waiting: dict[str, str]) -> list[Problem]:
                 found[node] = Problem(
                     job=waiting.get(job_id, ""),
                     problem=f"node {node} of partition {partition}, which it waits for, is "
-                            f"{state}: {why}",
+                    f"{state}: {why}",
                     mend="when that is mended: "
-                         f"`scontrol update nodename={node} state=resume` (as an operator)",
+                    f"`scontrol update nodename={node} state=resume` (as an operator)",
                 )
     return list(found.values())
 
@@ -206,16 +284,22 @@ def _is_bad(state: str) -> bool:
 
 def _for_nodes(seen: Seen) -> bool:
     row = seen.row
-    return (row is not None and row.state.startswith(WAITING)
-            and row.reason.replace("_", " ").lower().startswith(FOR_NODES))
+    return (
+        row is not None
+        and row.state.startswith(WAITING)
+        and row.reason.replace("_", " ").lower().startswith(FOR_NODES)
+    )
 
 
 def _word(seen: Seen, said: Accounts) -> str:
     """How a vanished job ended, as far as Slurm tells."""
     starts = said.starts.get(seen.state.job_id or "", [])
     state = seen.state.state or (starts[-1].state if starts else "")
-    return f"Slurm says it ended as {state}" if state else "its fate is unknown: Slurm does not " \
-        "know it any more"
+    return (
+        f"Slurm says it ended as {state}"
+        if state
+        else "its fate is unknown: Slurm does not know it any more"
+    )
 
 
 def _of_job(item: Seen, seen: Survey) -> Iterator[Problem]:
@@ -247,11 +331,17 @@ def _failed(item: Seen, seen: Survey) -> Iterator[Problem]:
             mend = f"the round goes on without it; {mend}"
         yield Problem(job=name, problem=f"out of attempts, last: {what}", mend=mend)
     elif worker is not None and worker.state.alive:
-        yield Problem(job=name, problem=f"lost: {what}",
-                      mend=f"nothing to do: {worker.spec.name} submits it again")
+        yield Problem(
+            job=name,
+            problem=f"lost: {what}",
+            mend=f"nothing to do: {worker.spec.name} submits it again",
+        )
     else:
-        yield Problem(job=name, problem=f"{state.phase}: {what}",
-                      mend=f"run the same command again: it is submitted anew; log: {state.log}")
+        yield Problem(
+            job=name,
+            problem=f"{state.phase}: {what}",
+            mend=f"run the same command again: it is submitted anew; log: {state.log}",
+        )
 
 
 def _waits_in_vain(item: Seen, seen: Survey) -> Iterator[Problem]:
@@ -259,9 +349,11 @@ def _waits_in_vain(item: Seen, seen: Survey) -> Iterator[Problem]:
     for folder in item.spec.needs:
         parent = seen.jobs.get(JobFolder(Path(folder)).root.name)
         if parent is not None and parent.cancelled and parent.job.root == Path(folder):
-            yield Problem(job=item.spec.name,
-                          problem=f"waits for {parent.spec.name}, which was cancelled",
-                          mend="run the same command again: it submits the cancelled job again")
+            yield Problem(
+                job=item.spec.name,
+                problem=f"waits for {parent.spec.name}, which was cancelled",
+                mend="run the same command again: it submits the cancelled job again",
+            )
     if item.spec.kind != "worker":
         return
     own = [other for other in seen.jobs.values() if other.spec.owner == item.spec.folder]
@@ -271,7 +363,7 @@ def _waits_in_vain(item: Seen, seen: Survey) -> Iterator[Problem]:
             job=item.spec.name,
             problem=f"its job {newest.spec.name} was cancelled: it goes on without that result",
             mend="to end the candidate too: "
-                 f"`python -m aevo.cancel --candidate {item.spec.name.split('-')[0]}`",
+            f"`python -m aevo.cancel --candidate {item.spec.name.split('-')[0]}`",
         )
 
 
@@ -283,8 +375,11 @@ def _cap(seen: Survey, cap: int | None) -> list[Problem]:
     count = max(counts.values(), default=0)
     if cap is None or count < cap or not seen.on_slurm:
         return []
-    return [Problem(
-        job="", problem=f"{count} submissions, the most that cluster.max_jobs_per_round={cap} "
-                        "allows: nothing more is submitted",
-        mend="find out what submits so many (`python -m aevo.failures`), then raise it",
-    )]
+    return [
+        Problem(
+            job="",
+            problem=f"{count} submissions, the most that cluster.max_jobs_per_round={cap} "
+            "allows: nothing more is submitted",
+            mend="find out what submits so many (`python -m aevo.failures`), then raise it",
+        )
+    ]

@@ -107,5 +107,3 @@ def _sentence(text: str) -> str:
     """A phrase from a record with a capital and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
-
-

@@ -86,8 +86,12 @@ def status(layout: Layout, number: int, problems: Problems) -> Status:
     if "leaderboard" in seen.jobs:
         rows.insert(-1, _single("leaderboard", seen))
     out = frozenset(name for name in axes if files.candidate(name).cancelled.exists())
-    return Status(campaign=layout.root.name, round=number, rows=rows,
-                  problems=problems.find(seen, out, settings.cluster.max_jobs_per_round))
+    return Status(
+        campaign=layout.root.name,
+        round=number,
+        rows=rows,
+        problems=problems.find(seen, out, settings.cluster.max_jobs_per_round),
+    )
 
 
 _followed = Problems()  # what a command that follows remembers of sinfo and sacct
@@ -113,22 +117,31 @@ def _candidate(
     here = files.candidate(name)
     worker = seen.jobs.get(worker_name(name))
     runs = _runs(name, seen)
-    live = next((item for item in reversed(runs)
-                 if item.state.alive and not fate_unknown(item, seen.time)), None)
+    live = next(
+        (item for item in reversed(runs) if item.state.alive and not fate_unknown(item, seen.time)),
+        None,
+    )
     row = _single(name, seen, live or worker, "")
     hours = sum(spent(item, seen.time).gpu_hours for item in runs)
-    row = row.model_copy(update={
-        "axis": axis, "gpu_hours": round(hours, 4), "dev": _last_dev(here),
-        "lb": board.score_of(name) if board else None,
-    })
+    row = row.model_copy(
+        update={
+            "axis": axis,
+            "gpu_hours": round(hours, 4),
+            "dev": _last_dev(here),
+            "lb": board.score_of(name) if board else None,
+        }
+    )
     if finished(Manifest, here.manifest):
         manifest = read(Manifest, here.manifest)
         chosen = manifest.selected
         said = manifest.change.summary() if chosen else manifest.failure or ""
-        return row.model_copy(update={
-            "phase": "done" if manifest.status == "ok" else "failed", "last": _clean(said),
-            "dev": chosen.dev if chosen else None,
-        })
+        return row.model_copy(
+            update={
+                "phase": "done" if manifest.status == "ok" else "failed",
+                "last": _clean(said),
+                "dev": chosen.dev if chosen else None,
+            }
+        )
     if here.cancelled.exists():
         return row.model_copy(update={"phase": "cancelled"})
     if live is not None:
@@ -140,10 +153,14 @@ def _candidate(
 
 def _runs(candidate: str, seen: Survey) -> list[Seen]:
     """The candidate's trainings and evaluations, in the order in which they are made."""
-    found = [item for name, item in seen.jobs.items()
-             if item.spec.kind in ("train", "evaluate") and name.split("-")[0] == candidate]
-    return sorted(found, key=lambda item: (int(item.spec.name.split("-")[-1]),
-                                           item.spec.kind == "evaluate"))
+    found = [
+        item
+        for name, item in seen.jobs.items()
+        if item.spec.kind in ("train", "evaluate") and name.split("-")[0] == candidate
+    ]
+    return sorted(
+        found, key=lambda item: (int(item.spec.name.split("-")[-1]), item.spec.kind == "evaluate")
+    )
 
 
 def _single(name: str, seen: Survey, item: Seen | None = None, job: str | None = None) -> Row:
@@ -163,10 +180,15 @@ def _single(name: str, seen: Survey, item: Seen | None = None, job: str | None =
     last = "" if state.phase == "finished" else state.message or _last_line(state.log)
     reason = state.reason if item.row is not None or state.alive else ""
     return Row(
-        name=name, phase=phase, job=item.spec.name, job_id=state.job_id,
+        name=name,
+        phase=phase,
+        job=item.spec.name,
+        job_id=state.job_id,
         state=state.state or (item.row.state if item.row else "") or state.phase,
         reason="" if reason == "None" or state.phase == "unknown" else reason,
-        expected_start=start, wait_s=round(used.wait_s, 1), run_s=round(used.run_s, 1),
+        expected_start=start,
+        wait_s=round(used.wait_s, 1),
+        run_s=round(used.run_s, 1),
         gpu_hours=round(used.gpu_hours, 4) if item.spec.resources.gpus else None,
         last=_clean(last),
     )
@@ -186,8 +208,14 @@ def _clean(text: str) -> str:
 
 def _last_dev(here: CandidateLayout) -> float | None:
     """Best dev score among the checkpoints of the newest evaluated run."""
-    evaluated = sorted((int(path.parent.name) for path in here.root.glob("eval/*/scores.json")
-                        if path.parent.name.isdigit()), reverse=True)
+    evaluated = sorted(
+        (
+            int(path.parent.name)
+            for path in here.root.glob("eval/*/scores.json")
+            if path.parent.name.isdigit()
+        ),
+        reverse=True,
+    )
     for number in evaluated[:1]:
         scores = read(Scores, here.run(number).scores).scores.values()
         return max((score.dev for score in scores if score.dev is not None), default=None)
@@ -205,8 +233,20 @@ def _progress(here: CandidateLayout, number: int) -> str:
         return ""  # a line of the substrate's that is not (yet) whole is only not shown
 
 
-COLUMNS = ("candidate", "axis", "phase", "job", "state", "reason", "wait", "run", "GPU-h", "dev",
-           "LB", "last line")
+COLUMNS = (
+    "candidate",
+    "axis",
+    "phase",
+    "job",
+    "state",
+    "reason",
+    "wait",
+    "run",
+    "GPU-h",
+    "dev",
+    "LB",
+    "last line",
+)
 RIGHT = ("wait", "run", "GPU-h", "dev", "LB")
 ALWAYS = ("candidate", "phase", "job", "dev")  # others are left out where they are all empty
 NARROW_WIDTH = 120
@@ -223,13 +263,17 @@ class View:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = [dict(zip(COLUMNS, _cells(row), strict=True)) for row in self.now.rows]
         wanted = COLUMNS if options.max_width >= NARROW_WIDTH else NARROW
-        shown = [title for title in wanted
-                 if title in ALWAYS or any(line[title] for line in lines)]
-        view = Table(title=f"{self.now.campaign}, round {self.now.round}", title_justify="left",
-                     expand=False)
+        shown = [title for title in wanted if title in ALWAYS or any(line[title] for line in lines)]
+        view = Table(
+            title=f"{self.now.campaign}, round {self.now.round}", title_justify="left", expand=False
+        )
         for title in shown:
-            view.add_column(title, overflow="fold", no_wrap=title in (*RIGHT, "candidate"),
-                            justify="right" if title in RIGHT else "left")
+            view.add_column(
+                title,
+                overflow="fold",
+                no_wrap=title in (*RIGHT, "candidate"),
+                justify="right" if title in RIGHT else "left",
+            )
         for line in lines:
             view.add_row(*(Text(line[title]) for title in shown))
         yield view
@@ -243,10 +287,17 @@ def _cells(row: Row) -> list[str]:
     job = f"{row.job} ({row.job_id})" if row.job_id else row.job
     begun = row.job != ""
     return [
-        row.name, row.axis, row.phase, job, row.state, f"{row.reason}{start}",
-        _duration(row.wait_s) if begun else "", _duration(row.run_s) if begun else "",
+        row.name,
+        row.axis,
+        row.phase,
+        job,
+        row.state,
+        f"{row.reason}{start}",
+        _duration(row.wait_s) if begun else "",
+        _duration(row.run_s) if begun else "",
         f"{row.gpu_hours:.2f}" if row.gpu_hours else "",
-        "" if row.dev is None else f"{row.dev:.3f}", "" if row.lb is None else f"{row.lb:.2f}",
+        "" if row.dev is None else f"{row.dev:.3f}",
+        "" if row.lb is None else f"{row.lb:.2f}",
         row.last,
     ]
 

@@ -29,8 +29,18 @@ from aevo.text import cut
 
 SHORT = 3  # lines of a text that are shown
 WIDTH = 200  # characters of a line that are shown
-STYLES = {"system": "dim", "user": "cyan", "assistant": "bold", "call": "yellow", "result": "dim",
-          "job": "magenta", "score": "green", "note": "blue", "start": "dim", "finish": "bold"}
+STYLES = {
+    "system": "dim",
+    "user": "cyan",
+    "assistant": "bold",
+    "call": "yellow",
+    "result": "dim",
+    "job": "magenta",
+    "score": "green",
+    "note": "blue",
+    "start": "dim",
+    "finish": "bold",
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,11 @@ def clean(text: str) -> str:
     """Text without control, format and private characters, except line breaks: these are shown as
     escapes, so that no terminal obeys them."""
     return "".join(
-        char if char == "\n" or not unicodedata.category(char).startswith(("C", "Zl", "Zp"))
-        else "    " if char == "\t" else char.encode("unicode_escape").decode()
+        char
+        if char == "\n" or not unicodedata.category(char).startswith(("C", "Zl", "Zp"))
+        else "    "
+        if char == "\t"
+        else char.encode("unicode_escape").decode()
         for char in text.encode("utf-8", "replace").decode().replace("\r\n", "\n")
     )
 
@@ -63,9 +76,7 @@ def shortened(text: str, full: bool) -> list[str]:
     return [*shown, f"… {left} more lines"] if left > 0 else shown
 
 
-def view(
-    events: list[Event], jobs: Path | None, full: bool, candidate: str = ""
-) -> Iterator[Line]:
+def view(events: list[Event], jobs: Path | None, full: bool, candidate: str = "") -> Iterator[Line]:
     """The lines of a trace.
 
     Args:
@@ -102,13 +113,16 @@ def view(
 def _cost(spent: list[Usage]) -> str:
     dollars = total(usage.dollars for usage in spent)
     price = ", dollars unknown" if dollars is None else f", ${dollars:.4f}" if dollars else ""
-    return (f", {sum(usage.tokens_in for usage in spent)} tokens in, "
-            f"{sum(usage.tokens_out for usage in spent)} out so far{price}")
+    return (
+        f", {sum(usage.tokens_in for usage in spent)} tokens in, "
+        f"{sum(usage.tokens_out for usage in spent)} out so far{price}"
+    )
 
 
 def _call(call: ToolCall) -> str:
-    arguments = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}"
-                          for key, value in call.arguments.items())
+    arguments = ", ".join(
+        f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call.arguments.items()
+    )
     return f"{call.name}({arguments})"
 
 
@@ -129,8 +143,10 @@ def _happening(
         yield from _block("score", text, event.time, full, 1)
         return
     if kind == "note" and "retry" in data:
-        text = (f"retry {data.get('trial')} after {data['retry']}, waited "
-                f"{data.get('wait_s')} s: {data.get('text', '')}")
+        text = (
+            f"retry {data.get('trial')} after {data['retry']}, waited "
+            f"{data.get('wait_s')} s: {data.get('text', '')}"
+        )
         yield from _block("note", text, event.time, full, 1)
         return
     pairs = ", ".join(f"{key}={value}" for key, value in data.items())
@@ -149,8 +165,13 @@ def _scores(data: dict[str, Any]) -> str:
     found = []
     for name, score in scores.items() if isinstance(scores, dict) else ():
         dev = score.get("dev") if isinstance(score, dict) else None
-        shown = f"{dev:.4f}" if isinstance(dev, float | int) else str(score.get("error")) \
-            if isinstance(score, dict) else "?"
+        shown = (
+            f"{dev:.4f}"
+            if isinstance(dev, float | int)
+            else str(score.get("error"))
+            if isinstance(score, dict)
+            else "?"
+        )
         found.append(f"{name} {shown}" + (" (selected)" if name == data.get("selected") else ""))
     return f"score of run {data.get('run')}: {', '.join(found)}"
 
@@ -185,21 +206,28 @@ def candidate_folder(path: Path, number: int | None, name: str | None) -> Path:
         if (path / "trace.jsonl").is_file():
             return path
         there = sorted(str(item.parent) for item in _traces(path))
-        raise RecordError(f"{path} has no trace.jsonl",
-                          f"give one of: {', '.join(there[:40])}" if there else
-                          "give a candidate's folder, or a campaign's with --round, --candidate")
+        raise RecordError(
+            f"{path} has no trace.jsonl",
+            f"give one of: {', '.join(there[:40])}"
+            if there
+            else "give a candidate's folder, or a campaign's with --round, --candidate",
+        )
     layout = Layout(path)
-    numbers = sorted(int(item.name[6:]) for item in path.glob("round-[0-9]*")
-                     if item.name[6:].isdigit())
+    numbers = sorted(
+        int(item.name[6:]) for item in path.glob("round-[0-9]*") if item.name[6:].isdigit()
+    )
     chosen = numbers[-1] if number is None and numbers else number
     if chosen is None or chosen not in numbers:
-        raise RecordError(f"{path} has no round {number}",
-                          f"rounds: {', '.join(map(str, numbers)) or 'none'}")
+        raise RecordError(
+            f"{path} has no round {number}", f"rounds: {', '.join(map(str, numbers)) or 'none'}"
+        )
     root = layout.round(chosen).root
     names = sorted(item.parent.name for item in root.glob("*/trace.jsonl"))
     if name not in names:
-        raise RecordError(f"round {chosen} of {path} has no candidate {name or '(none named)'}",
-                          f"candidates: {', '.join(names) or 'none yet'}")
+        raise RecordError(
+            f"round {chosen} of {path} has no candidate {name or '(none named)'}",
+            f"candidates: {', '.join(names) or 'none yet'}",
+        )
     return root / str(name)
 
 
@@ -217,8 +245,7 @@ def show(folder: Path, full: bool, as_json: bool) -> None:
             print(json.dumps({"time": line.time, "kind": line.kind, "text": line.text}))
         return
     # Plain text is never wrapped: one line of the view is one line of a file.
-    console = Console(highlight=False, markup=False, emoji=False,
-                      soft_wrap=not sys.stdout.isatty())
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
     begun = events[0].time if events else time.time()
     for line in lines:
         head = f"{max(0.0, line.time - begun):8.1f}s  {'  ' * line.indent}"
@@ -231,8 +258,11 @@ def main(arguments: list[str]) -> None:
     Raises:
         RecordError: there is no such candidate, or its trace is corrupt.
     """
-    parser = argparse.ArgumentParser(prog="python -m aevo.trace", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m aevo.trace",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     action = actions.add_parser("show", help="read a trace")
     action.add_argument("path", type=Path, help="folder of a candidate, or of a campaign")

@@ -250,8 +250,12 @@ def _spent(manifests: Iterator[Manifest]) -> Expense:
     for manifest in manifests:
         cost = manifest.cost
         whole += Expense(
-            candidates=1, trainings=len(manifest.runs), training_s=cost.training_s,
-            turns=cost.turns, tokens=cost.tokens_in + cost.tokens_out, dollars=cost.dollars,
+            candidates=1,
+            trainings=len(manifest.runs),
+            training_s=cost.training_s,
+            turns=cost.turns,
+            tokens=cost.tokens_in + cost.tokens_out,
+            dollars=cost.dollars,
         )
     return whole
 
@@ -261,8 +265,10 @@ def _control(found: RoundLayout, evidence: Evidence | None) -> Expense:
     session = found.meta / "session.json"
     costs = [evidence.prose.cost] if evidence is not None and evidence.prose is not None else []
     costs += [read(Session, session).cost] if session.exists() else []
-    return Expense(control_tokens=sum(cost.tokens_in + cost.tokens_out for cost in costs),
-                   control_dollars=total(cost.dollars for cost in costs))
+    return Expense(
+        control_tokens=sum(cost.tokens_in + cost.tokens_out for cost in costs),
+        control_dollars=total(cost.dollars for cost in costs),
+    )
 
 
 def _base_dev(layout: Layout) -> float | None:
@@ -280,8 +286,15 @@ def _row(story: RoundStory) -> Row:
     notes = [story.state] if story.state else []
     if top.candidate != best.candidate and top.dev is not None:
         notes.append(f"highest dev of the round: {top.dev:.3f} ({top.candidate})")
-    return Row(story.number, story.mode, best.dev, best.lb, story.learned, best.candidate,
-               note="; ".join(notes))
+    return Row(
+        story.number,
+        story.mode,
+        best.dev,
+        best.lb,
+        story.learned,
+        best.candidate,
+        note="; ".join(notes),
+    )
 
 
 def _or_low(score: float | None) -> float:

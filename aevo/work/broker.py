@@ -112,8 +112,9 @@ class Broker:
         brief = self.candidate.axis
         if brief is None:
             return []
-        return load_catalogue(self.substrate.catalogue, real=True,
-                                   trainer=self.campaign.config.trainer.name).assigned(brief)
+        return load_catalogue(
+            self.substrate.catalogue, real=True, trainer=self.campaign.config.trainer.name
+        ).assigned(brief)
 
     def runs(self) -> list[int]:
         """Numbers of the runs that were started, in order."""
@@ -134,8 +135,11 @@ class Broker:
         if not self.files.run(number).fork.exists():
             return []
         own = self.substrate.recipe_sha256(self.files.run(number).fork)
-        return [other for other in range(1, number)
-                if self.substrate.recipe_sha256(self.files.run(other).fork) == own]
+        return [
+            other
+            for other in range(1, number)
+            if self.substrate.recipe_sha256(self.files.run(other).fork) == own
+        ]
 
     def train(self) -> RunStarted:
         """Launches the next run on a snapshot of the fork as it is now.
@@ -161,8 +165,12 @@ class Broker:
         submit(self.train_spec(number), self.campaign.config.cluster)
         self.trace.note("job", run=number, job=self.train_spec(number).name, seed=self.seed(number))
         self._log(f"run {number} submitted")
-        return RunStarted(run=number, seed=self.seed_number(number), note=self._remark(number),
-                          trainings_left=self.trainings - number)
+        return RunStarted(
+            run=number,
+            seed=self.seed_number(number),
+            note=self._remark(number),
+            trainings_left=self.trainings - number,
+        )
 
     def check(self) -> str:
         """Whether the fork as it is now can be trained, as far as that shows at no cost; an
@@ -181,8 +189,13 @@ class Broker:
             state = observe(JobFolder.of(spec))
             cause = _cause(state) or error.what
             self._log(f"run {number} failed: {cause}")
-            return RunStatus(run=number, status="failed", failure=cause, log=_said(state),
-                             metrics=self.curve(number))
+            return RunStatus(
+                run=number,
+                status="failed",
+                failure=cause,
+                log=_said(state),
+                metrics=self.curve(number),
+            )
         found = self.inspection(number)
         if found.result is None or found.failure is not None:
             self._log(f"run {number} refused: {found.failure}")
@@ -192,11 +205,16 @@ class Broker:
             self.trace.note("note", run=number, refused=found.refused)
         result = found.result
         why = _why(result.status, found.refused)
-        self._log(f"run {number} {result.status}, loss {_figure(result.final_loss)}"
-                  + (f": {why}" if why else ""))
+        self._log(
+            f"run {number} {result.status}, loss {_figure(result.final_loss)}"
+            + (f": {why}" if why else "")
+        )
         status = RunStatus(
-            run=number, status=result.status, final_loss=result.final_loss,
-            checkpoints=list(found.adapters), failure=why,
+            run=number,
+            status=result.status,
+            final_loss=result.final_loss,
+            checkpoints=list(found.adapters),
+            failure=why,
         )
         if result.status == "ok":
             return status
@@ -210,8 +228,11 @@ class Broker:
     def inspection(self, number: int) -> Inspection:
         """The trusted look at a run that has ended, made once."""
         run = self.files.run(number)
-        inspector = Inspector(self.substrate, Path(self.campaign.base),
-                              [self.campaign.layout.dev_items, self.campaign.layout.hidden_items])
+        inspector = Inspector(
+            self.substrate,
+            Path(self.campaign.base),
+            [self.campaign.layout.dev_items, self.campaign.layout.hidden_items],
+        )
         return inspector.inspect(run, self.train_spec(number), self.seed(number))
 
     def settle(self, number: int) -> str:
@@ -227,9 +248,14 @@ class Broker:
         self._known(number)
         state = observe(JobFolder.of(self.train_spec(number)))
         curve = ["metrics:", *self.curve(number)]
-        return "\n".join([f"{state.phase} {_cause(state)}".strip(),
-                          *(curve if len(curve) > 1 else ["no metrics yet"]),
-                          "log:", *_said(state, lines)])
+        return "\n".join(
+            [
+                f"{state.phase} {_cause(state)}".strip(),
+                *(curve if len(curve) > 1 else ["no metrics yet"]),
+                "log:",
+                *_said(state, lines),
+            ]
+        )
 
     def evaluate(self, number: int) -> Evaluation:
         """Scores all checkpoints of run `number` on dev in a trusted job.
@@ -244,8 +270,9 @@ class Broker:
         if found.failure is not None:
             raise BrokerError(f"run {number} does not count: {found.failure}")
         if not found.adapters:
-            raise BrokerError(f"run {number} left no checkpoint that counts",
-                              "; ".join(found.refused.values()))
+            raise BrokerError(
+                f"run {number} left no checkpoint that counts", "; ".join(found.refused.values())
+            )
         self.campaign.verify()
         wait(self.evaluate_spec(number), self.campaign.config.cluster)
         scores = self.scores(number)
@@ -255,8 +282,12 @@ class Broker:
         self.trace.note("score", run=number, selected=chosen and chosen.name, scores=shown)
         if chosen is not None:
             self._log(f"run {number} dev {chosen.dev:.3f} at {chosen.name}")
-        return Evaluation(run=number, criterion=criterion.name, scores=scores.scores,
-                          selected=chosen.name if chosen else None)
+        return Evaluation(
+            run=number,
+            criterion=criterion.name,
+            scores=scores.scores,
+            selected=chosen.name if chosen else None,
+        )
 
     def check_choice(self, number: int | None, checkpoint: str | None) -> None:
         """Refuses to finish on a run or checkpoint that was not scored."""
@@ -267,8 +298,9 @@ class Broker:
             raise BrokerError(f"run {number} was not evaluated", "evaluate it first")
         names = [item.name for item in self.checkpoint_scores(number)]
         if checkpoint is not None and checkpoint not in names:
-            raise BrokerError(f"run {number} has no scored checkpoint {checkpoint}",
-                              f"scored: {', '.join(names)}")
+            raise BrokerError(
+                f"run {number} has no scored checkpoint {checkpoint}", f"scored: {', '.join(names)}"
+            )
 
     def scores(self, number: int) -> Scores:
         """The evaluation record of a run, checked against the campaign's item set.
@@ -277,8 +309,9 @@ class Broker:
             JobError: the scores are of other items or adapters, or older than the run.
         """
         try:
-            return read_scores(self.files.run(number), self.inspection(number),
-                               self.campaign.record.pins.dev_items)
+            return read_scores(
+                self.files.run(number), self.inspection(number), self.campaign.record.pins.dev_items
+            )
         except JobError as error:
             self._log(f"run {number}: the evaluation breaks the contract: {error.what}")
             raise

@@ -19,7 +19,10 @@ class Meter:
     """
 
     def __init__(
-        self, budget: Budget, trace: Trace, waited: Callable[[], float] = lambda: 0.0,
+        self,
+        budget: Budget,
+        trace: Trace,
+        waited: Callable[[], float] = lambda: 0.0,
         gpu_hours: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.budget, self.trace = budget, trace

@@ -33,12 +33,16 @@ def check(campaign: OpenCampaign, fork: Path, seed: int) -> str:
     load_recipe(fork / campaign.substrate.file.recipe)
     code = [name for name in files if name.endswith(".py")]
     # in the sandbox: the compiler is no match for a text that was written to bring it down
-    _expect(shell(campaign, fork, shlex.join([sys.executable, "-c", COMPILE, *code]), LIMIT_S),
-            "the code does not compile")
+    _expect(
+        shell(campaign, fork, shlex.join([sys.executable, "-c", COMPILE, *code]), LIMIT_S),
+        "the code does not compile",
+    )
     cluster = campaign.config.cluster
     if isinstance(cluster, SlurmCluster) and cluster.container.kind != "none":
-        return f"the recipe is YAML, {len(code)} Python files compile; the training stack is in a "\
+        return (
+            f"the recipe is YAML, {len(code)} Python files compile; the training stack is in a "
             "container, so no data were built"
+        )
     build = shell(campaign, fork, build_command(campaign, fork, seed), LIMIT_S)
     if build[0].startswith("timed out"):
         return f"the code compiles; the data take more than {LIMIT_S} s and were not waited for"
@@ -63,5 +67,11 @@ def build_command(campaign: OpenCampaign, fork: Path, seed: int) -> str:
 def shell(campaign: OpenCampaign, fork: Path, command: str, timeout_s: int) -> tuple[str, str]:
     """Runs a command of the agent's in its fork, in the sandbox; how it ended and what it said."""
     rows = [campaign.rows] if campaign.rows else []
-    return run_shell(command, fork, [str(campaign.substrate.root.resolve()), *rows],
-                     campaign.sealed, campaign.config.sandbox, timeout_s)
+    return run_shell(
+        command,
+        fork,
+        [str(campaign.substrate.root.resolve()), *rows],
+        campaign.sealed,
+        campaign.config.sandbox,
+        timeout_s,
+    )

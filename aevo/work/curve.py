@@ -36,8 +36,11 @@ def _point(line: str) -> str:
     except ValueError:
         return ""
     values = data if isinstance(data, dict) else {}
-    return ", ".join(f"{name} {_short(value)}" for name, value in values.items()
-                     if isinstance(value, int | float))[:WIDTH]
+    return ", ".join(
+        f"{name} {_short(value)}"
+        for name, value in values.items()
+        if isinstance(value, int | float)
+    )[:WIDTH]
 
 
 def _short(value: Any) -> str:

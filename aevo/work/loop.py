@@ -45,8 +45,11 @@ def run_loop(
         if pending:
             for call in pending:
                 refused = spent and is_last_word(turns) and call.name != "finish"
-                trace.message(refusal(call) if refused else
-                              put_off(call, trace.turns()) or answer(toolbox, call))
+                trace.message(
+                    refusal(call)
+                    if refused
+                    else put_off(call, trace.turns()) or answer(toolbox, call)
+                )
             continue
         if toolbox.recall_finish(turns):
             return Outcome("finished")
@@ -84,12 +87,18 @@ def put_off(call: ToolCall, turns: list[Turn]) -> Turn | None:
     belief that the edit would be there, so it does not run. None if there is no such edit."""
     batch = next((turn for turn in reversed(turns) if turn.role == "assistant"), None)
     edits = {item.id: item.name for item in batch.tool_calls if item.name in EDITS} if batch else {}
-    failed = [edits[turn.tool_call_id or ""] for turn in turns
-              if turn.tool_call_id in edits and turn.content.startswith("error:")]
+    failed = [
+        edits[turn.tool_call_id or ""]
+        for turn in turns
+        if turn.tool_call_id in edits and turn.content.startswith("error:")
+    ]
     if not failed:
         return None
-    return Turn(role="tool", tool_call_id=call.id,
-                content=f"{NOT_RUN} `{failed[0]}` before it in this turn failed")
+    return Turn(
+        role="tool",
+        tool_call_id=call.id,
+        content=f"{NOT_RUN} `{failed[0]}` before it in this turn failed",
+    )
 
 
 def answer(toolbox: Toolbox, call: ToolCall) -> Turn:

@@ -19,10 +19,18 @@ def page(broker: Broker, policy: Policy) -> str:
     config, layout, number = broker.campaign.config, broker.campaign.layout, broker.plan.round
     asked = config.trainer.over(config.model.train)
     return render(
-        "work", "worker_page", model=config.model.name, base=base_score(layout),
-        standing=standing_dev(layout, broker.plan), noise=noise(policy.noise),
-        seconds=seconds(layout, number), limits=asked, budget=broker.plan.budget,
-        trainer=config.trainer.name, selection=policy.selection, shell=LIMITS,
+        "work",
+        "worker_page",
+        model=config.model.name,
+        base=base_score(layout),
+        standing=standing_dev(layout, broker.plan),
+        noise=noise(policy.noise),
+        seconds=seconds(layout, number),
+        limits=asked,
+        budget=broker.plan.budget,
+        trainer=config.trainer.name,
+        selection=policy.selection,
+        shell=LIMITS,
         seeds=len(broker.candidate.seeds),
     ).strip()
 
@@ -55,8 +63,10 @@ def standing_dev(layout: Layout, plan: Plan) -> str:
 def noise(rule: NoiseRule) -> str:
     """What chance does between two runs of one recipe, in words."""
     if rule.seed_sd is None:
-        return (f"not measured yet; two runs of one recipe are thought to differ by up to "
-                f"{rule.band_prior:.3f} by chance")
+        return (
+            f"not measured yet; two runs of one recipe are thought to differ by up to "
+            f"{rule.band_prior:.3f} by chance"
+        )
     return f"sd {rule.seed_sd:.3f} between seeds of one recipe ({rule.seed_runs} runs)"
 
 

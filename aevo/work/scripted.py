@@ -77,11 +77,17 @@ class ScriptedModel:
             yield "finish", {"summary": "no run of the anchor worked", "failure_modes": failures}
             return
         run, evaluation = scored[0]
-        yield "finish", {
-            "run": run, "checkpoint": evaluation["selected"], "failure_modes": failures,
-            "summary": f"standing recipe untouched, {len(scored)} seeds",
-            "claimed_dev": _dev(evaluation), "findings": [_by_domain(evaluation)],
-        }
+        yield (
+            "finish",
+            {
+                "run": run,
+                "checkpoint": evaluation["selected"],
+                "failure_modes": failures,
+                "summary": f"standing recipe untouched, {len(scored)} seeds",
+                "claimed_dev": _dev(evaluation),
+                "findings": [_by_domain(evaluation)],
+            },
+        )
 
     def _explorer(self) -> Script:
         yield "list_files", {"path": "."}
@@ -99,8 +105,13 @@ class ScriptedModel:
             failures.append(f"{move.id}: {problem}")
             for path, content in undo.items():
                 yield "write_file", {"path": path, "content": content}
-        yield "finish", {"summary": "no move of the axis could be trained and scored",
-                         "failure_modes": failures}
+        yield (
+            "finish",
+            {
+                "summary": "no move of the axis could be trained and scored",
+                "failure_modes": failures,
+            },
+        )
 
     def _apply(self, move: Move, original: str, undo: dict[str, str]) -> Sub:
         """Makes the move's edits; None, or what went wrong."""
@@ -113,11 +124,14 @@ class ScriptedModel:
                 return result
         for edit in move.patch:
             if edit.file not in undo:
-                undo[edit.file] = yield "read_file", {
-                    "path": edit.file, "lines": 2000, "numbers": False}
-            result = yield "edit_file", {
-                "path": edit.file, "find": edit.find, "replace": edit.replace
-            }
+                undo[edit.file] = yield (
+                    "read_file",
+                    {"path": edit.file, "lines": 2000, "numbers": False},
+                )
+            result = yield (
+                "edit_file",
+                {"path": edit.file, "find": edit.find, "replace": edit.replace},
+            )
             if result.startswith("error:"):
                 return result
         return None
@@ -147,12 +161,18 @@ class ScriptedModel:
         evaluation = _parse((yield "evaluate", {"run": run}), failures)
         if evaluation is None or evaluation["selected"] is None:
             return f"no checkpoint of run {run} could be scored"
-        result = yield "finish", {
-            "run": run, "checkpoint": evaluation["selected"], "move": move.id,
-            "summary": f"{move.id}: {' '.join(move.why.split())}",
-            "claimed_dev": _dev(evaluation), "failure_modes": failures,
-            "findings": [_by_domain(evaluation)],
-        }
+        result = yield (
+            "finish",
+            {
+                "run": run,
+                "checkpoint": evaluation["selected"],
+                "move": move.id,
+                "summary": f"{move.id}: {' '.join(move.why.split())}",
+                "claimed_dev": _dev(evaluation),
+                "failure_modes": failures,
+                "findings": [_by_domain(evaluation)],
+            },
+        )
         return result if result.startswith("error:") else None
 
     def _mend(self, move: Move, run: int, status: Any, failures: list[str]) -> Sub:

@@ -18,7 +18,11 @@ SHOWN = 64 * 1024  # bytes of output that are kept, half from its start and half
 
 
 def run_shell(
-    command: str, fork: Path, read: list[str], hide: list[str], setting: sandbox.Setting,
+    command: str,
+    fork: Path,
+    read: list[str],
+    hide: list[str],
+    setting: sandbox.Setting,
     timeout_s: int,
 ) -> tuple[str, str]:
     """Runs `command` with bash in `fork`; how it ended, and what it said (at most SHOWN bytes).
@@ -37,12 +41,18 @@ def run_shell(
         scratch = str(folder)
         variables = environment(os.environ, {"PYTHONPATH": read[0], "HOME": scratch}, 1, scratch)
         variables["PATH"] = f"{Path(sys.executable).parent}:{variables.get('PATH', os.defpath)}"
-        allowed = allowed.model_copy(update={
-            "read": read, "hide": hide, "write": [str(fork), scratch], "cpu_s": timeout_s})
+        allowed = allowed.model_copy(
+            update={"read": read, "hide": hide, "write": [str(fork), scratch], "cpu_s": timeout_s}
+        )
         argv = sandbox.wrap(["bash", "-c", command], str(fork), variables, allowed, kind)
         process = subprocess.Popen(
-            argv, cwd=fork, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True, env=variables,
+            argv,
+            cwd=fork,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=variables,
         )
         try:
             process.wait(timeout_s)
@@ -64,8 +74,10 @@ def _room(fork: Path) -> float:
     """
     left = (LIMITS.disk_gb or 0.0) - sandbox.usage([str(fork)]) / (1 << 30)
     if left < LEAST_GB:
-        raise sandbox.SandboxError(f"your fork is full: it may hold {LIMITS.disk_gb:g} GiB",
-                                   "remove what is not needed, with write_file or a new fork")
+        raise sandbox.SandboxError(
+            f"your fork is full: it may hold {LIMITS.disk_gb:g} GiB",
+            "remove what is not needed, with write_file or a new fork",
+        )
     return left
 
 

@@ -117,24 +117,47 @@ class Toolbox:
         self.broker = broker
         self.finish_call: Finish | None = None
         self._tools: dict[str, tuple[type[Arguments], Callable[[Any], str], str]] = {
-            "list_files": (ListFiles, self._list, "List files of your fork (or of the frozen "
-                           "substrate, under `frozen/`)."),
+            "list_files": (
+                ListFiles,
+                self._list,
+                "List files of your fork (or of the frozen substrate, under `frozen/`).",
+            ),
             "read_file": (ReadFile, self._read, "Read a text file."),
             "search": (Search, self._search, "Search files for a regular expression."),
             "write_file": (WriteFile, self._write, "Write a whole file of your fork."),
             "edit_file": (EditFile, self._edit, "Replace one exact piece of a file of your fork."),
-            "apply_move": (ApplyMove, self._apply, "Make a catalogue move of your axis in your "
-                           "fork: its recipe keys and its patches, exactly."),
-            "run": (Shell, self._run, "Run a shell command in your fork; returns exit code and "
-                    "output. Scratch space is $TMPDIR."),
-            "check": (Nothing, self._check, "Check your fork before a run counts: the recipe "
-                      "parses, Python files compile, the data build. Free; `train` does it too."),
-            "train": (Nothing, self._train, "Build data and train with your fork as it is now, as "
-                      "a job. Returns the run's number at once."),
+            "apply_move": (
+                ApplyMove,
+                self._apply,
+                "Make a catalogue move of your axis in your "
+                "fork: its recipe keys and its patches, exactly.",
+            ),
+            "run": (
+                Shell,
+                self._run,
+                "Run a shell command in your fork; returns exit code and "
+                "output. Scratch space is $TMPDIR.",
+            ),
+            "check": (
+                Nothing,
+                self._check,
+                "Check your fork before a run counts: the recipe "
+                "parses, Python files compile, the data build. Free; `train` does it too.",
+            ),
+            "train": (
+                Nothing,
+                self._train,
+                "Build data and train with your fork as it is now, as "
+                "a job. Returns the run's number at once.",
+            ),
             "wait": (OfRun, self._wait, "Wait until a training run has ended; returns its status."),
             "logs": (Logs, self._logs, "The end of a training run's log and metrics."),
-            "evaluate": (OfRun, self._evaluate, "Score every checkpoint of a finished run on dev, "
-                         "as a trusted job. Returns scores by domain."),
+            "evaluate": (
+                OfRun,
+                self._evaluate,
+                "Score every checkpoint of a finished run on dev, "
+                "as a trusted job. Returns scores by domain.",
+            ),
             "finish": (Finish, self._finish, "End your work and say what you found."),
         }
 
@@ -180,8 +203,7 @@ class Toolbox:
         lines = read_text(self._readable(given.path)).splitlines(keepends=True)
         last = given.first_line - 1 + given.lines
         shown = list(enumerate(lines[:last], start=1))[given.first_line - 1 :]
-        text = "".join(f"{number:>5}\t{line}" if given.numbers else line
-                       for number, line in shown)
+        text = "".join(f"{number:>5}\t{line}" if given.numbers else line for number, line in shown)
         if len(lines) <= last and shown:
             return text
         return f"{text}[… {given.path} has {len(lines)} lines; read on with first_line …]"
@@ -212,8 +234,10 @@ class Toolbox:
     def _apply(self, given: ApplyMove) -> str:
         moves = {move.id: move for move in self.broker.moves()}
         if given.move not in moves:
-            raise ToolFailure(f"your axis has no move {given.move}; "
-                              f"it has: {', '.join(moves) or 'none of the catalogue'}")
+            raise ToolFailure(
+                f"your axis has no move {given.move}; "
+                f"it has: {', '.join(moves) or 'none of the catalogue'}"
+            )
         move, substrate = moves[given.move], self.broker.substrate
         substrate.plain_files(self.fork)
         left = [edit for edit in move.patch if self._to_make(edit)]
@@ -231,8 +255,10 @@ class Toolbox:
         if edit.find and text.count(edit.find) == 0 and text.count(edit.replace) == 1:
             return False
         if edit.find and text.count(edit.find) != 1:
-            raise ToolFailure(f"the patch of {edit.file} does not fit your fork any more; "
-                              "undo what you changed there")
+            raise ToolFailure(
+                f"the patch of {edit.file} does not fit your fork any more; "
+                "undo what you changed there"
+            )
         return True
 
     def _run(self, given: Shell) -> str:
@@ -272,8 +298,11 @@ class Toolbox:
         made them, and they would be followed with our rights, not with its own."""
         if top.is_relative_to(self.fork):
             return visible_files(top, MOST_FILES)
-        return [path for path in digest.files_below(top, ["."])
-                if not path.is_symlink() and path not in self.sealed]
+        return [
+            path
+            for path in digest.files_below(top, ["."])
+            if not path.is_symlink() and path not in self.sealed
+        ]
 
     def _writable(self, name: str) -> Path:
         if name.startswith("frozen/"):  # a link in the fork once a shell ran, and never followed
@@ -294,21 +323,33 @@ def claims(call: Finish | None, reason: str) -> Claims:
     """What the agent said at the end; if it never finished, `reason` says why."""
     if call is None:
         return Claims(summary="", failure_modes=[f"the agent did not finish: {reason}"])
-    return Claims(summary=call.summary, claimed_dev=call.claimed_dev, findings=call.findings,
-                  failure_modes=call.failure_modes)
+    return Claims(
+        summary=call.summary,
+        claimed_dev=call.claimed_dev,
+        findings=call.findings,
+        failure_modes=call.failure_modes,
+    )
 
 
 def in_short(found: Evaluation) -> dict[str, Any]:
     """What an agent needs of scores: figures in four digits, no digests."""
     scores = {
-        name: {"dev": score.dev and round(score.dev, DIGITS), "n": score.n,
-               "domains": {domain: round(item.accuracy, DIGITS)
-                           for domain, item in score.domains.items()},
-               **({"error": score.error} if score.error else {})}
+        name: {
+            "dev": score.dev and round(score.dev, DIGITS),
+            "n": score.n,
+            "domains": {
+                domain: round(item.accuracy, DIGITS) for domain, item in score.domains.items()
+            },
+            **({"error": score.error} if score.error else {}),
+        }
         for name, score in found.scores.items()
     }
-    return {"run": found.run, "criterion": found.criterion, "selected": found.selected,
-            "scores": scores}
+    return {
+        "run": found.run,
+        "criterion": found.criterion,
+        "selected": found.selected,
+        "scores": scores,
+    }
 
 
 def shorten(text: str) -> str:
@@ -337,8 +378,12 @@ def _search(pattern: str, files: list[Path]) -> list[tuple[int, int, str]]:
     """
     given = {"pattern": pattern, "files": [str(path) for path in files], "most": MOST_FOUND}
     try:
-        done = subprocess.run([sys.executable, "-I", "-S", searching.__file__], timeout=SEARCH_S,
-                              input=json.dumps(given).encode(), capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", searching.__file__],
+            timeout=SEARCH_S,
+            input=json.dumps(given).encode(),
+            capture_output=True,
+        )
     except subprocess.TimeoutExpired as error:
         raise ToolFailure(f"the search took more than {SEARCH_S:g} s", "simplify it") from error
     if done.returncode != 0:

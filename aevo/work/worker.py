@@ -53,10 +53,22 @@ def main(arguments: list[str]) -> None:
     toolbox = Toolbox(broker.files.fork, broker.substrate, broker)
     trace.note("start", attempt_pid=os.getpid(), by=by_whom(broker, model))
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
-    first = first_turns(standing_policy, broker.candidate, broker.substrate.file.mutable, moves,
-                        check, broker.trainings, budget.turns, page(broker, standing_policy))
-    meter = Meter(budget, trace, lambda: waited(files, name, trace),
-                  lambda: gpu_hours(files.jobs.glob(f"{name}-*"), time.time()))
+    first = first_turns(
+        standing_policy,
+        broker.candidate,
+        broker.substrate.file.mutable,
+        moves,
+        check,
+        broker.trainings,
+        budget.turns,
+        page(broker, standing_policy),
+    )
+    meter = Meter(
+        budget,
+        trace,
+        lambda: waited(files, name, trace),
+        lambda: gpu_hours(files.jobs.glob(f"{name}-*"), time.time()),
+    )
     outcome = run_loop(model, toolbox, trace, first, meter)
     score_last_run(broker, toolbox.finish_call)
     manifest = build_manifest(broker, toolbox.finish_call, outcome.reason, model.name)
@@ -75,8 +87,12 @@ def open_broker(layout: Layout, number: int, name: str) -> Broker:
     """The broker of one planned candidate."""
     files = layout.round(number)
     plan = read(Plan, files.plan)
-    return Broker(OpenCampaign.read(layout, number), plan, plan.candidate(name),
-                  Trace(files.candidate(name).trace))
+    return Broker(
+        OpenCampaign.read(layout, number),
+        plan,
+        plan.candidate(name),
+        Trace(files.candidate(name).trace),
+    )
 
 
 def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
@@ -85,14 +101,20 @@ def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
     if isinstance(agent, EndpointSettings) and broker.candidate.role != "anchor":
         from aevo.llm.client import OpenAIModel  # `openai` is half of a start's imports
 
-        return OpenAIModel(agent, seed=broker.candidate.agent_seed,
-                           on_outage=partial(roundlog.tell, broker.round.log, broker.candidate.id),
-                           on_retry=lambda kind, trial, wait_s, text: broker.trace.note(
-                               "note", retry=str(kind), trial=trial, wait_s=round(wait_s, 1),
-                               text=text))
+        return OpenAIModel(
+            agent,
+            seed=broker.candidate.agent_seed,
+            on_outage=partial(roundlog.tell, broker.round.log, broker.candidate.id),
+            on_retry=lambda kind, trial, wait_s, text: broker.trace.note(
+                "note", retry=str(kind), trial=trial, wait_s=round(wait_s, 1), text=text
+            ),
+        )
     return ScriptedModel(
-        moves, replicates=repeats(broker), recipe=broker.substrate.file.recipe,
-        check=check, seed=broker.candidate.agent_seed,
+        moves,
+        replicates=repeats(broker),
+        recipe=broker.substrate.file.recipe,
+        check=check,
+        seed=broker.candidate.agent_seed,
     )
 
 
@@ -128,9 +150,7 @@ def axis_name(candidate: CandidatePlan) -> str:
     return candidate.axis.axis if candidate.axis else "anchor"
 
 
-def build_manifest(
-    broker: Broker, finish: Finish | None, reason: str, agent: str
-) -> Manifest:
+def build_manifest(broker: Broker, finish: Finish | None, reason: str, agent: str) -> Manifest:
     """The manifest from the records of the candidate's runs and the agent's own words."""
     runs = [training_run(broker, number) for number in broker.runs()]
     selected = select(broker, runs, finish)
@@ -144,17 +164,29 @@ def build_manifest(
         causes = [run.failure for run in runs if run.failure]
         failure = "; ".join([said, *causes])
     return Manifest(
-        campaign=broker.campaign.name, round=broker.plan.round, candidate=broker.candidate.id,
-        role=broker.candidate.role, axis=broker.candidate.axis,
-        status="ok" if selected else "failed", failure=failure,
+        campaign=broker.campaign.name,
+        round=broker.plan.round,
+        candidate=broker.candidate.id,
+        role=broker.candidate.role,
+        axis=broker.candidate.axis,
+        status="ok" if selected else "failed",
+        failure=failure,
         move=finish.move if finish else None,
         change=chosen.change if chosen else Change(),
         recipe_sha256=chosen.recipe_sha256 if chosen else recipe_sha256(broker, files.fork),
         substrate_sha256=broker.campaign.record.pins.substrate,
-        runs=runs, selected=selected, claims=claims(finish, reason), agent=agent,
-        cost=Cost(turns=turns, tokens_in=usage.tokens_in, tokens_out=usage.tokens_out,
-                  dollars=usage.dollars, training_s=round(sum(run.seconds for run in runs), 2),
-                  wall_s=round(time.time() - broker.trace.started(), 2)),
+        runs=runs,
+        selected=selected,
+        claims=claims(finish, reason),
+        agent=agent,
+        cost=Cost(
+            turns=turns,
+            tokens_in=usage.tokens_in,
+            tokens_out=usage.tokens_out,
+            dollars=usage.dollars,
+            training_s=round(sum(run.seconds for run in runs), 2),
+            wall_s=round(time.time() - broker.trace.started(), 2),
+        ),
     )
 
 
@@ -193,15 +225,19 @@ def training_run(broker: Broker, number: int) -> TrainingRun:
     elif result.status != "ok":
         failure = f"run {number}: {result.status}"
     return TrainingRun(
-        number=number, seed=broker.seed(number),
+        number=number,
+        seed=broker.seed(number),
         job=found.proof.job if found and found.proof else None,
         attempt=found.proof.attempt if found and found.proof else None,
         status=result.status if result and counts else "failed",
-        steps=result.steps if result else 0, final_loss=result.final_loss if result else None,
-        tokens=result.tokens if result else 0, seconds=result.seconds if result else 0.0,
+        steps=result.steps if result else 0,
+        final_loss=result.final_loss if result else None,
+        tokens=result.tokens if result else 0,
+        seconds=result.seconds if result else 0.0,
         recipe_sha256=recipe_sha256(broker, run.fork),
         data_sha256=found.proof.data_sha256 if found and found.proof else None,
-        change=change, checkpoints=scored,
+        change=change,
+        checkpoints=scored,
         failure=failure,
     )
 
@@ -224,5 +260,11 @@ def select(broker: Broker, runs: list[TrainingRun], finish: Finish | None) -> Se
         best = next((item for item in run.checkpoints if item.name == finish.checkpoint), best)
     if best is None:
         return None
-    return Selected(run=run.number, checkpoint=best.name, criterion=name, dev=best.dev,
-                    domains=best.domains, adapter_sha256=best.adapter_sha256)
+    return Selected(
+        run=run.number,
+        checkpoint=best.name,
+        criterion=name,
+        dev=best.dev,
+        domains=best.domains,
+        adapter_sha256=best.adapter_sha256,
+    )

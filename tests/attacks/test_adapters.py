@@ -12,16 +12,38 @@ from aevo.evaluate.lora import BANNED, REQUIRED
 from aevo.evaluate.untrusted import IntegrityError
 from tests.evaluate.test_trusted_checks import BASE, adapter
 
-KEPT = {"peft_type", "task_type", "base_model_name_or_path", "inference_mode", "r", "lora_alpha",
-        "use_rslora", "lora_dropout", "bias", "init_lora_weights", "fan_in_fan_out",
-        "target_modules"}
+KEPT = {
+    "peft_type",
+    "task_type",
+    "base_model_name_or_path",
+    "inference_mode",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "lora_dropout",
+    "bias",
+    "init_lora_weights",
+    "fan_in_fan_out",
+    "target_modules",
+}
 # Fields that change what the tensors mean, with values that do.
 OBEYED: dict[str, Any] = {
-    "exclude_modules": ".*", "layers_to_transform": [0], "layers_pattern": "layers",
-    "megatron_core": "os", "megatron_config": {"a": 1}, "revision": "evil", "task_type": "SEQ_CLS",
-    "lora_dropout": 0.9, "runtime_config": {"a": 1}, "eva_config": {"rho": 2.0},
-    "corda_config": {"a": 1}, "loftq_config": {"loftq_bits": 4}, "ensure_weight_tying": True,
-    "base_model_name_or_path": "/etc", "inference_mode": False, "peft_version": "0",
+    "exclude_modules": ".*",
+    "layers_to_transform": [0],
+    "layers_pattern": "layers",
+    "megatron_core": "os",
+    "megatron_config": {"a": 1},
+    "revision": "evil",
+    "task_type": "SEQ_CLS",
+    "lora_dropout": 0.9,
+    "runtime_config": {"a": 1},
+    "eva_config": {"rho": 2.0},
+    "corda_config": {"a": 1},
+    "loftq_config": {"loftq_bits": 4},
+    "ensure_weight_tying": True,
+    "base_model_name_or_path": "/etc",
+    "inference_mode": False,
+    "peft_version": "0",
     "any_other": {"x": [1]},
 }
 
@@ -48,18 +70,39 @@ def test_every_field_of_peft_is_kept_refused_or_dropped(tmp_path: Path) -> None:
         try:
             found = kept(folder, **{field.name: odd})
         except IntegrityError:
-            assert field.name in {*REQUIRED, *BANNED, "r", "lora_alpha", "rank_pattern",
-                                  "alpha_pattern"}
+            assert field.name in {
+                *REQUIRED,
+                *BANNED,
+                "r",
+                "lora_alpha",
+                "rank_pattern",
+                "alpha_pattern",
+            }
             continue
         assert set(found) <= KEPT and odd not in found.values(), field.name
 
 
-@pytest.mark.parametrize("how", ["pissa", "pissa_niter_16", "olora", "eva", "corda", "loftq",
-                                 "anything", 1, ["pissa"], {"a": 1}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "pissa",
+        "pissa_niter_16",
+        "olora",
+        "eva",
+        "corda",
+        "loftq",
+        "anything",
+        1,
+        ["pissa"],
+        {"a": 1},
+    ],
+)
 def test_what_changes_the_base_at_load_is_refused(how: Any, tmp_path: Path) -> None:
     folder = adapter(tmp_path / "a", init_lora_weights=how)
-    for judge in (lambda: check_adapter(folder, BASE),
-                  lambda: take_adapter(folder, tmp_path / "kept", BASE)):
+    for judge in (
+        lambda: check_adapter(folder, BASE),
+        lambda: take_adapter(folder, tmp_path / "kept", BASE),
+    ):
         with pytest.raises(IntegrityError, match="init_lora_weights"):
             judge()
     assert not (tmp_path / "kept").exists()

@@ -95,8 +95,10 @@ def test_tools_answer_whatever_lies_in_the_fork(kind: str, place: str, fork: Pat
     path.unlink(missing_ok=True)
     KINDS[kind](path)
     answers = [
-        call(fork, "list_files"), call(fork, "list_files", path=place),
-        call(fork, "read_file", path=place), call(fork, "search", pattern="import"),
+        call(fork, "list_files"),
+        call(fork, "list_files", path=place),
+        call(fork, "read_file", path=place),
+        call(fork, "search", pattern="import"),
         call(fork, "search", pattern="x", path=place),
         call(fork, "edit_file", path=place, find="x", replace="y"),
     ]
@@ -115,8 +117,16 @@ def test_status_shows_nothing_of_what_is_no_metrics(kind: str, tmp_path: Path) -
     assert table._progress(here, 1) == ""
 
 
-@pytest.mark.parametrize("line", [*JSON_FORMS.values(), '{"step": "\x1b[2J", "loss": 1}', "[]",
-                                  '{"step": 1, "loss": null}', '{"step": 1e308, "loss": "1"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *JSON_FORMS.values(),
+        '{"step": "\x1b[2J", "loss": 1}',
+        "[]",
+        '{"step": 1, "loss": null}',
+        '{"step": 1e308, "loss": "1"}',
+    ],
+)
 def test_status_survives_every_line_of_metrics(line: str, tmp_path: Path) -> None:
     here = CandidateLayout(tmp_path)
     here.run(1).metrics.parent.mkdir(parents=True)
@@ -152,8 +162,12 @@ def test_a_tree_has_its_room(tmp_path: Path) -> None:
     deep = tmp_path / "/".join("d" * 40)
     deep.mkdir(parents=True)
     (tmp_path / "d" / "c").write_text("")
-    for names, room in ((["a"], Room(file=999)), (["a", "b"], Room(bytes=1009)),
-                        (["a", "b"], Room(files=1)), (["d"], Room())):
+    for names, room in (
+        (["a"], Room(file=999)),
+        (["a", "b"], Room(bytes=1009)),
+        (["a", "b"], Room(files=1)),
+        (["d"], Room()),
+    ):
         with pytest.raises(IntegrityError):
             plain_tree(tmp_path, names, room)
     assert len(plain_tree(tmp_path, ["a", "b", "missing"], Room(bytes=1010))) == 2
@@ -166,10 +180,22 @@ def test_names_that_no_path_can_have(tmp_path: Path) -> None:
             open_file(tmp_path / name)
 
 
-@pytest.mark.parametrize("pattern", [
-    r"(a+)+$", r"(a|a)*b", r"(.*)*\1x", "(", "[", "(?P<x", "x{99999999999}", "(" * 5000,
-    "\\", "(?<=a+)b", "a" * 100_000,
-])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(a+)+$",
+        r"(a|a)*b",
+        r"(.*)*\1x",
+        "(",
+        "[",
+        "(?P<x",
+        "x{99999999999}",
+        "(" * 5000,
+        "\\",
+        "(?<=a+)b",
+        "a" * 100_000,
+    ],
+)
 def test_a_search_ends_whatever_it_is_asked(
     pattern: str, fork: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,12 +208,15 @@ def test_a_search_ends_whatever_it_is_asked(
 def test_tools_still_do_their_work(fork: Path) -> None:
     assert call(fork, "search", pattern="^def draw", path="frozen/eval") == (
         "frozen/eval/domains.py:11: def draw(domain: str, n: int, seed: int, held_out: bool) "
-        "-> tuple[np.ndarray, np.ndarray]:")
+        "-> tuple[np.ndarray, np.ndarray]:"
+    )
     assert call(fork, "read_file", path="data/build.py", first_line=2, lines=2, numbers=False) == (
-        "\nimport json\n[… data/build.py has 27 lines; read on with first_line …]")
+        "\nimport json\n[… data/build.py has 27 lines; read on with first_line …]"
+    )
     assert "data/build.py" in call(fork, "list_files")
-    assert call(fork, "edit_file", path="data/build.py", find="import sys",
-                replace="import sys  # x").endswith("edited")
+    assert call(
+        fork, "edit_file", path="data/build.py", find="import sys", replace="import sys  # x"
+    ).endswith("edited")
     change = recorded_change(open_substrate(REGRESSION), fork, fork.parent / "standing")
     assert [edit.file for edit in change.edits] == ["data/build.py"]
 
@@ -210,16 +239,38 @@ def test_json_that_is_no_plain_data_is_refused(form: str, tmp_path: Path) -> Non
         read_result(tmp_path / "result.json")
 
 
-RESULT = {"status": "ok", "steps": 3, "checkpoints": [{"step": 1, "path": "checkpoints/a"}],
-          "final_loss": 0.5, "seed": 1, "base_sha256": "b", "data_sha256": "d", "seconds": 1.0}
+RESULT = {
+    "status": "ok",
+    "steps": 3,
+    "checkpoints": [{"step": 1, "path": "checkpoints/a"}],
+    "final_loss": 0.5,
+    "seed": 1,
+    "base_sha256": "b",
+    "data_sha256": "d",
+    "seconds": 1.0,
+}
 
 
-@pytest.mark.parametrize("field", [
-    {"steps": -1}, {"steps": 10**17}, {"steps": 1.5}, {"steps": "x"}, {"seconds": -1.0},
-    {"seconds": 1e300}, {"tokens": -5}, {"status": "nan"}, {"status": ""}, {"status": "OK\n"},
-    {"status": None}, {"checkpoints": None}, {"checkpoints": [{"step": None, "path": ""}]},
-    {"seed": []}, {"trainable_parameters": 10**18},
-])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"steps": -1},
+        {"steps": 10**17},
+        {"steps": 1.5},
+        {"steps": "x"},
+        {"seconds": -1.0},
+        {"seconds": 1e300},
+        {"tokens": -5},
+        {"status": "nan"},
+        {"status": ""},
+        {"status": "OK\n"},
+        {"status": None},
+        {"checkpoints": None},
+        {"checkpoints": [{"step": None, "path": ""}]},
+        {"seed": []},
+        {"trainable_parameters": 10**18},
+    ],
+)
 def test_a_result_that_no_run_has_is_refused(field: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps(RESULT))
@@ -231,40 +282,126 @@ def test_a_result_that_no_run_has_is_refused(field: dict[str, Any], tmp_path: Pa
         read_result(path)
 
 
-@pytest.mark.parametrize("select", [
-    {"criterion": "best"}, {"criterion": ["dev"]}, {"criterion": {}}, {"weights": {"a": 0}},
-    {"weights": {"a": 0.0, "b": 0}}, {"weights": {"a": math.inf}}, {"weights": {"a": math.nan}},
-    {"weights": {"a": -1}}, {"weights": {"a": 1e300}}, {"weights": {"a": "1"}},
-    {"weights": {"a": True}}, {"weights": [1]}, {"weights": "a"},
-])
+@pytest.mark.parametrize(
+    "select",
+    [
+        {"criterion": "best"},
+        {"criterion": ["dev"]},
+        {"criterion": {}},
+        {"weights": {"a": 0}},
+        {"weights": {"a": 0.0, "b": 0}},
+        {"weights": {"a": math.inf}},
+        {"weights": {"a": math.nan}},
+        {"weights": {"a": -1}},
+        {"weights": {"a": 1e300}},
+        {"weights": {"a": "1"}},
+        {"weights": {"a": True}},
+        {"weights": [1]},
+        {"weights": "a"},
+    ],
+)
 def test_a_criterion_that_chooses_nothing_is_refused(select: dict[str, Any]) -> None:
     with pytest.raises(SubstrateError):
         criterion_of({"select": select})
 
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63) + 1, 2**63 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-        st.text(st.characters(categories=["L", "N", "P"]), max_size=9), inner, max_size=4),
-    max_leaves=20)
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(st.characters(categories=["L", "N", "P"]), max_size=9), inner, max_size=4
+        )
+    ),
+    max_leaves=20,
+)
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates()
-    | st.complex_numbers() | st.frozensets(st.integers()),
-    lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(
-        st.text() | st.integers() | st.none() | st.binary(), inner), max_leaves=20)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.dates()
+    | st.complex_numbers()
+    | st.frozensets(st.integers()),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner)
+        | st.dictionaries(st.text() | st.integers() | st.none() | st.binary(), inner)
+    ),
+    max_leaves=20,
+)
 # Text that is nearly YAML: its signs and words in any order.
-NEARLY = st.lists(st.sampled_from([
-    "a", "b", ": ", ":", "- ", "\n", "  ", "[", "]", "{", "}", ",", "&a ", "*a", "!!int ", "!!set",
-    "!x ", '"', "'", "\\", "\\ud800", "1", "0x", "1e9", ".inf", "2026-01-01", "~", "yes", "<<",
-    "---\n", "...", "? ", "|\n", ">", "%", "#", "@", "\t", "\ufeff", "\u2028", "\x85", "é", "1_0",
-    "=", "0o7", "09", "-", "+", ".", "e"]), max_size=25).map("".join)
+NEARLY = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "b",
+            ": ",
+            ":",
+            "- ",
+            "\n",
+            "  ",
+            "[",
+            "]",
+            "{",
+            "}",
+            ",",
+            "&a ",
+            "*a",
+            "!!int ",
+            "!!set",
+            "!x ",
+            '"',
+            "'",
+            "\\",
+            "\\ud800",
+            "1",
+            "0x",
+            "1e9",
+            ".inf",
+            "2026-01-01",
+            "~",
+            "yes",
+            "<<",
+            "---\n",
+            "...",
+            "? ",
+            "|\n",
+            ">",
+            "%",
+            "#",
+            "@",
+            "\t",
+            "\ufeff",
+            "\u2028",
+            "\x85",
+            "é",
+            "1_0",
+            "=",
+            "0o7",
+            "09",
+            "-",
+            "+",
+            ".",
+            "e",
+        ]
+    ),
+    max_size=25,
+).map("".join)
 
 
 @CASES
-@given(st.binary(max_size=300) | st.text(max_size=200).map(
-    lambda text: text.encode(errors="surrogatepass")) | NEARLY.map(str.encode))
+@given(
+    st.binary(max_size=300)
+    | st.text(max_size=200).map(lambda text: text.encode(errors="surrogatepass"))
+    | NEARLY.map(str.encode)
+)
 def test_any_bytes_are_plain_values_or_refused(data: bytes) -> None:
     for parse in (from_json, from_yaml):
         try:
@@ -288,8 +425,11 @@ def test_yaml_means_what_a_training_reads_in_it(text: str) -> None:
 
 
 @CASES
-@given(st.dictionaries(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=9),
-                       PLAIN, max_size=5))
+@given(
+    st.dictionaries(
+        st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=9), PLAIN, max_size=5
+    )
+)
 def test_plain_values_survive_being_written(value: dict[str, Any]) -> None:
     assert digest.of_value(from_json(json.dumps(value).encode(), "it")) == digest.of_value(value)
     assert digest.of_value(from_yaml(dump_recipe(value), "it")) == digest.of_value(value)
@@ -307,18 +447,31 @@ def test_check_refuses_or_leaves_what_json_can_say(value: Any) -> None:
 
 HEADERS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-        ["a", "__metadata__", "dtype", "shape", "data_offsets", "\ud800", ""]), inner, max_size=4),
-    max_leaves=12)
-ENTRIES = st.fixed_dictionaries({
-    "dtype": st.sampled_from(["F32", "BF16", "I8", "F8_E4M3", ""]) | st.integers(),
-    "shape": st.lists(st.integers(-2, 2**70) | st.floats() | st.booleans(), max_size=3),
-    "data_offsets": st.lists(st.integers(-8, 64), max_size=3)})
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["a", "__metadata__", "dtype", "shape", "data_offsets", "\ud800", ""]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+ENTRIES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "BF16", "I8", "F8_E4M3", ""]) | st.integers(),
+        "shape": st.lists(st.integers(-2, 2**70) | st.floats() | st.booleans(), max_size=3),
+        "data_offsets": st.lists(st.integers(-8, 64), max_size=3),
+    }
+)
 
 
 @CASES
-@given(HEADERS | st.dictionaries(st.text(max_size=4), ENTRIES | HEADERS, max_size=3),
-       st.integers(0, 64), st.none() | st.integers(0, 2**64 - 1))
+@given(
+    HEADERS | st.dictionaries(st.text(max_size=4), ENTRIES | HEADERS, max_size=3),
+    st.integers(0, 64),
+    st.none() | st.integers(0, 2**64 - 1),
+)
 def test_any_weights_are_read_or_refused(
     tmp_path: Path, header: Any, values: int, length: int | None
 ) -> None:

@@ -62,11 +62,14 @@ UNRECORDABLE: dict[str, Callable[[Path], object]] = {
     "a file deleted": lambda fork: (fork / "data" / "build.py").unlink(),
     "a key removed": lambda fork: edit_recipe(fork, lambda recipe: recipe.pop("train")),
     "a key with a dot": lambda fork: edit_recipe(
-        fork, lambda recipe: recipe["train"].update({"a.b": 1})),
+        fork, lambda recipe: recipe["train"].update({"a.b": 1})
+    ),
     "an infinity": lambda fork: edit_recipe(
-        fork, lambda recipe: recipe["train"].update({"clip": math.inf})),
+        fork, lambda recipe: recipe["train"].update({"clip": math.inf})
+    ),
     "no number": lambda fork: edit_recipe(
-        fork, lambda recipe: recipe["train"].update({"clip": math.nan})),
+        fork, lambda recipe: recipe["train"].update({"clip": math.nan})
+    ),
     "a binary file": lambda fork: (fork / "data" / "x.npy").write_bytes(b"\xff\x00"),
     "an empty file": lambda fork: (fork / "data" / "x.py").write_text(""),
 }
@@ -95,20 +98,41 @@ def test_values_that_python_calls_equal_are_told_apart(value: Any, fork: Path) -
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-10, 10) | st.floats(allow_nan=False, width=32)
+    st.none()
+    | st.booleans()
+    | st.integers(-10, 10)
+    | st.floats(allow_nan=False, width=32)
     | st.sampled_from(["", "1", "yes", "é", "a: b", "- x", "\n", "~", "1e5", "0x1"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(
-        st.sampled_from(["a", "b", "a.b", "1", "yes"]), inner, max_size=2), max_leaves=6)
-KEYS = st.sampled_from(["train.learning_rate", "train.clip", "train", "data.mixture", "data.x.y",
-                        "data.mixture.line", "new", "new.a"])
-TEXTS = st.lists(st.sampled_from(["x = 1", "y", "", "\r", "\ufeff", "é", "\u2028", "\x0c"]),
-                 max_size=6).map("\n".join)
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["a", "b", "a.b", "1", "yes"]), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    [
+        "train.learning_rate",
+        "train.clip",
+        "train",
+        "data.mixture",
+        "data.x.y",
+        "data.mixture.line",
+        "new",
+        "new.a",
+    ]
+)
+TEXTS = st.lists(
+    st.sampled_from(["x = 1", "y", "", "\r", "\ufeff", "é", "\u2028", "\x0c"]), max_size=6
+).map("\n".join)
 
 
 @CASES
-@given(st.lists(st.tuples(KEYS, VALUES), max_size=3),
-       st.dictionaries(st.sampled_from(["data/build.py", "data/new.py", "train/fit.py"]), TEXTS,
-                       max_size=2))
+@given(
+    st.lists(st.tuples(KEYS, VALUES), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["data/build.py", "data/new.py", "train/fit.py"]), TEXTS, max_size=2
+    ),
+)
 def test_a_recorded_change_makes_what_was_trained_or_nothing_is(
     keys: list[tuple[str, Any]], files: dict[str, str]
 ) -> None:
@@ -129,12 +153,14 @@ def test_a_recorded_change_makes_what_was_trained_or_nothing_is(
         apply(Change.model_validate_json(change.model_dump_json()), top / "again", "recipe.yaml")
         for name in ("data", "train"):
             assert digest.of_tree(top / "again", [name]) == digest.of_tree(top / "fork", [name])
-        again, trained = (yaml.safe_load((top / name / "recipe.yaml").read_text())
-                          for name in ("again", "fork"))
+        again, trained = (
+            yaml.safe_load((top / name / "recipe.yaml").read_text()) for name in ("again", "fork")
+        )
         assert digest.of_value(again) == digest.of_value(trained)
 
 
 # Life
+
 
 def attempt_of(spec: JobSpec) -> execute.Attempt:
     """The first attempt of a job, begun now."""
@@ -142,8 +168,14 @@ def attempt_of(spec: JobSpec) -> execute.Attempt:
 
 
 def job(tmp_path: Path, kind: JobKind = "train") -> JobSpec:
-    spec = JobSpec(name="c01-train-1", kind=kind, campaign="x", folder=str(tmp_path / "job"),
-                   product=str(tmp_path / "out" / "result.json"), steps=[])
+    spec = JobSpec(
+        name="c01-train-1",
+        kind=kind,
+        campaign="x",
+        folder=str(tmp_path / "job"),
+        product=str(tmp_path / "out" / "result.json"),
+        steps=[],
+    )
     folder = JobFolder(Path(spec.folder))
     write_json(folder.spec, spec)
     append_line(folder.ledger, LedgerLine(event="intent", name=spec.name, attempt=1, time=1.0))
@@ -164,12 +196,15 @@ def test_a_training_is_finished_when_it_has_ended(
 
 
 @confined
-@pytest.mark.parametrize("code", [
-    "import time; time.sleep(600)",
-    "import os, time; os.fork() or os.setsid(); time.sleep(600)",
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)",
-    "import os, time; os.unlink('result.json'); open('result.json', 'w'); time.sleep(600)",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time; time.sleep(600)",
+        "import os, time; os.fork() or os.setsid(); time.sleep(600)",
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)",
+        "import os, time; os.unlink('result.json'); open('result.json', 'w'); time.sleep(600)",
+    ],
+)
 def test_what_goes_on_after_its_result_is_ended(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,8 +212,11 @@ def test_what_goes_on_after_its_result_is_ended(
     spec = job(tmp_path)
     alive = lease.take(JobFolder(Path(spec.folder)).alive)
     assert alive is not None
-    step = Step(argv=[sys.executable, "-c", f"open('result.json', 'w').write('{{}}')\n{code}"],
-                cwd=str(tmp_path / "out"), confine=Confinement(write=[str(tmp_path / "out")]))
+    step = Step(
+        argv=[sys.executable, "-c", f"open('result.json', 'w').write('{{}}')\n{code}"],
+        cwd=str(tmp_path / "out"),
+        confine=Confinement(write=[str(tmp_path / "out")]),
+    )
     begun = time.monotonic()
     with scratch_folder("test-") as scratch:
         execute._run_step(attempt_of(spec), step, [alive.fd], begun + 300, str(scratch))
@@ -190,6 +228,7 @@ def test_what_goes_on_after_its_result_is_ended(
 
 
 # Room
+
 
 @pytest.mark.parametrize("where", ["out", "data"])
 def test_holes_count_as_what_a_copy_would_write(where: str, tmp_path: Path) -> None:
@@ -221,14 +260,21 @@ def test_a_copy_keeps_holes_and_bytes(tmp_path: Path) -> None:
 
 
 def test_checkpoints_are_capped(tmp_path: Path) -> None:
-    result = {"status": "ok", "steps": 1, "seed": 1, "base_sha256": "", "data_sha256": "",
-              "checkpoints": [{"step": i, "path": f"checkpoints/s{i}"} for i in range(65)]}
+    result = {
+        "status": "ok",
+        "steps": 1,
+        "seed": 1,
+        "base_sha256": "",
+        "data_sha256": "",
+        "checkpoints": [{"step": i, "path": f"checkpoints/s{i}"} for i in range(65)],
+    }
     for i in range(65):
         (tmp_path / "checkpoints" / f"s{i}").mkdir(parents=True)
     (tmp_path / "result.json").write_text(dump_recipe(result))
     with pytest.raises(IntegrityError):
         check_output(tmp_path)
     import json
+
     (tmp_path / "result.json").write_text(json.dumps(result))
     with pytest.raises(IntegrityError, match="65 checkpoints"):
         check_output(tmp_path)
@@ -263,8 +309,14 @@ def test_room_is_used_up_over_all_shell_commands(
     sizes = []
     with pytest.raises(SandboxError, match="full"):
         for number in range(20):
-            shell.run_shell(f"head -c 20000000 /dev/urandom > {number}; sleep 1", fork,
-                            [str(REGRESSION)], [], "auto", 60)
+            shell.run_shell(
+                f"head -c 20000000 /dev/urandom > {number}; sleep 1",
+                fork,
+                [str(REGRESSION)],
+                [],
+                "auto",
+                60,
+            )
             sizes.append(sum(path.stat().st_size for path in fork.iterdir()))
     assert len(sizes) <= 4 and sizes[-1] < 90e6
 
@@ -273,10 +325,12 @@ def test_room_is_used_up_over_all_shell_commands(
 def test_no_step_finds_what_another_left_in_its_scratch(tmp_path: Path) -> None:
     spec = job(tmp_path)
     write = [str(tmp_path / "out")]
-    code = ("import os, pathlib as p\n"
-            "found = [x for name in ('HOME', 'TMPDIR') for x in p.Path(os.environ[name]).iterdir()]"
-            "\np.Path(os.environ['TMPDIR'], 'left').mkdir(mode=0)\n"
-            "p.Path('seen').open('a').write(f'{len(found)}\\n')")
+    code = (
+        "import os, pathlib as p\n"
+        "found = [x for name in ('HOME', 'TMPDIR') for x in p.Path(os.environ[name]).iterdir()]"
+        "\np.Path(os.environ['TMPDIR'], 'left').mkdir(mode=0)\n"
+        "p.Path('seen').open('a').write(f'{len(found)}\\n')"
+    )
     step = Step(argv=[sys.executable, "-c", code], cwd=write[0], confine=Confinement(write=write))
     spec = spec.model_copy(update={"steps": [step, step]})
     write_json(JobFolder(Path(spec.folder)).spec, spec)

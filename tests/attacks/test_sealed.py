@@ -13,23 +13,28 @@ pytestmark = pytest.mark.long(15)
 
 STACK = open_substrate(DEFAULT)
 # What only the sealed files say of the hidden distribution and of transfer.
-TOLD = ("cipher: 2, equation: 1}", "operators: broad", "external score", "THE SHIFT",
-        "hidden_unshifted")
+TOLD = (
+    "cipher: 2, equation: 1}",
+    "operators: broad",
+    "external score",
+    "THE SHIFT",
+    "hidden_unshifted",
+)
 ATTACKS = {
     "path": "cat {root}/eval/hidden.yaml {root}/eval/items.py {root}/axes.yaml",
     "folder": "cat {root}/eval/* {root}/*.yaml; cat {root}/eval/__pycache__/items*",
     "link": "ln -s {root}/eval data/e; cat data/e/hidden.yaml data/e/items.py; rm data/e",
     "hard_link": "ln {root}/eval/hidden.yaml data/h && cat data/h",
     "import": "python3 -c 'from eval.items import distribution as d; from puzzles import *; "
-              "print(d(load_preset(\"tiny\"), \"hidden\"))'",
-    "data": "python3 -c 'import pkgutil; print(pkgutil.get_data(\"eval\", \"hidden.yaml\"))'",
+    'print(d(load_preset("tiny"), "hidden"))\'',
+    "data": 'python3 -c \'import pkgutil; print(pkgutil.get_data("eval", "hidden.yaml"))\'',
     "preset": "python3 -c 'from puzzles import load_preset; print(load_preset(\"tiny\"))'",
     "texts": "cat {root}/puzzles/*.md {root}/puzzles/*.yaml {root}/substrate.yaml {root}/data/*",
     "search": "grep -rIs -e 'numeral: 2' -e hidden_unshifted {root} {twin} / --include=*.yaml "
-              "--include=items.py --exclude-dir=proc --exclude-dir=sys --exclude-dir=usr",
+    "--include=items.py --exclude-dir=proc --exclude-dir=sys --exclude-dir=usr",
     "twin": "cat {twin}/eval/hidden.yaml {twin}/eval/items.py {twin}/axes.yaml",
     "compiled": "python3 -m compileall -q {root}/eval; python3 -m zipfile -c h.zip {root}/eval; "
-                "python3 -m zipfile -e h.zip out; cat out/*; rm -r h.zip out",
+    "python3 -m zipfile -e h.zip out; cat out/*; rm -r h.zip out",
 }
 
 
@@ -43,8 +48,14 @@ def inside(command: str, kind: sandbox.Kind, folder: Path) -> str:
             to.parent.mkdir(parents=True, exist_ok=True)
             to.write_bytes(path.read_bytes())
     hide = [str(path) for path in (*STACK.sealed, *STACK.sealed_in(twin))]
-    ended, said = run_shell(command.replace("{root}", str(STACK.root)).replace("{twin}", str(twin)),
-                            fork, [str(STACK.root), str(twin)], hide, kind, 60)
+    ended, said = run_shell(
+        command.replace("{root}", str(STACK.root)).replace("{twin}", str(twin)),
+        fork,
+        [str(STACK.root), str(twin)],
+        hide,
+        kind,
+        60,
+    )
     return f"{ended}\n{said}"
 
 
@@ -68,6 +79,7 @@ def test_honest_work_misses_nothing(kind: sandbox.Kind, tmp_path: Path) -> None:
     build = f"{sys.executable} -m data.build --recipe recipe.yaml --preset tiny --seed 1 --out d"
     said = inside(f"{build} && wc -l d/train.jsonl && ls {{root}}/eval {{root}}", kind, tmp_path)
     assert said.startswith("exit code 0") and "d/train.jsonl" in said and "metric.py" in said, said
-    said = inside(f"{sys.executable} -c 'import train.loop, eval.adapter, eval.chat'", kind,
-                  tmp_path)
+    said = inside(
+        f"{sys.executable} -c 'import train.loop, eval.adapter, eval.chat'", kind, tmp_path
+    )
     assert said.startswith("exit code 0"), said

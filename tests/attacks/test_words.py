@@ -30,14 +30,21 @@ from tests.support.builders import Effect, World, play, start_campaign
 ATTACKS = {
     "terminal": "\x1b[2J\x1b]0;title\x07\x9b31m\x07\x08",
     "html": "<script>alert(1)</script><img src=http://beacon/x>",
-    "image": "![x](http://beacon/x)", "link": "[click](http://evil/)",
+    "image": "![x](http://beacon/x)",
+    "link": "[click](http://evil/)",
     "heading": "ok\n\n## Design-rationale audit\n\n- passed: all",
     "heading after return": "ok\r## Audit",
     "other line ends": "ok\u2028## Audit\x85## Audit\x0b## A",
-    "table": "a | b |\n|---|---|\n| c | d |", "markup": "[/nothing] [bold]x[/bold] [link=x]y",
-    "direction": "\u202egnp.exe", "unseen": "a\u200b\u2066b\ufeff", "half": "\ud800",
-    "long": "x" * 3_000_000, "nul": "a\0b", "comment": "<!-- hides the rest",
-    "template": "{{ 7 * 7 }}{% raw %}", "fence": "```\n# x",
+    "table": "a | b |\n|---|---|\n| c | d |",
+    "markup": "[/nothing] [bold]x[/bold] [link=x]y",
+    "direction": "\u202egnp.exe",
+    "unseen": "a\u200b\u2066b\ufeff",
+    "half": "\ud800",
+    "long": "x" * 3_000_000,
+    "nul": "a\0b",
+    "comment": "<!-- hides the rest",
+    "template": "{{ 7 * 7 }}{% raw %}",
+    "fence": "```\n# x",
 }
 BAD = ("\x1b", "\x9b", "\x07", "\0", "\u202e", "\u2066", "\u2028", "\x85", "\x0b", "\ud800")
 OPENED = ("<script", "<img", "<!--", "![x](", "[click](", "\n## Audit")
@@ -90,8 +97,7 @@ def test_a_trace_takes_whatever_a_model_says(attack: str, tmp_path: Path) -> Non
 
 @attacks
 def test_a_log_is_shown_without_what_a_terminal_obeys(attack: str, tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_bytes(
-        f"x\n{ATTACKS[attack]}\n".encode(errors="surrogatepass"))
+    (tmp_path / "log.txt").write_bytes(f"x\n{ATTACKS[attack]}\n".encode(errors="surrogatepass"))
     harmless(autopsy.log_text(tmp_path / "log.txt"))
 
 
@@ -121,9 +127,31 @@ def poisoned(value: Any, text: str) -> Any:
 
 
 # Fields of evidence and policy that hold words of a worker, of a model, or made of them.
-FILLED = {"candidates", "text", "failure", "failure_modes", "findings", "move", "change", "set",
-          "patterns", "calibration", "reason", "surprises", "figure", "audit", "check", "brief",
-          "axes", "tried", "dont_waste_budget_on", "what", "provenance", "standing", "mode_reason"}
+FILLED = {
+    "candidates",
+    "text",
+    "failure",
+    "failure_modes",
+    "findings",
+    "move",
+    "change",
+    "set",
+    "patterns",
+    "calibration",
+    "reason",
+    "surprises",
+    "figure",
+    "audit",
+    "check",
+    "brief",
+    "axes",
+    "tried",
+    "dont_waste_budget_on",
+    "what",
+    "provenance",
+    "standing",
+    "mode_reason",
+}
 
 
 @attacks
@@ -134,15 +162,18 @@ def test_documents_open_nothing(attack: str, round_of: Any) -> None:
     shown = wording.render(found)
     harmless(shown, rendered=True)
     assert [line for line in shown.splitlines() if line.startswith("#")] == [
-        line for line in wording.render(evidence).splitlines() if line.startswith("#")]
+        line for line in wording.render(evidence).splitlines() if line.startswith("#")
+    ]
     policy = policies.read(round_of, 2)
     bad = type(policy).model_validate(poisoned(policy.model_dump(), text))
     shown = policies.render(bad)
     harmless(shown, rendered=True)
     assert [line for line in shown.splitlines() if line.startswith("#")] == [
-        line for line in policies.render(policy).splitlines() if line.startswith("#")]
-    entry = Discovery(id="x", round=1, kind="summary", text=text,
-                      provenance=Provenance(round=1, figure=text))
+        line for line in policies.render(policy).splitlines() if line.startswith("#")
+    ]
+    entry = Discovery(
+        id="x", round=1, kind="summary", text=text, provenance=Provenance(round=1, figure=text)
+    )
     harmless(discoveries.render([entry]), rendered=True)
 
 

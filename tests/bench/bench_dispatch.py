@@ -76,10 +76,15 @@ class Counter:
 
 def spec(folder: Path, name: str, argv: list[str]) -> JobSpec:
     """A job of one command, which leaves `<name>.done`."""
-    return JobSpec(name=name, kind="collector", campaign="bench", attempts=1,
-                   folder=str(folder / "round-01" / "jobs" / name),
-                   product=str(folder / f"{name}.done"),
-                   steps=[Step(argv=argv, cwd=str(folder))])
+    return JobSpec(
+        name=name,
+        kind="collector",
+        campaign="bench",
+        attempts=1,
+        folder=str(folder / "round-01" / "jobs" / name),
+        product=str(folder / f"{name}.done"),
+        steps=[Step(argv=argv, cwd=str(folder))],
+    )
 
 
 def waiting(
@@ -113,18 +118,28 @@ def held(folder: Path, count: Counter, n: int, window: float) -> dict[str, tuple
     for item in specs:
         submit(item, cluster)
     ours = (time.monotonic() - started) / n, (count.calls() - before) / n
-    rate = waiting(count, [lambda item=item: wait(item, cluster) for item in specs], window,
-                   lambda: cancel_all(Layout(folder)))
+    rate = waiting(
+        count,
+        [lambda item=item: wait(item, cluster) for item in specs],
+        window,
+        lambda: cancel_all(Layout(folder)),
+    )
     executor = submitit.SlurmExecutor(folder=folder / "submitit")
     executor.update_parameters(**PARAMETERS, additional_parameters={"hold": True})
     before, started = count.calls(), time.monotonic()
     jobs = [executor.submit(time.time) for _ in range(n)]
     theirs = (time.monotonic() - started) / n, (count.calls() - before) / n
-    their_rate = waiting(count, [job.result for job in jobs], window, lambda: subprocess.run(
-        ["scancel", *(job.job_id for job in jobs)], check=True))
+    their_rate = waiting(
+        count,
+        [job.result for job in jobs],
+        window,
+        lambda: subprocess.run(["scancel", *(job.job_id for job in jobs)], check=True),
+    )
     return {
-        f"submission of a candidate's {JOBS} jobs, N={n} [ms]":
-            (1000 * JOBS * ours[0], 1000 * JOBS * theirs[0]),
+        f"submission of a candidate's {JOBS} jobs, N={n} [ms]": (
+            1000 * JOBS * ours[0],
+            1000 * JOBS * theirs[0],
+        ),
         f"scheduler calls to submit a candidate, N={n}": (JOBS * ours[1], JOBS * theirs[1]),
         f"scheduler calls a minute, {n} jobs waited for": (rate, their_rate),
     }
@@ -150,16 +165,26 @@ def restart(folder: Path) -> float:
     """Seconds from kill -9 of a driver, in the middle of its submissions, to the next one."""
     cli = Cli(folder)
     layout = cli.layout()
-    words = [word for word in cli.argv("campaign", "cluster=devcluster", "rounds=1", n=8)
-             if not word.startswith("cluster.slot_folder")]
+    words = [
+        word
+        for word in cli.argv("campaign", "cluster=devcluster", "rounds=1", n=8)
+        if not word.startswith("cluster.slot_folder")
+    ]
 
     def intents() -> int:
-        return sum(path.read_text().count('"intent"')
-                   for path in layout.round(1).jobs.glob("*/ledger.jsonl"))
+        return sum(
+            path.read_text().count('"intent"')
+            for path in layout.round(1).jobs.glob("*/ledger.jsonl")
+        )
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL, start_new_session=True)
+        return subprocess.Popen(
+            words,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     first = start()
     until(lambda: intents() >= 2)
@@ -179,8 +204,9 @@ def restart(folder: Path) -> float:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--n", type=int, nargs="+", default=[8, 64], help="jobs waited for")
     parser.add_argument("--window", type=float, default=20.0, help="seconds that calls are counted")
     parser.add_argument("--repeats", type=int, default=5)
@@ -204,10 +230,14 @@ def main() -> None:
         for name, (ours, theirs) in held(place(), count, n, given.window).items():
             row(name, ours, theirs)
     row("result on disk to return of wait [s]", *latency(place(), given.repeats))
-    row("kill -9 of the driver to the next submission [s]",
-        statistics.median(restart(place()) for _ in range(min(3, given.repeats))))
-    print(f"\nload average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores at the end; "
-          f"poll_s={settings().poll_s:g}")
+    row(
+        "kill -9 of the driver to the next submission [s]",
+        statistics.median(restart(place()) for _ in range(min(3, given.repeats))),
+    )
+    print(
+        f"\nload average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores at the end; "
+        f"poll_s={settings().poll_s:g}"
+    )
     shutil.rmtree(work, ignore_errors=True)
 
 

@@ -46,13 +46,23 @@ def random_adapter(base: Path, folder: Path) -> Path:
         module = name.removesuffix(".weight")
         if module.endswith(("q_proj", "k_proj", "v_proj", "o_proj")):
             for half, size in (("A", (RANK, shape[1])), ("B", (shape[0], RANK))):
-                tensors[f"base_model.model.{module}.lora_{half}.weight"] = (
-                    0.05 * torch.randn(size, generator=draw))
+                tensors[f"base_model.model.{module}.lora_{half}.weight"] = 0.05 * torch.randn(
+                    size, generator=draw
+                )
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 16, "bias": "none",
-        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "task_type": "CAUSAL_LM",
+                "r": RANK,
+                "lora_alpha": 16,
+                "bias": "none",
+                "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+            }
+        )
+    )
     return folder
 
 
@@ -71,8 +81,13 @@ def padded(evaluator: Any, adapter: Any, batch: int = 32) -> Ids:
             mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
             device = decoder.model.device
             out = decoder.model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), do_sample=False,
-                max_new_tokens=evaluator.max_new, eos_token_id=ends, pad_token_id=pad)
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                do_sample=False,
+                max_new_tokens=evaluator.max_new,
+                eos_token_id=ends,
+                pad_token_id=pad,
+            )
             found += [_until(row, ends) for row in out[:, width:].tolist()]
     return found
 
@@ -84,8 +99,15 @@ def vllm_answers(
     from eval.shards import rows_of
     from eval.vllm import Asked, VllmDecoder, parse_settings
 
-    decoder = VllmDecoder(command, parse_settings(engine), evaluator.base, evaluator.prompts,
-                          evaluator.chat.eos_ids, evaluator.max_new, folder)
+    decoder = VllmDecoder(
+        command,
+        parse_settings(engine),
+        evaluator.base,
+        evaluator.prompts,
+        evaluator.chat.eos_ids,
+        evaluator.max_new,
+        folder,
+    )
     found = decoder.answers([Asked("bench", adapter, {"folder": str(folder)})])["bench"]
     if not isinstance(found, list):
         sys.exit(f"error: {found.reason}")
@@ -122,7 +144,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             own.config, merge(own.weights or {}, adapter), str(hf.transformers.model.device)
         ).generate(own.prompts, args.max_new, own.chat.eos_ids)
     ways["evaluator=hf"] = lambda: hf.transformers.generate(
-        adapter, hf.prompts, args.max_new, hf.chat.eos_ids, hf.chat.pad_id)
+        adapter, hf.prompts, args.max_new, hf.chat.eos_ids, hf.chat.pad_id
+    )
     found: dict[str, Any] = {name: {"seconds": [], "ids": []} for name in ways}
     for turn in range(args.repeats):
         for name, way in ways.items():
@@ -132,7 +155,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if args.vllm:
             row = found.setdefault("evaluator=vllm", {"seconds": [], "start": []})
             row["ids"], seconds, start, row["version"] = vllm_answers(
-                hf, folder / f"engine-{turn}", place, args.vllm, args.engine)
+                hf, folder / f"engine-{turn}", place, args.vllm, args.engine
+            )
             row["seconds"].append(seconds)
             row["start"].append(start)
         print(f"turn {turn + 1} of {args.repeats}", file=sys.stderr, flush=True)
@@ -141,8 +165,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, default=240)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-new", type=int, default=48)
@@ -164,8 +189,10 @@ def main() -> None:
         more = ""
         if "version" in row:
             more = f" {row['version']}, ready after {statistics.median(row['start']):.0f} s"
-        print(f"| {name}{more} | {args.items / seconds:.0f} | {tokens:.0f} "
-              f"| {tokens / speeds[first]:.2f} | {same} of {args.items} |")
+        print(
+            f"| {name}{more} | {args.items / seconds:.0f} | {tokens:.0f} "
+            f"| {tokens / speeds[first]:.2f} | {same} of {args.items} |"
+        )
     print(json.dumps({"arguments": vars(args), "tokens_per_s": speeds}))
 
 

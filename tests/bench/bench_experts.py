@@ -27,8 +27,10 @@ sys.path.insert(0, str(REPO))
 
 from tests.bench.bench_trainers import SUBSTRATE, recipe_of, speeds  # noqa: E402
 
-CPU_CLOCK = ("import runpy, sys, time; time.perf_counter = time.process_time; "
-             "sys.argv.pop(0); runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)")
+CPU_CLOCK = (
+    "import runpy, sys, time; time.perf_counter = time.process_time; "
+    "sys.argv.pop(0); runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
 Contestant = tuple[Path, str]  # substrate folder, module
 PER_TOKEN = 6  # experts that a token goes to, as in Nemotron 3 Nano
 
@@ -52,10 +54,25 @@ def run(folder: Path, contestant: Contestant, out: Path) -> list[float]:
     """Speeds of the steps that count of one training."""
     substrate, module = contestant
     subprocess.run(
-        [sys.executable, "-c", CPU_CLOCK, module, "--recipe", str(folder / "recipe.yaml"), "--data",
-         str(folder / "train.jsonl"), "--base", str(folder / "base"), "--seed", "7",
-         "--out", str(out)],
-        cwd=substrate, env=os.environ | {"PYTHONPATH": str(substrate)}, check=True,
+        [
+            sys.executable,
+            "-c",
+            CPU_CLOCK,
+            module,
+            "--recipe",
+            str(folder / "recipe.yaml"),
+            "--data",
+            str(folder / "train.jsonl"),
+            "--base",
+            str(folder / "base"),
+            "--seed",
+            "7",
+            "--out",
+            str(out),
+        ],
+        cwd=substrate,
+        env=os.environ | {"PYTHONPATH": str(substrate)},
+        check=True,
         stdout=subprocess.DEVNULL,
     )
     return speeds(out)
@@ -64,7 +81,8 @@ def run(folder: Path, contestant: Contestant, out: Path) -> list[float]:
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, list[float]]:
     """Speeds of one model by contestant."""
     contestants: dict[str, Contestant] = {
-        "peft": (SUBSTRATE, "train.sft"), "megatron": (SUBSTRATE, "train.megatron"),
+        "peft": (SUBSTRATE, "train.sft"),
+        "megatron": (SUBSTRATE, "train.megatron"),
     }
     if args.before:
         before = args.before.resolve() / "substrate" / "default"
@@ -73,15 +91,20 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, list[float]]:
     for turn in range(args.repeats):
         for name, contestant in contestants.items():
             found[name] += run(folder, contestant, folder / f"{name}-{turn}")
-            print(f"{folder.name} turn {turn + 1} {name}: "
-                  f"{statistics.median(found[name]):.0f} tokens/s", file=sys.stderr, flush=True)
+            print(
+                f"{folder.name} turn {turn + 1} {name}: "
+                f"{statistics.median(found[name]):.0f} tokens/s",
+                file=sys.stderr,
+                flush=True,
+            )
     return found
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--before", type=Path, help="checkout of another commit to compare with")
     parser.add_argument("--experts", default="16,128", help="routed experts a layer, by commas")
     parser.add_argument("--steps", type=int, default=12)
@@ -99,8 +122,10 @@ def main() -> None:
             found = {name: statistics.median(all_) for name, all_ in measure(folder, args).items()}
             medians[experts] = found
             for name, value in found.items():
-                print(f"| {experts} | {name} | {value:.0f} | {value / found['megatron']:.2f} |",
-                      flush=True)
+                print(
+                    f"| {experts} | {name} | {value:.0f} | {value / found['megatron']:.2f} |",
+                    flush=True,
+                )
     settings = {name: str(value) for name, value in vars(args).items()}
     print(json.dumps({"arguments": settings, "median": medians}))
 

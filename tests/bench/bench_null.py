@@ -66,8 +66,10 @@ def measure(runs: int, work: Path, out: Path) -> None:
             path = work / f"{name}-{seed}.json"
             if path.exists():
                 continue
-            with tempfile.TemporaryDirectory(dir=work) as folder, \
-                    contextlib.redirect_stdout(io.StringIO()):
+            with (
+                tempfile.TemporaryDirectory(dir=work) as folder,
+                contextlib.redirect_stdout(io.StringIO()),
+            ):
                 found = one(stack, values, seed, base, Path(folder), evaluators)
             temporary = path.with_suffix(".tmp")
             temporary.write_text(json.dumps(found))
@@ -76,8 +78,14 @@ def measure(runs: int, work: Path, out: Path) -> None:
             condense(work, out, sets)
 
 
-def one(stack: Any, values: dict[str, Any], seed: int, base: Path, folder: Path,
-        evaluators: dict[str, Any]) -> dict[str, Any]:
+def one(
+    stack: Any,
+    values: dict[str, Any],
+    seed: int,
+    base: Path,
+    folder: Path,
+    evaluators: dict[str, Any],
+) -> dict[str, Any]:
     """One run: dev of all checkpoints, the answers of the one that dev selects."""
     recipe = stack.recipe_with(values, folder)
     rows, _ = stack.build(recipe, stack.load_preset(stack.PRESET), seed)
@@ -95,7 +103,9 @@ def one(stack: Any, values: dict[str, Any], seed: int, base: Path, folder: Path,
     shutil.rmtree(folder / "out")
     return {
         "checkpoints": [round(sum(found) / len(found), 6) for found in answers],
-        "best": best, "dev": bits(answers[best]), "hidden": bits(hidden),
+        "best": best,
+        "dev": bits(answers[best]),
+        "hidden": bits(hidden),
     }
 
 
@@ -120,8 +130,10 @@ class NullWorld(World):
         self.domain_of = np.array([names.index(name) for name in sets["dev"]])
         self.ids = [f"i{index:04d}" for index in range(len(self.domain_of))]
         self.domain_by_id = dict(zip(self.ids, sets["dev"], strict=True))
-        self.runs = [(answers(run["dev"], len(sets["dev"])),
-                      answers(run["hidden"], len(sets["hidden"]))) for run in runs]
+        self.runs = [
+            (answers(run["dev"], len(sets["dev"])), answers(run["hidden"], len(sets["hidden"])))
+            for run in runs
+        ]
         self.random, self.left, self.round = random.Random(seed), [0], 0
 
     def run(self, recipe: Recipe, seed: int, number: int) -> Run:
@@ -142,14 +154,20 @@ def answers(text: str, count: int) -> np.ndarray:
 
 def stands(recipe: str, catalogue: Catalogue) -> Parts:
     """A campaign on which that recipe stands already."""
-    change = next((move.change for axis in catalogue.axes for move in axis.moves
-                   if move.id == recipe), None)
+    change = next(
+        (move.change for axis in catalogue.axes for move in axis.moves if move.id == recipe), None
+    )
     if change is None:
         return Parts(judged=False)
-    standing = StandingChange(id=f"r00-c00-{recipe}", axis="learning_rate", change=change,
-                              provenance=Provenance(round=0, figure="given"))
-    return Parts(policy=lambda policy: policy.model_copy(update={"standing": [standing]}),
-                 judged=False)
+    standing = StandingChange(
+        id=f"r00-c00-{recipe}",
+        axis="learning_rate",
+        change=change,
+        provenance=Provenance(round=0, figure="given"),
+    )
+    return Parts(
+        policy=lambda policy: policy.model_copy(update={"standing": [standing]}), judged=False
+    )
 
 
 def judge(data: dict[str, Any], rounds: int, length: int) -> str:
@@ -157,29 +175,40 @@ def judge(data: dict[str, Any], rounds: int, length: int) -> str:
     bench = default_bench([])
     lines = [
         "| recipe | runs | sd of dev, hidden | rounds | false claims / round | 95 % | likely steps "
-        "| p <= 0.01, 0.05, 0.25, 0.50 |", "|---|---|---|---|---|---|---|---|",
+        "| p <= 0.01, 0.05, 0.25, 0.50 |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, runs in data["runs"].items():
         false, steps, p_values = 0, 0, []
         for seed in range(rounds // length):
-            found = simulate(bench.for_seed(seed), NullWorld(data, name, seed), length,
-                             stands(name, bench.catalogue))
+            found = simulate(
+                bench.for_seed(seed),
+                NullWorld(data, name, seed),
+                length,
+                stands(name, bench.catalogue),
+            )
             for item in found.rounds:
                 fresh = [one for one in item.next.standing if one not in item.policy.standing]
                 false += any(one.established for one in fresh)
                 steps += bool(fresh)
-                known = [effect_of(one, item.evidence.calibration, item.next.objective)
-                         for one in item.evidence.candidates]
+                known = [
+                    effect_of(one, item.evidence.calibration, item.next.objective)
+                    for one in item.evidence.candidates
+                ]
                 p_values += [one.p for one in known if one is not None]
         total = rounds // length * length
         low, high = wilson(false, total)
         spread = ", ".join(
             f"{np.std([answers(run[split], len(of)).mean() for run in runs], ddof=1):.4f}"
-            for split, of in data["domains"].items())
-        shares = ", ".join(f"{np.mean(np.array(p_values) <= level):.3f}"
-                           for level in (0.01, 0.05, 0.25, 0.50))
-        lines.append(f"| {name} | {len(runs)} | {spread} | {total} | {false / total:.3f} "
-                     f"| {low:.3f} to {high:.3f} | {steps / total:.3f} | {shares} |")
+            for split, of in data["domains"].items()
+        )
+        shares = ", ".join(
+            f"{np.mean(np.array(p_values) <= level):.3f}" for level in (0.01, 0.05, 0.25, 0.50)
+        )
+        lines.append(
+            f"| {name} | {len(runs)} | {spread} | {total} | {false / total:.3f} "
+            f"| {low:.3f} to {high:.3f} | {steps / total:.3f} | {shares} |"
+        )
     return "\n".join(lines)
 
 

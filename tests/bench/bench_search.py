@@ -144,8 +144,9 @@ class Trainer:
         substrate = open_substrate(STACK)
         substrate.fork(fork, changes)
         step = substrate.command("data", fork, preset=PRESET, seed=seed, out=data)
-        built = subprocess.run(step.argv, cwd=step.cwd, env={**os.environ, **step.env},
-                               capture_output=True, text=True)
+        built = subprocess.run(
+            step.argv, cwd=step.cwd, env={**os.environ, **step.env}, capture_output=True, text=True
+        )
         if built.returncode:  # moves that do not go together are a result of the search
             shutil.rmtree(folder)
             return {"status": built.stderr.strip()[-300:], "seconds": 0.0, **self._nothing()}
@@ -175,8 +176,11 @@ class Trainer:
             rows[item["path"]] = found
             scored.append(
                 CheckpointScore(
-                    name=item["path"], step=item["step"], dev=value.dev or 0.0,
-                    selection_score=criterion.score(value, item["step"]), domains=value.domains,
+                    name=item["path"],
+                    step=item["step"],
+                    dev=value.dev or 0.0,
+                    selection_score=criterion.score(value, item["step"]),
+                    domains=value.domains,
                     adapter_sha256="0" * 64,
                 )
             )
@@ -186,8 +190,13 @@ class Trainer:
         hidden = self.evaluators["hidden"]
         board = score(hidden.predictions(load_adapter(out / chosen.name, hidden.shapes)))
         correct = "".join("1" if row["correct"] else "0" for row in rows[chosen.name])
-        return {"correct": correct, "dev": chosen.dev, "hidden": board["dev"], "step": chosen.step,
-                "domains": {name: item["accuracy"] for name, item in board["domains"].items()}}
+        return {
+            "correct": correct,
+            "dev": chosen.dev,
+            "hidden": board["dev"],
+            "step": chosen.step,
+            "domains": {name: item["accuracy"] for name, item in board["domains"].items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -236,15 +245,21 @@ def play(name: str, seed: int, trainer: Trainer, runs: int, fresh: int) -> Endin
 
 
 def judged(
-    name: str, seed: int, recipe: Recipe, promised: float, trainer: Trainer, fresh: int,
+    name: str,
+    seed: int,
+    recipe: Recipe,
+    promised: float,
+    trainer: Trainer,
+    fresh: int,
     select: Change | None = None,
 ) -> Ending:
     """What a recipe is worth on `fresh` seeds that no search saw, beside the default recipe."""
     means = []
     for which, chosen in ((recipe, select), (DEFAULT, None)):
         found = [trainer.run(which, derive_seed(seed, "fresh", k), chosen) for k in range(fresh)]
-        means += [statistics.mean(getattr(run, score) for run in found)
-                  for score in ("dev", "hidden")]
+        means += [
+            statistics.mean(getattr(run, score) for run in found) for score in ("dev", "hidden")
+        ]
     return Ending(name, seed, recipe, promised, *means)
 
 
@@ -258,8 +273,10 @@ def campaign(root: Path, space: Space, work: Path, fresh: int) -> list[Ending]:
     layout = Layout(root)
     model = read(Campaign, layout.campaign).config["model"]
     if model["name"] != PRESET or model["items_seed"] is None:
-        raise ConfigError(f"{root}: model={model['name']}, items_seed={model['items_seed']}",
-                          "run it with model=tiny model.items_seed=N")
+        raise ConfigError(
+            f"{root}: model={model['name']}, items_seed={model['items_seed']}",
+            "run it with model=tiny model.items_seed=N",
+        )
     seed, options = int(model["items_seed"]), release.read_options(layout)
     trainer = Trainer(space, work, items_seed=seed)
     rounds = [one for one in layout.rounds() if one.evidence.exists()]
@@ -267,8 +284,7 @@ def campaign(root: Path, space: Space, work: Path, fresh: int) -> list[Ending]:
     last = policies.read(layout, rounds[-1].number + 1)
     best = options[0]
     under, after = (policies.read(layout, best.round + i) for i in (0, 1))
-    own = [(ref.axis, ref.move)
-           for ref in trials.moves_of(after.tried, best.round, best.candidate)]
+    own = [(ref.axis, ref.move) for ref in trials.moves_of(after.tried, best.round, best.candidate)]
     found = []
     for name, policy, moves in (("aevo", last, ()), ("aevo, to ship", under, own)):
         recipe = (*recipe_of(policy), *moves)
@@ -278,7 +294,7 @@ def campaign(root: Path, space: Space, work: Path, fresh: int) -> list[Ending]:
 
 def selecting(policy: Policy) -> Change | None:
     """How the policy has checkpoints chosen, where that is not by dev."""
-    changes = standing_changes(policy)[len(policy.standing):]
+    changes = standing_changes(policy)[len(policy.standing) :]
     return changes[0] if changes else None
 
 

@@ -73,16 +73,20 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, list[float]]:
             else:
                 mcore.execute(run, layout.Layout(), torch.device(device))
             found[name] += speeds(out)
-            print(f"turn {turn + 1} {name}: {statistics.median(speeds(out)):.0f} tokens/s",
-                  file=sys.stderr, flush=True)
+            print(
+                f"turn {turn + 1} {name}: {statistics.median(speeds(out)):.0f} tokens/s",
+                file=sys.stderr,
+                flush=True,
+            )
     layout.stop()
     return found
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
@@ -95,8 +99,10 @@ def main() -> None:
     print("|---|---|---|---|")
     for name, values in found.items():
         low, _, high = statistics.quantiles(values, n=4)
-        print(f"| {name} | {medians[name]:.0f} | {low:.0f} to {high:.0f} "
-              f"| {medians[name] / medians['peft']:.2f} |")
+        print(
+            f"| {name} | {medians[name]:.0f} | {low:.0f} to {high:.0f} "
+            f"| {medians[name] / medians['peft']:.2f} |"
+        )
     print(json.dumps({"arguments": vars(args), "median": medians}))
 
 

@@ -54,8 +54,13 @@ def test_the_first_way_is_the_default(stack: Substrate, tmp_path: Path) -> None:
 
 
 def test_the_layout_comes_from_the_configuration(stack: Substrate, tmp_path: Path) -> None:
-    config = configured("trainer=megatron", "trainer.processes=4", "trainer.nodes=2",
-                        "trainer.options.tensor=2", "trainer.options.precision=bf16")
+    config = configured(
+        "trainer=megatron",
+        "trainer.processes=4",
+        "trainer.nodes=2",
+        "trainer.options.tensor=2",
+        "trainer.options.precision=bf16",
+    )
     job = training(config, stack, tmp_path)
     data, train = job.steps
     assert job.resources.ranks == 8
@@ -81,18 +86,29 @@ def test_the_evaluator_is_chosen(stack: Substrate, tmp_path: Path) -> None:
 def test_vllm_gets_its_command_in_one_word_and_the_challenges_settings(
     stack: Substrate, tmp_path: Path
 ) -> None:
-    config = configured("evaluator=vllm", "evaluator.options.tensor_parallel=4",
-                        "evaluator.options.command='apptainer exec --nv vllm.sif python3'",
-                        "evaluator.options.extra='{\"kv_cache_dtype\": \"fp8\"}'")
+    config = configured(
+        "evaluator=vllm",
+        "evaluator.options.tensor_parallel=4",
+        "evaluator.options.command='apptainer exec --nv vllm.sif python3'",
+        'evaluator.options.extra=\'{"kv_cache_dtype": "fp8"}\'',
+    )
     setup = setup_of(config, stack, tmp_path)
     argv = scoring(setup, tmp_path).steps[0].argv
     assert argv[argv.index("--command") + 1] == "apptainer exec --nv vllm.sif python3"
     assert argv[argv.index("--max-new") + 1] == "7680"
     engine = [argv[i + 1] for i, word in enumerate(argv) if word == "--engine"]
     assert engine == [
-        "max_model_len=8192", "max_num_seqs=0", "max_lora_rank=32", "max_loras=1",
-        "gpu_memory_utilization=0.85", "tensor_parallel=4", "shards=0", "dtype=auto",
-        "prefix_caching=auto", "chunked_prefill=true", "enforce_eager=false",
+        "max_model_len=8192",
+        "max_num_seqs=0",
+        "max_lora_rank=32",
+        "max_loras=1",
+        "gpu_memory_utilization=0.85",
+        "tensor_parallel=4",
+        "shards=0",
+        "dtype=auto",
+        "prefix_caching=auto",
+        "chunked_prefill=true",
+        "enforce_eager=false",
         'extra={"kv_cache_dtype": "fp8"}',
     ]
     assert argv[-2:] == ["--adapter", f"a={tmp_path}"]
@@ -133,8 +149,9 @@ def test_a_trainer_of_one_process_is_refused_for_a_model_of_several_nodes(stack:
     check_choices(stack, configured("trainer=bridge").trainer, AUTO, needs)
 
 
-@pytest.mark.parametrize(("model", "nodes"), [("nemotron3_super_120b", 2),
-                                              ("nemotron3_ultra_550b", 4)])
+@pytest.mark.parametrize(
+    ("model", "nodes"), [("nemotron3_super_120b", 2), ("nemotron3_ultra_550b", 4)]
+)
 def test_large_models_choose_the_bridge_and_the_command_line_has_the_last_word(
     model: str, nodes: int, stack: Substrate, tmp_path: Path
 ) -> None:

@@ -10,9 +10,7 @@ from aevo.errors import ConfigError
 from aevo.start.command import CONF
 from tests.conftest import Cli
 
-OPTIONS = sorted(
-    f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")
-)
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 
 
 @pytest.mark.parametrize("option", OPTIONS)

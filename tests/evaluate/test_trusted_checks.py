@@ -37,9 +37,13 @@ BASE = DEFAULT / "base" / "tiny"
 
 def module(root: Path, *argv: str, cwd: Path | None = None, **variables: str) -> None:
     """Runs a module of a substrate."""
-    subprocess.run([sys.executable, "-m", *argv], cwd=cwd or root, check=True, capture_output=True,
-                   env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1",
-                        **variables})
+    subprocess.run(
+        [sys.executable, "-m", *argv],
+        cwd=cwd or root,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", **variables},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +54,19 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     for preset in ("tiny", "challenge"):
         for split, n in (("dev", "720"), ("hidden", "1200")):
             path = root / f"{preset}-{split}.jsonl"
-            module(DEFAULT, "eval.items", "--preset", preset, "--split", split, "--n", n,
-                   "--out", str(path), ITEMS_SEED="3")
+            module(
+                DEFAULT,
+                "eval.items",
+                "--preset",
+                preset,
+                "--split",
+                split,
+                "--n",
+                n,
+                "--out",
+                str(path),
+                ITEMS_SEED="3",
+            )
             found.setdefault(preset, []).append(path)
     return found
 
@@ -70,14 +85,27 @@ def test_honest_data_is_clean_and_fast(
     preset: str, items: dict[str, list[Path]], tmp_path: Path
 ) -> None:
     recipe = (DEFAULT / "recipe.yaml").read_text().replace("resolve: true", "resolve: false")
-    augmented = recipe.replace("examples: 0.0", "examples: 1.0").replace(
-        "example: 0.0", "example: 1.0").replace("numbers: 0.0", "numbers: 1.0").replace(
-        "style: none", "style: full")
+    augmented = (
+        recipe.replace("examples: 0.0", "examples: 1.0")
+        .replace("example: 0.0", "example: 1.0")
+        .replace("numbers: 0.0", "numbers: 1.0")
+        .replace("style: none", "style: full")
+    )
     for seed, text in ((1, recipe), (2, augmented)):
         (tmp_path / "recipe.yaml").write_text(text)
         out = tmp_path / str(seed)
-        module(DEFAULT, "data.build", "--recipe", str(tmp_path / "recipe.yaml"), "--preset",
-               preset, "--seed", str(seed), "--out", str(out))
+        module(
+            DEFAULT,
+            "data.build",
+            "--recipe",
+            str(tmp_path / "recipe.yaml"),
+            "--preset",
+            preset,
+            "--seed",
+            str(seed),
+            "--out",
+            str(out),
+        )
         begun = time.process_time()
         report = overlap(out / "train.jsonl", items[preset])
         assert report.clean, report.hits
@@ -88,14 +116,17 @@ def test_honest_data_is_clean_and_fast(
 
 def test_regression_data_is_clean_and_its_copies_are_not(tmp_path: Path) -> None:
     for split in ("dev", "hidden"):
-        module(REGRESSION, "eval.items", split, "600", str(tmp_path / f"{split}.jsonl"),
-               ITEMS_SEED="1")
+        module(
+            REGRESSION, "eval.items", split, "600", str(tmp_path / f"{split}.jsonl"), ITEMS_SEED="1"
+        )
     module(REGRESSION, "data.build", "5", str(tmp_path))
     sets = [tmp_path / "dev.jsonl", tmp_path / "hidden.jsonl"]
     assert overlap(tmp_path / "train.jsonl", sets).clean
     dev = rows_of(sets[0])
-    copied = write_rows(tmp_path / "bad.jsonl", [
-        {"domain": row["domain"], "point": row["point"], "answer": row["answer"]} for row in dev])
+    copied = write_rows(
+        tmp_path / "bad.jsonl",
+        [{"domain": row["domain"], "point": row["point"], "answer": row["answer"]} for row in dev],
+    )
     assert overlap(copied, sets).contaminated == len(dev)
 
 
@@ -131,8 +162,9 @@ def test_copies_are_found(
     dev = rows_of(items[preset][0])[::9]
     made = [WHOLE[way](row["prompt"]) for row in dev]
     data = tmp_path / "train.jsonl"
-    data.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n"
-                            for row in made))
+    data.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in made)
+    )
     report = overlap(data, items[preset])
     assert set(report.found) == {row["id"] for row in dev}
     assert dev[0]["prompt"] not in report.model_dump_json()
@@ -162,8 +194,19 @@ def test_hostile_data_is_bounded(items: dict[str, list[Path]], tmp_path: Path) -
     deep = b"[" * 100_000
     path = tmp_path / "hostile.jsonl"
     flat = prompt.replace(b"\n", b"\\n")
-    path.write_bytes(b"\xff\xfe\x00 bad\n" + deep + b"\n" + b'{"n": 1' + b"0" * 5000 + b"}\n"
-                     + b"z" * 9_000_000 + b" " + flat + b" " + b"ab " * 2_000_000)
+    path.write_bytes(
+        b"\xff\xfe\x00 bad\n"
+        + deep
+        + b"\n"
+        + b'{"n": 1'
+        + b"0" * 5000
+        + b"}\n"
+        + b"z" * 9_000_000
+        + b" "
+        + flat
+        + b" "
+        + b"ab " * 2_000_000
+    )
     report = overlap(path, items["challenge"])
     assert report.contaminated == 1 and report.rows == 4 and report.complete
     short = overlap(path, items["challenge"], max_bytes=1_000_000)
@@ -180,8 +223,15 @@ def run_output(folder: Path, **changes: Any) -> Path:
     checkpoint = folder / "checkpoints" / "step-1"
     checkpoint.mkdir(parents=True)
     save_file({"weights": np.ones(9)}, checkpoint / "adapter_model.safetensors")
-    result = {"status": "ok", "steps": 1, "seed": 7, "base_sha256": "0", "data_sha256": "0",
-              "final_loss": 0.5, "checkpoints": [{"step": 1, "path": "checkpoints/step-1"}]}
+    result = {
+        "status": "ok",
+        "steps": 1,
+        "seed": 7,
+        "base_sha256": "0",
+        "data_sha256": "0",
+        "final_loss": 0.5,
+        "checkpoints": [{"step": 1, "path": "checkpoints/step-1"}],
+    }
     (folder / "result.json").write_text(json.dumps(result | changes))
     return folder
 
@@ -191,10 +241,20 @@ def test_a_good_output_passes(tmp_path: Path) -> None:
     assert result.final_loss is None and result.checkpoints[0].step == 1
 
 
-@pytest.mark.parametrize("path", [
-    "/etc", "../other", "checkpoints/../../x", "missing", "result.json", "", "checkpoints/base",
-    "a\nb", "checkpoints/\x1b[2J",
-])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc",
+        "../other",
+        "checkpoints/../../x",
+        "missing",
+        "result.json",
+        "",
+        "checkpoints/base",
+        "a\nb",
+        "checkpoints/\x1b[2J",
+    ],
+)
 def test_bad_checkpoint_paths_are_refused(path: str, tmp_path: Path) -> None:
     out = run_output(tmp_path / "out", checkpoints=[{"step": 1, "path": path}])
     (out / "checkpoints" / "base").mkdir()
@@ -239,10 +299,23 @@ def plant(out: Path, what: str) -> None:
             (out / "result.json").write_text(json.dumps(text))
 
 
-@pytest.mark.parametrize("what", [
-    "symlink", "folder link", "hard link", "pipe", "result link", "odd name", "many files", "large",
-    "huge result", "deep result", "no result", "same name",
-])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "symlink",
+        "folder link",
+        "hard link",
+        "pipe",
+        "result link",
+        "odd name",
+        "many files",
+        "large",
+        "huge result",
+        "deep result",
+        "no result",
+        "same name",
+    ],
+)
 def test_what_a_run_may_not_leave(what: str, tmp_path: Path) -> None:
     out = run_output(tmp_path / "out")
     plant(out, what)
@@ -251,8 +324,13 @@ def test_what_a_run_may_not_leave(what: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value) and caught.value.code == 9
 
 
-CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none",
-          "target_modules": ["q_proj"]}
+CONFIG = {
+    "peft_type": "LORA",
+    "r": 4,
+    "lora_alpha": 8,
+    "bias": "none",
+    "target_modules": ["q_proj"],
+}
 MODULE = "model.layers.0.self_attn.q_proj"
 
 
@@ -263,8 +341,10 @@ def adapter(folder: Path, tensors: dict[str, Any] | None = None, **config: Any) 
     rows, columns = base_shapes(BASE)[MODULE + ".weight"]
     rng = np.random.default_rng(0)
     halves = {"lora_A": rng.normal(size=(4, columns)), "lora_B": rng.normal(size=(rows, 4))}
-    found = {f"base_model.model.{MODULE}.{half}.weight": value.astype(np.float32)
-             for half, value in halves.items()}
+    found = {
+        f"base_model.model.{MODULE}.{half}.weight": value.astype(np.float32)
+        for half, value in halves.items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(found | (tensors or {}), folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(CONFIG | config))
@@ -278,7 +358,9 @@ def test_a_good_adapter_is_taken_and_what_was_judged_is_kept(tmp_path: Path) -> 
     assert report.kind == "lora" and report.rank == 4 and report.tensors == 2
     kept = tmp_path / "kept" / "a"
     assert sorted(path.name for path in kept.iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors"]
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     (source / "adapter_model.safetensors").write_bytes(b"changed afterwards")
     again = take_adapter(source, kept, BASE)
     assert again.weights_sha256 == report.weights_sha256
@@ -286,8 +368,10 @@ def test_a_good_adapter_is_taken_and_what_was_judged_is_kept(tmp_path: Path) -> 
 
 
 def test_checks_need_neither_torch_nor_transformers() -> None:
-    code = ("import sys, aevo.evaluate.adapters, aevo.evaluate.overlap, aevo.evaluate.proof; "
-            "print([m for m in ('torch', 'transformers') if m in sys.modules])")
+    code = (
+        "import sys, aevo.evaluate.adapters, aevo.evaluate.overlap, aevo.evaluate.proof; "
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
     assert shown.stdout.strip() == "[]", shown.stderr
 
@@ -295,12 +379,14 @@ def test_checks_need_neither_torch_nor_transformers() -> None:
 def bfloat16(path: Path, value: int) -> None:
     """Replaces the weights by a file whose bf16 tensor holds `value` as its bits."""
     header = json.dumps({"weights": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}})
-    path.write_bytes(struct.pack("<Q", len(header)) + header.encode()
-                     + struct.pack("<HH", 0x3F80, value))
+    path.write_bytes(
+        struct.pack("<Q", len(header)) + header.encode() + struct.pack("<HH", 0x3F80, value)
+    )
 
 
-@pytest.mark.parametrize(("bits", "good"), [(0x3F80, True), (0x7F80, False), (0x7FC0, False),
-                                            (0x7F00, False)])
+@pytest.mark.parametrize(
+    ("bits", "good"), [(0x3F80, True), (0x7F80, False), (0x7FC0, False), (0x7F00, False)]
+)
 def test_bfloat16_values_are_judged(bits: int, good: bool, tmp_path: Path) -> None:
     bfloat16(tmp_path / "adapter_model.safetensors", bits)
     if good:
@@ -313,8 +399,10 @@ def test_bfloat16_values_are_judged(bits: int, good: bool, tmp_path: Path) -> No
 
 A = f"base_model.model.{MODULE}.lora_A.weight"
 WRONG: dict[str, dict[str, Any]] = {
-    "other file": {"extra": "model.py"}, "pickle": {"extra": "adapter_model.bin"},
-    "second weights": {"extra": "model.safetensors"}, "hidden file": {"extra": ".pth"},
+    "other file": {"extra": "model.py"},
+    "pickle": {"extra": "adapter_model.bin"},
+    "second weights": {"extra": "model.safetensors"},
+    "hidden file": {"extra": ".pth"},
     "not finite": {"tensors": {A: np.full((4, 64), np.nan, np.float32)}},
     "infinite": {"tensors": {A: np.full((4, 64), np.inf, np.float32)}},
     "huge": {"tensors": {A: np.full((4, 64), 1e6, np.float32)}},
@@ -322,16 +410,25 @@ WRONG: dict[str, dict[str, Any]] = {
     "type": {"tensors": {A: np.ones((4, 64), np.int32)}},
     "double": {"tensors": {A: np.ones((4, 64), np.float64)}},
     "full weights": {"tensors": {f"{MODULE}.weight": np.ones((64, 64), np.float32)}},
-    "unknown module": {"tensors": {"base_model.model.other.lora_A.weight":
-                                   np.ones((4, 64), np.float32)}},
-    "half a pair": {"tensors": {"base_model.model.model.layers.0.mlp.up_proj.lora_A.weight":
-                                np.ones((4, 64), np.float32)}},
-    "rank": {"config": {"r": 64}}, "rank of another type": {"config": {"r": True}},
-    "scale": {"config": {"lora_alpha": 1e8}}, "endless scale": {"config": {"lora_alpha": 10**400}},
+    "unknown module": {
+        "tensors": {"base_model.model.other.lora_A.weight": np.ones((4, 64), np.float32)}
+    },
+    "half a pair": {
+        "tensors": {
+            "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": np.ones(
+                (4, 64), np.float32
+            )
+        }
+    },
+    "rank": {"config": {"r": 64}},
+    "rank of another type": {"config": {"r": True}},
+    "scale": {"config": {"lora_alpha": 1e8}},
+    "endless scale": {"config": {"lora_alpha": 10**400}},
     "modules_to_save": {"config": {"modules_to_save": ["lm_head"]}},
     "remote code": {"config": {"auto_map": {"AutoModel": "evil.Model"}}},
     "auto mapping": {"config": {"auto_mapping": {"parent_library": "evil"}}},
-    "dora": {"config": {"use_dora": True}}, "kind": {"config": {"peft_type": "LOHA"}},
+    "dora": {"config": {"use_dora": True}},
+    "kind": {"config": {"peft_type": "LOHA"}},
     "other base": {"config": {"base_sha256": "f" * 64}},
     "targets": {"config": {"target_modules": ["k_proj"]}},
 }
@@ -343,15 +440,18 @@ def test_wrong_adapters_are_refused(case: str, tmp_path: Path) -> None:
     folder = adapter(tmp_path / "a", wrong.get("tensors"), **wrong.get("config", {}))
     if "extra" in wrong:
         (folder / wrong["extra"]).write_text("x")
-    for check in (lambda: check_adapter(folder, BASE, "0" * 64),
-                  lambda: take_adapter(folder, tmp_path / "kept", BASE, "0" * 64)):
+    for check in (
+        lambda: check_adapter(folder, BASE, "0" * 64),
+        lambda: take_adapter(folder, tmp_path / "kept", BASE, "0" * 64),
+    ):
         with pytest.raises(IntegrityError):
             check()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x04.", b"\xff" * 16,
-                                  struct.pack("<Q", 2) + b"{}"])
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04", b"\x80\x04.", b"\xff" * 16, struct.pack("<Q", 2) + b"{}"]
+)
 def test_files_that_are_no_safetensors(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(data)
     with pytest.raises(IntegrityError):
@@ -381,17 +481,29 @@ def proven_run(root: Path) -> tuple[RunLayout, JobSpec]:
     run_output(run.output)
     run.data.mkdir()
     (run.data / "train.jsonl").write_text("{}\n")
-    spec = JobSpec(name="c01-train-1", kind="train", campaign="x", folder=str(root / "job"),
-                   product=str(run.result), steps=[Step(argv=["train", "7"], cwd="/")])
+    spec = JobSpec(
+        name="c01-train-1",
+        kind="train",
+        campaign="x",
+        folder=str(root / "job"),
+        product=str(run.result),
+        steps=[Step(argv=["train", "7"], cwd="/")],
+    )
     job = JobFolder(root / "job")
     write_json(job.spec, spec)
     for attempt, code in ((1, 1), (2, 0)):
-        append_line(job.ledger, LedgerLine(event="intent", name=spec.name, attempt=attempt,
-                                           time=100.0 * attempt))
-        append_line(job.ledger, LedgerLine(event="started", name=spec.name, attempt=attempt,
-                                           time=100.0 * attempt + 5))
-        write_json(job.end(attempt), JobEnd(name=spec.name, attempt=attempt, exit_code=code,
-                                            seconds=9.0, host="h"))
+        append_line(
+            job.ledger,
+            LedgerLine(event="intent", name=spec.name, attempt=attempt, time=100.0 * attempt),
+        )
+        append_line(
+            job.ledger,
+            LedgerLine(event="started", name=spec.name, attempt=attempt, time=100.0 * attempt + 5),
+        )
+        write_json(
+            job.end(attempt),
+            JobEnd(name=spec.name, attempt=attempt, exit_code=code, seconds=9.0, host="h"),
+        )
     return run, spec
 
 
@@ -405,8 +517,11 @@ def test_a_run_is_bound_to_its_attempt(tmp_path: Path) -> None:
     assert proof.adapters["step-1"].weights_sha256 == report.weights_sha256
     assert proof.data_sha256 == "ca3d163bab055381827226140568f3bef7eaac187cebd76878e0b63e9e442356"
     other = spec.model_copy(update={"steps": [Step(argv=["train", "8"], cwd="/")]})
-    for expected, seed, found in ((other, 8, result), (spec, 8, result),
-                                  (spec, 7, result.model_copy(update={"seed": 9}))):
+    for expected, seed, found in (
+        (other, 8, result),
+        (spec, 8, result),
+        (spec, 7, result.model_copy(update={"seed": 9})),
+    ):
         with pytest.raises(IntegrityError):
             prove_run(run, expected, seed, substrate, found, {})
     run.result.unlink()
@@ -421,16 +536,37 @@ def test_scores_must_be_of_what_lies_there() -> None:
     wanted = {"s": ["x", "a"], "t": ["c"]}
     check_scores(good, wanted, "i", "b", written=200.0, trained=100.0)
     cases: list[tuple[Scores, dict[str, list[str]], str, str, float]] = [
-        (good, wanted, "other items", "b", 200.0), (good, wanted, "i", "other base", 200.0),
-        (good, wanted, "i", "b", 20.0), (good, {"s": ["a"]}, "i", "b", 200.0),
+        (good, wanted, "other items", "b", 200.0),
+        (good, wanted, "i", "other base", 200.0),
+        (good, wanted, "i", "b", 20.0),
+        (good, {"s": ["a"]}, "i", "b", 200.0),
         (good, {**wanted, "u": ["d"]}, "i", "b", 200.0),
         (good, {**wanted, "s": ["z"]}, "i", "b", 200.0),
-        (good.model_copy(update={"scores": {
-            "s": score.model_copy(update={"dev": 1.5}), "t": Score(error="no")}}),
-         wanted, "i", "b", 200.0),
-        (good.model_copy(update={"scores": {
-            "s": score.model_copy(update={"adapter_sha256": None}), "t": Score(error="no")}}),
-         wanted, "i", "b", 200.0),
+        (
+            good.model_copy(
+                update={
+                    "scores": {"s": score.model_copy(update={"dev": 1.5}), "t": Score(error="no")}
+                }
+            ),
+            wanted,
+            "i",
+            "b",
+            200.0,
+        ),
+        (
+            good.model_copy(
+                update={
+                    "scores": {
+                        "s": score.model_copy(update={"adapter_sha256": None}),
+                        "t": Score(error="no"),
+                    }
+                }
+            ),
+            wanted,
+            "i",
+            "b",
+            200.0,
+        ),
     ]
     for scores, adapters, items_sha, base_sha, written in cases:
         with pytest.raises(AevoError):

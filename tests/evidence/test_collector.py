@@ -49,8 +49,11 @@ def kill_at_fsync(monkeypatch: pytest.MonkeyPatch, count: int) -> Callable[[], b
 
 
 def killed_everywhere(
-    monkeypatch: pytest.MonkeyPatch, origin: Layout, act: Callable[[Layout], object],
-    check: Callable[[Layout], None], step: int = 1,
+    monkeypatch: pytest.MonkeyPatch,
+    origin: Layout,
+    act: Callable[[Layout], object],
+    check: Callable[[Layout], None],
+    step: int = 1,
 ) -> int:
     """Lets `act` die in every fsync (every `step`-th) that it makes, each time on a fresh copy of
     the campaign, runs it again and checks what is there; how often it died."""
@@ -288,6 +291,8 @@ def test_an_anchors_score_is_the_mean_of_its_seeds(layout: Layout) -> None:
     collect(layout, quota=6)
     board = read(Leaderboard, layout.round(1).leaderboard)
     first = board.submissions[0]
-    lucky = [first.model_copy(update={"run": run, "score": score})
-             for run, score in ((1, 0.70), (2, 0.80))]
+    lucky = [
+        first.model_copy(update={"run": run, "score": score})
+        for run, score in ((1, 0.70), (2, 0.80))
+    ]
     assert board.model_copy(update={"submissions": lucky}).score_of("c00") == pytest.approx(0.75)

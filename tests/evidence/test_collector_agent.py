@@ -108,8 +108,11 @@ def test_good_prose_stands_beside_unchanged_figures(layout: Layout) -> None:
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == list(
         SECTIONS.values()
     )
-    run = subprocess.run([sys.executable, "-m", "aevo.evidence", "verify", str(layout.root)],
-                         capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "aevo.evidence", "verify", str(layout.root)],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -152,11 +155,14 @@ def test_after_three_refusals_the_rules_stand_in(layout: Layout) -> None:
     assert verify(layout) == []
 
 
-@pytest.mark.parametrize("reply", [
-    {"content": "I would rather not."},
-    {"tool_calls": calls(("x", "write_prose", '{"candidates": "cut of'))},
-    {"tool_calls": calls(("x", "submit", {}))},
-])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"content": "I would rather not."},
+        {"tool_calls": calls(("x", "write_prose", '{"candidates": "cut of'))},
+        {"tool_calls": calls(("x", "submit", {}))},
+    ],
+)
 def test_replies_that_are_no_prose_are_bounded(layout: Layout, reply: dict[str, Any]) -> None:
     with FakeOpenAI(lambda request: reply) as server:
         evidence = collect(layout, server)
@@ -238,28 +244,49 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     return collector.collect(found, 1, FakeBoard(found, paper_world()))
 
 
-@pytest.mark.parametrize("text", [
-    "[c01] gained +0.04.", "[c01] gained 4 points.", "[c01] gained 4.0 %.", "[c02] fell by 0.05!",
-    "[c02] fell by -0.05.", "[c02] fell \N{MINUS SIGN}5 points.", "[c01] has p 7.15e-07 (Holm).",
-    "[c01] ran `train.learning_rate=1` and step-000050 of m1.", "Of 8 candidates the 1st led.",
-    "[c01], [c02]: +0.0400 against -0.05.", "[c01] has dev=0.748 (95 %).", "c01's dev is 0.748.",
-    "[c00]'s domains span 0.5-0.8.",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[c01] gained +0.04.",
+        "[c01] gained 4 points.",
+        "[c01] gained 4.0 %.",
+        "[c02] fell by 0.05!",
+        "[c02] fell by -0.05.",
+        "[c02] fell \N{MINUS SIGN}5 points.",
+        "[c01] has p 7.15e-07 (Holm).",
+        "[c01] ran `train.learning_rate=1` and step-000050 of m1.",
+        "Of 8 candidates the 1st led.",
+        "[c01], [c02]: +0.0400 against -0.05.",
+        "[c01] has dev=0.748 (95 %).",
+        "c01's dev is 0.748.",
+        "[c00]'s domains span 0.5-0.8.",
+    ],
+)
 def test_what_may_be_quoted(evidence: Evidence, text: str) -> None:
     assert text_faults(text, sources(evidence, section_figures(evidence)["candidates"])) == []
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("[c01] gained -0.04.", "-0.04 is no figure"),
-    ("It gained +0.04.", "cite that in the same sentence"),
-    ("[c03] gained +0.04.", "is no figure of [c03]; if you mean [c01]"),
-    ("[c01] gained 0.045.", "0.045 is no figure"), ("[c01] gained 40 %.", "40 % is no figure"),
-    ("[c01] has dev.99", "neither a name"), ("[c01] has .99", ".99 is no figure"),
-    ("[c01]-0.99", "no figure"), ("[c01] v0.99", "neither a name"), ("x0.99x", "neither a name"),
-    ("[c01] got `0.99`", "0.99 is no figure"), ("[c01] got **0.99**", "0.99 is no figure"),
-    ("[c01] has \N{FULLWIDTH DIGIT NINE}9 %", "plain digits"), ("it took 1e999", "neither a name"),
-    ("[c99] won", "c99 is no candidate"), ("12 candidates ran", "12 is no figure"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[c01] gained -0.04.", "-0.04 is no figure"),
+        ("It gained +0.04.", "cite that in the same sentence"),
+        ("[c03] gained +0.04.", "is no figure of [c03]; if you mean [c01]"),
+        ("[c01] gained 0.045.", "0.045 is no figure"),
+        ("[c01] gained 40 %.", "40 % is no figure"),
+        ("[c01] has dev.99", "neither a name"),
+        ("[c01] has .99", ".99 is no figure"),
+        ("[c01]-0.99", "no figure"),
+        ("[c01] v0.99", "neither a name"),
+        ("x0.99x", "neither a name"),
+        ("[c01] got `0.99`", "0.99 is no figure"),
+        ("[c01] got **0.99**", "0.99 is no figure"),
+        ("[c01] has \N{FULLWIDTH DIGIT NINE}9 %", "plain digits"),
+        ("it took 1e999", "neither a name"),
+        ("[c99] won", "c99 is no candidate"),
+        ("12 candidates ran", "12 is no figure"),
+    ],
+)
 def test_what_may_not_be_quoted(evidence: Evidence, text: str, words: str) -> None:
     faults = text_faults(text, sources(evidence, section_figures(evidence)["candidates"]))
     assert faults and words in faults[0], faults
@@ -272,8 +299,10 @@ def test_every_section_is_asked_for_within_bounds(evidence: Evidence) -> None:
     for words in ("more: no such section", "audit: 9000 characters", "patterns: 0 characters"):
         assert words in faults
     assert "nothing is said of c02, c03" in "\n".join(
-        prose_faults({**good_prose(), "candidates": "[c00] and [c01] ran, others too, it seems."},
-                     evidence))
+        prose_faults(
+            {**good_prose(), "candidates": "[c00] and [c01] ran, others too, it seems."}, evidence
+        )
+    )
 
 
 def test_excerpts_end_no_block() -> None:

@@ -83,7 +83,9 @@ def test_a_disk_that_refuses_leaves_the_old_record_and_one_line(tmp_path: Path) 
         "except RecordError as error: print(error); sys.exit(error.code)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True,
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
         cwd=REPO,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
     )

@@ -26,18 +26,24 @@ from tests.conftest import until
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> LocalCluster:
-    return LocalCluster(kind="local", slots=1, slot_folder=str(tmp_path / "slots"),
-                           max_wait_min=10)
+    return LocalCluster(kind="local", slots=1, slot_folder=str(tmp_path / "slots"), max_wait_min=10)
 
 
 def python_job(tmp_path: Path, name: str, code: str, **fields: object) -> JobSpec:
     """A job that runs `code` with `product` as the path it must leave."""
     product = tmp_path / f"{name}.out"
     argv = [sys.executable, "-c", f"product = {str(product)!r}\n{code}"]
-    return JobSpec.model_validate({
-        "name": name, "kind": "train", "campaign": "test", "folder": str(tmp_path / "jobs" / name),
-        "product": str(product), "steps": [Step(argv=argv, cwd=str(tmp_path))], **fields,
-    })
+    return JobSpec.model_validate(
+        {
+            "name": name,
+            "kind": "train",
+            "campaign": "test",
+            "folder": str(tmp_path / "jobs" / name),
+            "product": str(product),
+            "steps": [Step(argv=argv, cwd=str(tmp_path))],
+            **fields,
+        }
+    )
 
 
 LEAVE = "open(product, 'w').write('done')"
@@ -73,8 +79,13 @@ def test_failing_command_names_its_exit_code(tmp_path: Path, cluster: LocalClust
 
 
 def test_time_limit_ends_the_command(tmp_path: Path, cluster: LocalCluster) -> None:
-    spec = python_job(tmp_path, "slow", "import time; time.sleep(600)", attempts=1,
-                      resources=Resources(time_min=0))
+    spec = python_job(
+        tmp_path,
+        "slow",
+        "import time; time.sleep(600)",
+        attempts=1,
+        resources=Resources(time_min=0),
+    )
     with pytest.raises(JobError, match="TIMEOUT"):
         wait(spec, cluster)
 
@@ -141,8 +152,9 @@ def test_job_after_others_starts_when_they_ended_however_they_ended(
     tmp_path: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = python_job(tmp_path, "a", "import time; time.sleep(0.5)\n" + LEAVE)
-    last = python_job(tmp_path, "b", f"assert open({first.product!r}).read()\n" + LEAVE,
-                      after=[first.folder])
+    last = python_job(
+        tmp_path, "b", f"assert open({first.product!r}).read()\n" + LEAVE, after=[first.folder]
+    )
     submit(first, cluster)
     submit(last, cluster)
     assert wait(last, cluster).attempt == 1
@@ -173,8 +185,9 @@ def test_commands_see_no_secret_and_no_scheduler(
 ) -> None:
     for name in ("OPENAI_API_KEY", "KAGGLE_KEY", "SLURM_JOB_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "secret")
-    spec = python_job(tmp_path, "env", "import json, os; json.dump(dict(os.environ), "
-                                       "open(product, 'w'))")
+    spec = python_job(
+        tmp_path, "env", "import json, os; json.dump(dict(os.environ), open(product, 'w'))"
+    )
     wait(spec, cluster)
     seen = json.loads(Path(spec.product).read_text())
     assert "secret" not in seen.values()

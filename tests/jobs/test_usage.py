@@ -11,15 +11,24 @@ from aevo.records.job import JobSpec, LedgerLine, Resources
 def ledger(root: Path, name: str, *events: tuple[str, int, float]) -> JobFolder:
     job = JobFolder(root / name)
     for event, attempt, time in events:
-        append_line(job.ledger, LedgerLine.model_validate(
-            {"event": event, "name": name, "attempt": attempt, "time": time}))
+        append_line(
+            job.ledger,
+            LedgerLine.model_validate(
+                {"event": event, "name": name, "attempt": attempt, "time": time}
+            ),
+        )
     return job
 
 
 def test_waits_that_overlap_count_once_and_what_was_before_does_not(tmp_path: Path) -> None:
     ledger(tmp_path, "c01-worker", ("intent", 1, 0.0), ("started", 1, 100.0))
-    ledger(tmp_path, "c01-train-1", ("intent", 1, 110.0), ("submitted", 1, 111.0),
-           ("started", 1, 150.0))
+    ledger(
+        tmp_path,
+        "c01-train-1",
+        ("intent", 1, 110.0),
+        ("submitted", 1, 111.0),
+        ("started", 1, 150.0),
+    )
     ledger(tmp_path, "c01-train-2", ("intent", 1, 140.0), ("started", 1, 160.0))
     folders = list(tmp_path.iterdir())
     assert queue_seconds(folders, since=100.0, now=500.0) == 50.0
@@ -46,12 +55,23 @@ def test_requeued_attempt_waited_since_the_last_sign_of_the_one_before(tmp_path:
 
 def test_gpu_hours_of_an_attempt_that_was_killed_end_with_its_last_sign(tmp_path: Path) -> None:
     job = ledger(tmp_path, "c01-train-1", ("intent", 1, 10.0))
-    spec = JobSpec(name="c01-train-1", kind="train", campaign="t", folder=str(job.root),
-                   product=str(tmp_path / "p"), resources=Resources(gpus=4, nodes=2))
+    spec = JobSpec(
+        name="c01-train-1",
+        kind="train",
+        campaign="t",
+        folder=str(job.root),
+        product=str(tmp_path / "p"),
+        resources=Resources(gpus=4, nodes=2),
+    )
     write_text(job.spec, spec.model_dump_json())
     write_text(job.log(1), "step 7\n")
     seen = job.log(1).stat().st_mtime
-    ledger(tmp_path, "c01-train-1", ("started", 1, seen - 1800), ("requeued", 2, seen + 9000),
-           ("started", 2, seen + 9000))
+    ledger(
+        tmp_path,
+        "c01-train-1",
+        ("started", 1, seen - 1800),
+        ("requeued", 2, seen + 9000),
+        ("started", 2, seen + 9000),
+    )
     hours = gpu_hours(tmp_path.iterdir(), now=seen + 9000 + 900)
     assert abs(hours - 8 * (0.5 + 0.25)) < 0.01

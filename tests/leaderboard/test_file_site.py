@@ -89,7 +89,9 @@ def test_a_round_scored_by_whoever_watches_the_folder(tmp_path: Path) -> None:
     desk.answers = {"c00": answer(0.8), "c01": answer(0.82149, seconds=12)}
     record = desk.collect()
     assert [(item.candidate, item.score) for item in record.submissions] == [
-        ("c00", 0.8), ("c01", 0.821)]
+        ("c00", 0.8),
+        ("c01", 0.821),
+    ]
     assert (record.kind, record.quota_left, record.daily) == ("file", 0, None)
     assert [line.event for line in desk.ledger()] == ["intent", "posted"] * 2 + ["scored"] * 2
     left = sorted(path.name for path in next(desk.outbox.iterdir()).iterdir())
@@ -114,17 +116,20 @@ def test_what_is_asked_for_is_complete_before_the_request_is_seen(tmp_path: Path
         assert request.adapter_sha256 == item.adapter_sha256
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    (answer(float("nan")), "has the score nan"),
-    (answer(1e400), "has the score inf"),
-    (answer(1.2), "score 1.2 is not between 0 and 1"),
-    (answer(None), "has the score None"),
-    (answer("high"), "score: Input should be a valid number"),
-    (answer(0.9, sha="0" * 64), "is of another archive"),
-    (answer(None, error="out of\nmemory"), "out of memory"),
-    ('{"schema_version": 1, "archive', "is not JSON"),
-    ('{"score": 0.9}', "archive_sha256: Field required"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (answer(float("nan")), "has the score nan"),
+        (answer(1e400), "has the score inf"),
+        (answer(1.2), "score 1.2 is not between 0 and 1"),
+        (answer(None), "has the score None"),
+        (answer("high"), "score: Input should be a valid number"),
+        (answer(0.9, sha="0" * 64), "is of another archive"),
+        (answer(None, error="out of\nmemory"), "out of memory"),
+        ('{"schema_version": 1, "archive', "is not JSON"),
+        ('{"score": 0.9}', "archive_sha256: Field required"),
+    ],
+)
 def test_an_answer_that_is_none_is_one_candidates_error(
     tmp_path: Path, text: str, words: str
 ) -> None:
@@ -138,8 +143,11 @@ def test_an_answer_that_is_none_is_one_candidates_error(
 
 def test_a_round_scored_by_a_command(tmp_path: Path) -> None:
     write_text(tmp_path / "score.py", SCORER)
-    desk = Desk(tmp_path, f"leaderboard.command=[{sys.executable},{tmp_path}/score.py,"
-                          "'{submission}','{request}']")
+    desk = Desk(
+        tmp_path,
+        f"leaderboard.command=[{sys.executable},{tmp_path}/score.py,"
+        "'{submission}','{request}']",
+    )
     record = desk.collect()
     assert [item.score for item in record.submissions] == [0.8, 0.822]
 
@@ -150,7 +158,8 @@ def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
     desk = Desk(tmp_path, f"leaderboard.command=[{sys.executable},{tmp_path}/score.py]")
     record = desk.collect()
     assert [item.error for item in record.submissions] == [
-        "the scorer's command failed (1): no GPU is free"] * 2
+        "the scorer's command failed (1): no GPU is free"
+    ] * 2
     folder = desk.outbox / str(record.submissions[0].reference)
     assert (folder / "runs").read_text() == "xx"  # attempts: 2
 
@@ -158,10 +167,15 @@ def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
 def test_killed_while_the_command_runs_it_is_run_again(tmp_path: Path) -> None:
     kills = SCORER + (
         "import os, signal\nif not Path('once').exists():\n    Path('once').touch()\n"
-        "    os.kill(os.getppid(), signal.SIGKILL)\n")
+        "    os.kill(os.getppid(), signal.SIGKILL)\n"
+    )
     write_text(tmp_path / "score.py", kills)
-    desk = Desk(tmp_path, f"leaderboard.command=[{sys.executable},{tmp_path}/score.py,"
-                          "'{submission}','{request}']", "leaderboard.poll_s=0.05")
+    desk = Desk(
+        tmp_path,
+        f"leaderboard.command=[{sys.executable},{tmp_path}/score.py,"
+        "'{submission}','{request}']",
+        "leaderboard.poll_s=0.05",
+    )
     run = [sys.executable, "-m", "aevo.evidence.collector", str(desk.layout.root), "1"]
     deaths = 0
     while (done := subprocess.run(run, capture_output=True, text=True, timeout=120)).returncode:
@@ -193,8 +207,13 @@ def test_a_command_that_is_not_there_stops_with_one_line(tmp_path: Path) -> None
     settings = configuration(*FILE, "leaderboard.command=[/no/such/program]").leaderboard
     assert isinstance(settings, FileSettings)
     layout = make_campaign(tmp_path / "camp", paper_world(), *FILE)
-    board = ExternalBoard(OpenCampaign.read(layout), settings,
-                          FileSite(settings, layout.board / "outbox"), 0.0, FakeClock().clock)
+    board = ExternalBoard(
+        OpenCampaign.read(layout),
+        settings,
+        FileSite(settings, layout.board / "outbox"),
+        0.0,
+        FakeClock().clock,
+    )
     with pytest.raises(ConfigError, match="/no/such/program"):
         collector.collect(layout, 1, board)
 
@@ -209,17 +228,33 @@ def test_the_default_substrates_export_makes_what_is_taken(tmp_path: Path) -> No
     out_size, in_size = base_shapes(base)[f"{name}.weight"]
     folder = tmp_path / "adapter"
     folder.mkdir()
-    save_file({f"base_model.model.{name}.lora_A.weight": np.ones((4, in_size), np.float32),
-               f"base_model.model.{name}.lora_B.weight": np.zeros((out_size, 4), np.float32)},
-              folder / WEIGHTS)
-    write_text(folder / CONFIG, json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8,
-                                            "bias": "none", "target_modules": ["q_proj"]}))
+    save_file(
+        {
+            f"base_model.model.{name}.lora_A.weight": np.ones((4, in_size), np.float32),
+            f"base_model.model.{name}.lora_B.weight": np.zeros((out_size, 4), np.float32),
+        },
+        folder / WEIGHTS,
+    )
+    write_text(
+        folder / CONFIG,
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "r": 4,
+                "lora_alpha": 8,
+                "bias": "none",
+                "target_modules": ["q_proj"],
+            }
+        ),
+    )
     sha = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     given = entry(folder, identities(sha, 4, 2.0)[1])
     out = tmp_path / "submission.zip"
     rules = Rules(modules=frozenset({"q_proj"}))
-    assert pack(open_substrate(DEFAULT), given, base, out, rules) == hashlib.sha256(
-        out.read_bytes()).hexdigest()
+    assert (
+        pack(open_substrate(DEFAULT), given, base, out, rules)
+        == hashlib.sha256(out.read_bytes()).hexdigest()
+    )
     with pytest.raises(ArchiveError, match="not the one that was scored on dev"):
         judge(entry(folder, "0" * 64), base, rules)
 
@@ -257,9 +292,12 @@ def test_an_export_that_fails_stops_the_round_and_not_the_candidate(tmp_path: Pa
     write_text(substrate / "export.py", "import torch_that_is_not_there")
     pinned = open_substrate(substrate).freeze()
     campaign = read(Campaign, desk.layout.campaign)
-    write_yaml(desk.layout.campaign, campaign.model_copy(
-        update={"pins": campaign.pins.model_copy(update={"substrate": pinned})}))
+    write_yaml(
+        desk.layout.campaign,
+        campaign.model_copy(
+            update={"pins": campaign.pins.model_copy(update={"substrate": pinned})}
+        ),
+    )
     with pytest.raises(JobError, match="torch_that_is_not_there"):
         desk.collect()
     assert not desk.layout.round(1).leaderboard.exists() and desk.ledger() == []
-

@@ -49,8 +49,14 @@ pytest.importorskip("kaggle", reason="the kaggle package is not installed")
 
 pytestmark = pytest.mark.long(35)
 
-FAST = ("leaderboard=kaggle", "leaderboard.competition=the-challenge", "leaderboard.backoff_s=1",
-        "leaderboard.retries=2", "leaderboard.deadline_s=3600", "leaderboard.timeout_s=20")
+FAST = (
+    "leaderboard=kaggle",
+    "leaderboard.competition=the-challenge",
+    "leaderboard.backoff_s=1",
+    "leaderboard.retries=2",
+    "leaderboard.deadline_s=3600",
+    "leaderboard.timeout_s=20",
+)
 SCORES = {"c00": "0.80", "c01": "0.82", "c02": "0.76", "c03": "0.80"}
 
 
@@ -66,8 +72,7 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def site(clock: FakeClock, monkeypatch: pytest.MonkeyPatch,
-         tmp_path: Path) -> Iterator[FakeKaggle]:
+def site(clock: FakeClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeKaggle]:
     with FakeKaggle(now=clock.now) as found:
         found.scores = score
         for name, value in found.environment.items():
@@ -97,8 +102,12 @@ class Bench:
     def board(self, **changes: float) -> ExternalBoard:
         settings = self.settings().model_copy(update=changes)
         return ExternalBoard(
-            OpenCampaign.read(self.layout), settings,
-            KaggleSite(settings, self.clock.sleep), settings.quota_wait_s, self.clock.clock)
+            OpenCampaign.read(self.layout),
+            settings,
+            KaggleSite(settings, self.clock.sleep),
+            settings.quota_wait_s,
+            self.clock.clock,
+        )
 
     def collect(self, number: int = 1, **changes: float) -> Leaderboard:
         collector.collect(self.layout, number, self.board(**changes))
@@ -124,8 +133,10 @@ def test_a_round_is_submitted_scored_and_placed(bench: Bench, site: FakeKaggle) 
     assert [item.score for item in record.submissions][:2] == [0.80, 0.82]
     assert len(site.described()) == 5 and record.quota_left == 0
     token, name, words = site.described()[1].split(" ", 2)
-    assert (name, words) == ("camp", "round 1 c01 run 1 step-000050 adapter "
-                             + record.submissions[1].adapter_sha256[:16])
+    assert (name, words) == (
+        "camp",
+        "round 1 c01 run 1 step-000050 adapter " + record.submissions[1].adapter_sha256[:16],
+    )
     assert token == bench.ledger()[-1].token or token.startswith("aevo-")
     standing = record.standing
     assert standing is not None and site.private_asked == 0
@@ -209,7 +220,9 @@ def test_a_quota_that_the_site_alone_knows_of_leaves_the_rest_out(
     assert QUOTA_TEXT in str(record.submissions[1].error)
     assert len(site.described()) == 1
     assert [line.event for line in bench.ledger() if line.candidate == "c01"] == [
-        "intent", "refused"]
+        "intent",
+        "refused",
+    ]
 
 
 def test_a_file_that_the_site_rejects_is_one_candidates_error(
@@ -224,11 +237,14 @@ def test_a_file_that_the_site_rejects_is_one_candidates_error(
     assert record.quota_left == 1  # the scorer's error used a submission, the rejection did not
 
 
-@pytest.mark.parametrize(("spoil", "words"), [
-    ({"rank": 64}, "rank 64 is not between 1 and 32"),
-    ({"value": float("nan")}, "values that are not finite"),
-    ({"module": "backbone.layers.0.mixer.gate"}, "the base has no matrix"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ({"rank": 64}, "rank 64 is not between 1 and 32"),
+        ({"value": float("nan")}, "values that are not finite"),
+        ({"module": "backbone.layers.0.mixer.gate"}, "the base has no matrix"),
+    ],
+)
 def test_an_adapter_that_the_scorer_does_not_take_is_never_uploaded(
     bench: Bench, site: FakeKaggle, spoil: dict[str, float], words: str
 ) -> None:
@@ -249,8 +265,14 @@ def test_module_names_that_vllm_does_not_know_are_refused(bench: Bench, site: Fa
 
 @pytest.mark.parametrize("method", ["ListSubmissions", "CreateSubmission"])
 def test_what_passes_is_tried_again(bench: Bench, site: FakeKaggle, method: str) -> None:
-    site.add(method, page(), page(503), says(500, "oops"), says(429, "slow down", Retry_After="7"),
-             Fault())
+    site.add(
+        method,
+        page(),
+        page(503),
+        says(500, "oops"),
+        says(429, "slow down", Retry_After="7"),
+        Fault(),
+    )
     record = bench.collect(quota=1, retries=5)
     assert record.submissions[0].score == 0.80 and len(site.described()) == 1
     assert bench.clock.waits[:5] == [1.0, 2.0, 4.0, 7.0, 16.0]
@@ -259,8 +281,10 @@ def test_what_passes_is_tried_again(bench: Bench, site: FakeKaggle, method: str)
 def test_what_does_not_pass_is_one_line_in_the_end(bench: Bench, site: FakeKaggle) -> None:
     board = KaggleSite(bench.settings(), bench.clock.sleep)
     for fault, words in [
-        (page(), "web page"), (says(502, "bad gateway"), "error of its own: 502: bad gateway"),
-        (says(429, "slow"), "fewer calls"), (Fault(), "cannot be reached"),
+        (page(), "web page"),
+        (says(502, "bad gateway"), "error of its own: 502: bad gateway"),
+        (says(429, "slow"), "fewer calls"),
+        (Fault(), "cannot be reached"),
     ]:
         before = site.calls.count("ListSubmissions")
         site.add("ListSubmissions", *[fault] * 3)
@@ -291,16 +315,16 @@ def test_a_late_score_is_taken_up_by_the_next_round(bench: Bench, site: FakeKagg
     site.score_after_s = 0.0
     late = bench.collect(2, quota=2)
     assert {(item.round, item.candidate, item.score) for item in late.late} == {
-        (1, "c00", 0.80), (1, "c01", 0.82)}
+        (1, "c00", 0.80),
+        (1, "c01", 0.82),
+    }
     rounds = read_rounds(bench.layout, 2)
     assert rounds[0].leaderboard is not None and rounds[0].leaderboard.score_of("c01") == 0.82
     assert read_trajectory(bench.layout.root).rounds[0].leaderboard == rounds[0].leaderboard
     assert read_rounds(bench.layout, 1)[0].leaderboard == record  # round 1 verifies as before
 
 
-def test_the_same_collector_run_again_takes_up_a_late_score(
-    bench: Bench, site: FakeKaggle
-) -> None:
+def test_the_same_collector_run_again_takes_up_a_late_score(bench: Bench, site: FakeKaggle) -> None:
     site.score_after_s = 5000.0
     bench.collect(quota=2)
     bench.layout.round(1).evidence.unlink()
@@ -330,8 +354,10 @@ def test_a_site_that_is_away_while_scores_are_awaited_costs_nothing(
     assert bench.record().submissions[0].score == 0.80
 
 
-@pytest.mark.parametrize(("method", "carried_out"), [
-    ("StartSubmissionUpload", False), ("CreateSubmission", False), ("CreateSubmission", True)])
+@pytest.mark.parametrize(
+    ("method", "carried_out"),
+    [("StartSubmissionUpload", False), ("CreateSubmission", False), ("CreateSubmission", True)],
+)
 def test_killed_at_an_upload_nothing_is_lost_or_repeated(
     bench: Bench, site: FakeKaggle, method: str, carried_out: bool
 ) -> None:
@@ -354,8 +380,11 @@ def test_killed_at_an_upload_nothing_is_lost_or_repeated(
 
 def test_a_lost_folder_does_not_repeat_what_the_site_has(bench: Bench, site: FakeKaggle) -> None:
     first = bench.collect(quota=3)
-    for path in (bench.layout.round(1).evidence, bench.layout.round(1).leaderboard,
-                 bench.layout.board / "ledger.jsonl"):
+    for path in (
+        bench.layout.round(1).evidence,
+        bench.layout.round(1).leaderboard,
+        bench.layout.board / "ledger.jsonl",
+    ):
         path.unlink()
     assert bench.collect(quota=3).submissions == first.submissions
     assert len(site.described()) == 3
@@ -429,8 +458,7 @@ def test_credentials_by_file_and_by_token(
 def test_credentials_reach_no_file_no_message_and_no_other_job(
     bench: Bench, site: FakeKaggle, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    site.add("GetSubmissionLimits",
-             says(403, f"token {site.key} of Basic YWxpY2U6azN5 may not"))
+    site.add("GetSubmissionLimits", says(403, f"token {site.key} of Basic YWxpY2U6azN5 may not"))
     with pytest.raises(BoardError, match="forbids") as found:
         bench.collect()
     assert site.key not in str(found.value) and "YWxpY2U6" not in str(found.value)
@@ -440,10 +468,12 @@ def test_credentials_reach_no_file_no_message_and_no_other_job(
     said = capfd.readouterr()
     assert site.key not in said.out + said.err
     cluster = LocalCluster.model_validate(
-        configuration().cluster.model_dump() | {"slot_folder": str(bench.layout.root)})
+        configuration().cluster.model_dump() | {"slot_folder": str(bench.layout.root)}
+    )
     for kind, there in (("collector", True), ("worker", False), ("train", False), ("meta", False)):
-        spec = JobSpec.model_validate({"name": "x", "kind": kind, "campaign": "c", "folder": "f",
-                                       "product": "p"})
+        spec = JobSpec.model_validate(
+            {"name": "x", "kind": kind, "campaign": "c", "folder": "f", "product": "p"}
+        )
         with clean_environment(spec, 1, cluster):
             assert ("KAGGLE_KEY" in os.environ) is there, kind
             assert ("KAGGLE_USERNAME" in os.environ) is there, kind
@@ -461,16 +491,25 @@ def test_a_site_that_is_silent_is_given_up(site: FakeKaggle, clock: FakeClock) -
     assert clock.waits == [1.0] and site.calls.count("GetCompetition") == 2
 
 
-@pytest.mark.parametrize(("status", "text", "kind"), [
-    (400, QUOTA_TEXT, "quota"), (400, "Submission limit reached for today", "quota"),
-    (400, "You have used your daily submissions", "quota"),
-    (400, "The number of rows in the submission must be 500", "rejected"),
-    (400, "Submission exceeds the size limit", "rejected"),
-    (400, "Invalid file", "rejected"), (400, "The competition deadline has passed", "closed"),
-    (401, "Unauthorized", "credentials"), (403, "You must accept the rules", "rules"),
-    (403, "Permission denied", "forbidden"), (404, "Not found", "missing"),
-    (413, "Too large", "rejected"), (429, "Too many", "rate"), (503, "Later", "server"),
-])
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        (400, QUOTA_TEXT, "quota"),
+        (400, "Submission limit reached for today", "quota"),
+        (400, "You have used your daily submissions", "quota"),
+        (400, "The number of rows in the submission must be 500", "rejected"),
+        (400, "Submission exceeds the size limit", "rejected"),
+        (400, "Invalid file", "rejected"),
+        (400, "The competition deadline has passed", "closed"),
+        (401, "Unauthorized", "credentials"),
+        (403, "You must accept the rules", "rules"),
+        (403, "Permission denied", "forbidden"),
+        (404, "Not found", "missing"),
+        (413, "Too large", "rejected"),
+        (429, "Too many", "rate"),
+        (503, "Later", "server"),
+    ],
+)
 def test_errors_are_told_apart(status: int, text: str, kind: str) -> None:
     failure = of_status(status, json.dumps({"message": text}), None)
     assert failure.kind == kind and failure.text.endswith(text)

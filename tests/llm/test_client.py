@@ -56,12 +56,24 @@ def waits() -> Waits:
 
 @both
 def test_plain_answer_and_its_usage(stream: bool) -> None:
-    usage = {"prompt_tokens": 1000, "completion_tokens": 200,
-             "prompt_tokens_details": {"cached_tokens": 400}}
+    usage = {
+        "prompt_tokens": 1000,
+        "completion_tokens": 200,
+        "prompt_tokens_details": {"cached_tokens": 400},
+    }
     with FakeOpenAI(says(content="Grüße\nto all", usage=usage)) as server:
-        model = client(server, stream=stream, price_in=3.0, price_out=15.0, price_cached=0.3,
-                       temperature=0.5, top_p=0.9, max_tokens=64, extra_body={"seed": 7},
-                       extra_headers={"X-Team": "aevo"})
+        model = client(
+            server,
+            stream=stream,
+            price_in=3.0,
+            price_out=15.0,
+            price_cached=0.3,
+            temperature=0.5,
+            top_p=0.9,
+            max_tokens=64,
+            extra_body={"seed": 7},
+            extra_headers={"X-Team": "aevo"},
+        )
         reply = model.complete(OPENING, [])
         assert reply.turn == Turn(role="assistant", content="Grüße\nto all")
         assert (reply.usage.tokens_in, reply.usage.tokens_out) == (1000, 200)
@@ -94,8 +106,19 @@ def test_ids_that_are_missing_or_used_are_replaced(stream: bool) -> None:
 
 
 @both
-@pytest.mark.parametrize("raw", ['{"path": "x', "[1]", "no json", '"text"', "{'path': 'x'}",
-                                 '{"path": NaN}', "[" * 50_000, '{"path": "x"} {"path": "y"}'])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '{"path": "x',
+        "[1]",
+        "no json",
+        '"text"',
+        "{'path': 'x'}",
+        '{"path": NaN}',
+        "[" * 50_000,
+        '{"path": "x"} {"path": "y"}',
+    ],
+)
 def test_malformed_arguments_come_back_as_a_call_that_can_be_answered(
     stream: bool, raw: str
 ) -> None:
@@ -118,21 +141,31 @@ def test_every_tool_refuses_the_mark_of_a_malformed_call() -> None:
             kind.model_validate({MALFORMED: "{"})
 
 
-@pytest.mark.parametrize(("raw", "arguments"), [
-    ("", {}), (None, {}), ('{"a": "two\nlines"}', {"a": "two\nlines"}),
-    ('"{\\"a\\": 1}"', {"a": 1}), ('```json\n{"a": 1}\n```', {"a": 1}), ({"a": 1}, {"a": 1}),
-])
+@pytest.mark.parametrize(
+    ("raw", "arguments"),
+    [
+        ("", {}),
+        (None, {}),
+        ('{"a": "two\nlines"}', {"a": "two\nlines"}),
+        ('"{\\"a\\": 1}"', {"a": 1}),
+        ('```json\n{"a": 1}\n```', {"a": 1}),
+        ({"a": 1}, {"a": 1}),
+    ],
+)
 def test_arguments_that_mean_something_are_understood(raw: Any, arguments: Any) -> None:
     assert parse(raw) == (arguments, "")
 
 
-@pytest.mark.parametrize(("raw", "arguments"), [
-    ('{"a": [1, 2,], "b": "x",}', {"a": [1, 2], "b": "x"}),
-    ('{"a": True, "b": [None, False]}', {"a": True, "b": [None, False]}),
-    ('{"a": {"b": 1}}}', {"a": {"b": 1}}),
-    ('{"content": "if (a, ) { \\"True\\",}\n", }', {"content": 'if (a, ) { "True",}\n'}),
-    ('```json\n{"a": 1,}\n```', {"a": 1}),
-])
+@pytest.mark.parametrize(
+    ("raw", "arguments"),
+    [
+        ('{"a": [1, 2,], "b": "x",}', {"a": [1, 2], "b": "x"}),
+        ('{"a": True, "b": [None, False]}', {"a": True, "b": [None, False]}),
+        ('{"a": {"b": 1}}}', {"a": {"b": 1}}),
+        ('{"content": "if (a, ) { \\"True\\",}\n", }', {"content": 'if (a, ) { "True",}\n'}),
+        ('```json\n{"a": 1,}\n```', {"a": 1}),
+    ],
+)
 def test_broken_arguments_are_repaired_where_their_meaning_is_sure(
     raw: str, arguments: Any
 ) -> None:
@@ -142,13 +175,28 @@ def test_broken_arguments_are_repaired_where_their_meaning_is_sure(
         assert decode(block)[1][0].arguments == arguments
 
 
-@pytest.mark.parametrize("raw", [
-    '{"content": "print("hi")"}', '{"content": "say "," loud"}', '{"content": "a" "b"}',
-    '{"content": "a\\d",}', '{"content": "x"',
-    '{"content": "a" "b": "c"}', '{content: "a"}', '{"n": 0123}',
-    '{"content": "a"} and more', '{"content": "a", // said\n}', '{"a": [1]]}',
-    '{"a":' * 5000 + "1", '{"a": NaN,}', ',}', '{"a": [,]}', '{,}', '{"a": "x",, "b": 1}',
-])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '{"content": "print("hi")"}',
+        '{"content": "say "," loud"}',
+        '{"content": "a" "b"}',
+        '{"content": "a\\d",}',
+        '{"content": "x"',
+        '{"content": "a" "b": "c"}',
+        '{content: "a"}',
+        '{"n": 0123}',
+        '{"content": "a"} and more',
+        '{"content": "a", // said\n}',
+        '{"a": [1]]}',
+        '{"a":' * 5000 + "1",
+        '{"a": NaN,}',
+        ",}",
+        '{"a": [,]}',
+        "{,}",
+        '{"a": "x",, "b": 1}',
+    ],
+)
 def test_a_repair_never_guesses_at_what_is_written(raw: str) -> None:
     assert parse(raw)[0] is None and parse(raw)[1]
 
@@ -161,9 +209,14 @@ def test_half_a_surrogate_pair_does_not_reach_the_trace() -> None:
 @both
 def test_thoughts_are_kept_apart_and_not_sent_back(stream: bool) -> None:
     thoughts: list[str] = []
-    brains = iter([{"content": "A", "reasoning": "first"}, {"content": "<think>second</think>B"},
-                   {"content": "third</think>C"}, {"content": "<think>fourth, unfinished",
-                                                   "finish_reason": "length"}])
+    brains = iter(
+        [
+            {"content": "A", "reasoning": "first"},
+            {"content": "<think>second</think>B"},
+            {"content": "third</think>C"},
+            {"content": "<think>fourth, unfinished", "finish_reason": "length"},
+        ]
+    )
     with FakeOpenAI(lambda request: next(brains)) as server:
         model = OpenAIModel(settings(server, stream=stream), on_reasoning=thoughts.append)
         turns = [*OPENING]
@@ -194,10 +247,15 @@ def test_reply_cut_off_is_marked_and_half_a_call_is_malformed(stream: bool) -> N
 
 
 @both
-@pytest.mark.parametrize("given", [
-    {"content": ""}, {"tool_calls": calls(("a", "run", "{"))},
-    {"tool_calls": calls(("a", "sudo", {}))},
-], ids=["empty", "malformed", "unknown"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"content": ""},
+        {"tool_calls": calls(("a", "run", "{"))},
+        {"tool_calls": calls(("a", "sudo", {}))},
+    ],
+    ids=["empty", "malformed", "unknown"],
+)
 def test_broken_replies_in_a_row_are_bounded(stream: bool, given: dict[str, Any]) -> None:
     with FakeOpenAI(says(**given, usage={"prompt_tokens": 5, "completion_tokens": 2})) as server:
         turns = [*OPENING]
@@ -206,15 +264,18 @@ def test_broken_replies_in_a_row_are_bounded(stream: bool, given: dict[str, Any]
             turn = client(server, stream=stream).complete(turns, TOOLS).turn
             assert turn.tool_calls or turn.content == EMPTY
             turns.append(turn)
-            turns += [Turn(role="tool", tool_call_id=call.id, content="error")
-                      for call in turn.tool_calls]
+            turns += [
+                Turn(role="tool", tool_call_id=call.id, content="error") for call in turn.tool_calls
+            ]
         with pytest.raises(EndpointError, match="4 times in a row") as caught:
             client(server, stream=stream).complete(turns, TOOLS)
         assert caught.value.kind is Kind.MALFORMED and caught.value.code == 7
         assert caught.value.usage.tokens_out == 2
         good = ToolCall(id="good", name="run", arguments={})
-        turns += [Turn(role="assistant", content="", tool_calls=[good]),
-                  Turn(role="tool", tool_call_id="good", content="ok")]
+        turns += [
+            Turn(role="assistant", content="", tool_calls=[good]),
+            Turn(role="tool", tool_call_id="good", content="ok"),
+        ]
         client(server, stream=stream).complete(turns, TOOLS)  # counted anew after a sound call
 
 
@@ -225,14 +286,21 @@ def test_streams_of_servers_that_number_calls_badly() -> None:
     def piece(name: str, arguments: str, **more: Any) -> dict[str, Any]:
         return {"function": {"name": name, "arguments": arguments}, **more}
 
-    same_index = [chunk(None, piece("a", "{}", index=0, id="1")),
-                  chunk("tool_calls", piece("b", "{}", index=0, id="2"))]
+    same_index = [
+        chunk(None, piece("a", "{}", index=0, id="1")),
+        chunk("tool_calls", piece("b", "{}", index=0, id="2")),
+    ]
     no_ids = [chunk(None, piece("a", "{}", index=0)), chunk("stop", piece("b", "{}", index=0))]
-    no_index = [chunk(None, piece("a", '{"x"', id="1")), chunk(None, piece("", ":1}", id="1")),
-                chunk("stop", piece("b", "{}", id="2"))]
-    repeating = [chunk(None, piece("a", "{", index=0, id="1")),
-                 chunk(None, piece("a", "}", index=0, id="1")),
-                 chunk("stop", piece("b", "{}", index=1, id="2"))]
+    no_index = [
+        chunk(None, piece("a", '{"x"', id="1")),
+        chunk(None, piece("", ":1}", id="1")),
+        chunk("stop", piece("b", "{}", id="2")),
+    ]
+    repeating = [
+        chunk(None, piece("a", "{", index=0, id="1")),
+        chunk(None, piece("a", "}", index=0, id="1")),
+        chunk("stop", piece("b", "{}", index=1, id="2")),
+    ]
     for chunks in (same_index, no_ids, no_index, repeating):
         found = from_chunks(chunks).calls
         assert [call.name for call in found] == ["a", "b"]
@@ -241,8 +309,10 @@ def test_streams_of_servers_that_number_calls_badly() -> None:
         from_chunks(no_index[:1])
 
 
-@pytest.mark.parametrize("body", [None, [], "text", {}, {"choices": []}, {"choices": [None]},
-                                  {"choices": [{"message": "hi"}]}])
+@pytest.mark.parametrize(
+    "body",
+    [None, [], "text", {}, {"choices": []}, {"choices": [None]}, {"choices": [{"message": "hi"}]}],
+)
 def test_answers_that_are_none(body: Any) -> None:
     with pytest.raises(BadAnswer):
         from_body(body)
@@ -251,10 +321,15 @@ def test_answers_that_are_none(body: Any) -> None:
 def test_usage_is_told_or_estimated() -> None:
     free = EndpointSettings()
     assert usage_of(None, free, 400, 80).model_dump() == {
-        "tokens_in": 100, "tokens_out": 20, "dollars": None}  # unknown, not free
+        "tokens_in": 100,
+        "tokens_out": 20,
+        "dollars": None,
+    }  # unknown, not free
     assert usage_of(None, EndpointSettings(price_in=0), 400, 80).dollars == 0
-    assert usage_of({"prompt_tokens": 7, "completion_tokens": 3, "cost": 0.25}, free, 0, 0
-                    ).dollars == 0.25
+    assert (
+        usage_of({"prompt_tokens": 7, "completion_tokens": 3, "cost": 0.25}, free, 0, 0).dollars
+        == 0.25
+    )
     priced = EndpointSettings(price_in=1.0, price_out=2.0)
     told = {"prompt_tokens": 10, "completion_tokens": 10, "prompt_cache_hit_tokens": 99}
     assert usage_of(told, priced, 0, 0).dollars == pytest.approx(30 / 1e6)
@@ -285,14 +360,21 @@ def test_models_without_tool_calls_use_the_text_protocol(stream: bool, waits: Wa
         turn = model.complete(OPENING, TOOLS).turn
         assert turn.content == "I look." and turn.tool_calls[0].arguments == {"path": "a"}
         assert waits.kinds() == [Kind.BAD_REQUEST] and not waits.slept
-        turns = [*OPENING, turn,
-                 Turn(role="tool", tool_call_id=turn.tool_calls[0].id, content="its text")]
+        turns = [
+            *OPENING,
+            turn,
+            Turn(role="tool", tool_call_id=turn.tool_calls[0].id, content="its text"),
+        ]
         model.complete(turns, TOOLS)
         assert len(server.chats()) == 3  # native calls were not tried again
         sent = server.chats()[-1]
         assert "tools" not in sent
         assert [message["role"] for message in sent["messages"]] == [
-            "system", "user", "assistant", "user"]
+            "system",
+            "user",
+            "assistant",
+            "user",
+        ]
         assert sent["messages"][0]["content"].startswith(SYSTEM.content)
         assert "Run <it> & see." in sent["messages"][0]["content"]
         assert json.dumps(READ.parameters) in sent["messages"][0]["content"]
@@ -301,8 +383,9 @@ def test_models_without_tool_calls_use_the_text_protocol(stream: bool, waits: Wa
 
 
 def test_native_only_says_what_to_set(waits: Waits) -> None:
-    with FakeOpenAI(says_hello, native_tools=False) as server, pytest.raises(
-        EndpointError, match=r"does not support tools -- agent\.tools=text"
+    with (
+        FakeOpenAI(says_hello, native_tools=False) as server,
+        pytest.raises(EndpointError, match=r"does not support tools -- agent\.tools=text"),
     ):
         client(server, waits, tools="native").complete(OPENING, TOOLS)
 
@@ -317,19 +400,25 @@ def test_calls_in_the_text_of_a_native_reply_are_understood() -> None:
         assert not client(server).complete(OPENING, [READ]).turn.tool_calls  # offered: no `run`
 
 
-@pytest.mark.parametrize(("text", "names", "malformed"), [
-    ('<tool_call>\n{"name": "run", "arguments": {}}\n</tool_call>', ["run"], False),
-    ('```tool_call\n{"name": "run", "parameters": {"command": "x"}}\n```', ["run"], False),
-    ('a\n```tool\n{"name": "run"}\n```\nb\n```tool\n{"name": "read_file"}\n```',
-     ["run", "read_file"], False),
-    ('```tool\n{"name": "run", "arguments": {"command": "a\nb"}}\n```', ["run"], False),
-    ('```tool\n{"name": "run", "arguments": {"command": "echo ```x```"}}\n```', ["run"], False),
-    ('```tool\n{"name": "run", "arguments": {"command": "ec', ["run"], True),
-    ("```tool\nrun ls\n```", ["unnamed"], True),
-    ("```tool\n```", ["unnamed"], True),
-    ('<tool_call>["run"]</tool_call>', ["unnamed"], True),
-    ("no call, ```python\nprint()\n```", [], False),
-])
+@pytest.mark.parametrize(
+    ("text", "names", "malformed"),
+    [
+        ('<tool_call>\n{"name": "run", "arguments": {}}\n</tool_call>', ["run"], False),
+        ('```tool_call\n{"name": "run", "parameters": {"command": "x"}}\n```', ["run"], False),
+        (
+            'a\n```tool\n{"name": "run"}\n```\nb\n```tool\n{"name": "read_file"}\n```',
+            ["run", "read_file"],
+            False,
+        ),
+        ('```tool\n{"name": "run", "arguments": {"command": "a\nb"}}\n```', ["run"], False),
+        ('```tool\n{"name": "run", "arguments": {"command": "echo ```x```"}}\n```', ["run"], False),
+        ('```tool\n{"name": "run", "arguments": {"command": "ec', ["run"], True),
+        ("```tool\nrun ls\n```", ["unnamed"], True),
+        ("```tool\n```", ["unnamed"], True),
+        ('<tool_call>["run"]</tool_call>', ["unnamed"], True),
+        ("no call, ```python\nprint()\n```", [], False),
+    ],
+)
 def test_blocks_of_the_text_protocol(text: str, names: list[str], malformed: bool) -> None:
     found = sound_calls(decode(text)[1], [])
     assert [call.name for call in found] == names
@@ -338,12 +427,16 @@ def test_blocks_of_the_text_protocol(text: str, names: list[str], malformed: boo
 
 def test_text_messages_alternate_and_show_a_malformed_call_as_it_was() -> None:
     bad = ToolCall(id="b", name="run", arguments={MALFORMED: "{oops"})
-    turns = [*conversation("one"), Turn(role="assistant", content="", tool_calls=[bad]),
-             Turn(role="tool", tool_call_id="b", content="error"),
-             Turn(role="user", content="go on")]
+    turns = [
+        *conversation("one"),
+        Turn(role="assistant", content="", tool_calls=[bad]),
+        Turn(role="tool", tool_call_id="b", content="error"),
+        Turn(role="user", content="go on"),
+    ]
     messages = text_messages(turns, TOOLS)
     assert [message["role"] for message in messages[1:]] == ["user", "assistant"] * 2 + ["user"]
     assert "{oops" in messages[4]["content"] and messages[5]["content"].endswith("go on")
     assert text_messages([TASK], TOOLS)[0]["role"] == "system"
     assert describe([]) == "" and native_messages([TASK]) == [
-        {"role": "user", "content": TASK.content}]
+        {"role": "user", "content": TASK.content}
+    ]

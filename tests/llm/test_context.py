@@ -9,15 +9,7 @@ from aevo.llm.tokens import Window
 from aevo.records.trace import ToolCall, Turn
 from tests.support import fake_faults as fault
 from tests.support.fake_openai import FakeOpenAI, says_hello
-from tests.support.openai_support import (
-    OPENING,
-    TOOLS,
-    Waits,
-    both,
-    client,
-    conversation,
-    says,
-)
+from tests.support.openai_support import OPENING, TOOLS, Waits, both, client, conversation, says
 
 
 @pytest.fixture
@@ -31,8 +23,9 @@ def test_old_outputs_are_left_out_oldest_first_never_what_must_stay() -> None:
     sent = window.fit(turns)
     assert window.estimate(turns) > 6000 >= window.estimate(sent)
     assert sent[:2] == OPENING and sent[-6:] == turns[-6:] and len(sent) == len(turns)
-    markers = [turn.content.startswith("[output of read_file") for turn in sent
-               if turn.role == "tool"]
+    markers = [
+        turn.content.startswith("[output of read_file") for turn in sent if turn.role == "tool"
+    ]
     assert markers == sorted(markers, reverse=True) and 0 < sum(markers) < 8
     assert "4000 characters" in sent[3].content
     more = [*turns, *conversation("9" * 300)[2:]]
@@ -55,15 +48,20 @@ def test_short_conversation_is_sent_as_it_is() -> None:
 def test_long_arguments_of_old_calls_go_when_outputs_do_not_suffice() -> None:
     turns = [*OPENING]
     for number in range(8):
-        call = ToolCall(id=f"w{number}", name="write_file",
-                        arguments={"path": "a.py", "content": "x" * 4000})
-        turns += [Turn(role="assistant", content="", tool_calls=[call]),
-                  Turn(role="tool", tool_call_id=call.id, content="written")]
+        call = ToolCall(
+            id=f"w{number}", name="write_file", arguments={"path": "a.py", "content": "x" * 4000}
+        )
+        turns += [
+            Turn(role="assistant", content="", tool_calls=[call]),
+            Turn(role="tool", tool_call_id=call.id, content="written"),
+        ]
     window = Window(6000)
     sent = window.fit(turns)
     assert window.estimate(sent) <= 6000 and sent[-6:] == turns[-6:]
     assert sent[2].tool_calls[0].arguments == {
-        "path": "a.py", "content": "[left out to save room: 4000 characters]"}
+        "path": "a.py",
+        "content": "[left out to save room: 4000 characters]",
+    }
 
 
 def test_estimate_follows_what_the_endpoint_counts() -> None:

@@ -43,14 +43,26 @@ RETRIED = {
     "web page": (fault.html(), Kind.MALFORMED),
     "web page 502": (fault.html(502), Kind.SERVER),
     "bad JSON": (fault.bad_json(), Kind.MALFORMED),
-    "error in a 200": (fault.Fault(status=200, body={"error": {"message": "no", "code": 502}}),
-                       Kind.SERVER),
-    "error in a stream": (fault.Fault(status=200, headers={"Content-Type": "text/event-stream"},
-                                      body='data: {"error": {"message": "overloaded"}}\n\n'),
-                          Kind.SERVER),
-    "bad JSON in a stream": (fault.Fault(
-        status=200, headers={"Content-Type": "text/event-stream"},
-        body='data: {"choices": [{"delta": {"conte\n\n'), Kind.MALFORMED),
+    "error in a 200": (
+        fault.Fault(status=200, body={"error": {"message": "no", "code": 502}}),
+        Kind.SERVER,
+    ),
+    "error in a stream": (
+        fault.Fault(
+            status=200,
+            headers={"Content-Type": "text/event-stream"},
+            body='data: {"error": {"message": "overloaded"}}\n\n',
+        ),
+        Kind.SERVER,
+    ),
+    "bad JSON in a stream": (
+        fault.Fault(
+            status=200,
+            headers={"Content-Type": "text/event-stream"},
+            body='data: {"choices": [{"delta": {"conte\n\n',
+        ),
+        Kind.MALFORMED,
+    ),
     "408": (fault.error(408, "slow"), Kind.TIMEOUT),
 }
 FINAL = {
@@ -123,8 +135,11 @@ def test_stream_that_ends_early_without_a_word_is_a_lost_connection(waits: Waits
 def test_stream_may_not_last_longer_than_its_time(waits: Waits) -> None:
     ticks = iter(range(0, 10_000, 40))
     with FakeOpenAI(says(content="x" * 500)) as server:
-        model = OpenAIModel(settings(server, timeout_s=100, retries=0), sleep=waits.sleep,
-                            clock=lambda: float(next(ticks)))
+        model = OpenAIModel(
+            settings(server, timeout_s=100, retries=0),
+            sleep=waits.sleep,
+            clock=lambda: float(next(ticks)),
+        )
         with pytest.raises(EndpointError, match="no whole answer within 100 s") as caught:
             model.complete(OPENING, [])
         assert caught.value.kind is Kind.TIMEOUT
@@ -145,23 +160,27 @@ def test_retries_and_waits_are_bounded(waits: Waits) -> None:
 def test_an_outage_is_told_once_and_its_end_too() -> None:
     told: list[str] = []
     with FakeOpenAI(says_hello) as server:
-        model = OpenAIModel(settings(server, retries=3), on_outage=told.append,
-                            sleep=lambda _: None)
+        model = OpenAIModel(
+            settings(server, retries=3), on_outage=told.append, sleep=lambda _: None
+        )
         server.faults.add(fault.overloaded())
         model.complete(OPENING, [])
         assert not told  # once may happen
         server.faults.add(fault.overloaded(times=3))
         model.complete(OPENING, [])
-        assert told == ["waiting for the endpoint: server: HTTP 503: The server is overloaded",
-                        "the endpoint answers again"]
+        assert told == [
+            "waiting for the endpoint: server: HTTP 503: The server is overloaded",
+            "the endpoint answers again",
+        ]
         server.faults.add(fault.rate_limited(60))
         model.complete(OPENING, [])
         assert "rate_limit" in told[2] and len(told) == 4  # one wait, but a long one
         server.faults.add(fault.overloaded(times=-1))
         with pytest.raises(EndpointError):
             model.complete(OPENING, [])
-        assert told[5] == ("the endpoint is given up after 4 tries: server: HTTP 503: "
-                           "The server is overloaded")
+        assert told[5] == (
+            "the endpoint is given up after 4 tries: server: HTTP 503: The server is overloaded"
+        )
 
 
 def test_connection_refused_is_told_with_the_address(waits: Waits) -> None:
@@ -177,8 +196,11 @@ def test_connection_refused_is_told_with_the_address(waits: Waits) -> None:
 @pytest.mark.parametrize("header", ["seconds", "date", "milliseconds"])
 def test_retry_after_is_honoured_and_bounded(header: str, waits: Waits) -> None:
     now = 1_700_000_000.0
-    value = {"seconds": {"Retry-After": "7"}, "milliseconds": {"retry-after-ms": "7000"},
-             "date": {"Retry-After": formatdate(now + 7, usegmt=True)}}[header]
+    value = {
+        "seconds": {"Retry-After": "7"},
+        "milliseconds": {"retry-after-ms": "7000"},
+        "date": {"Retry-After": formatdate(now + 7, usegmt=True)},
+    }[header]
     with FakeOpenAI(says_hello) as server:
         server.faults.add(fault.error(429, "slow down", headers=value))
         model = OpenAIModel(settings(server), sleep=waits.sleep, clock=lambda: now)
@@ -209,8 +231,12 @@ def test_what_an_endpoint_does_not_understand_is_left_out(waits: Waits) -> None:
     with FakeOpenAI(says(content="x" * 40)) as server:
         server.faults.add(
             fault.error(400, "Unrecognized argument: stream_options", match='"stream_options"'),
-            fault.error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.",
-                        match='"max_tokens"'))
+            fault.error(
+                400,
+                "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.",
+                match='"max_tokens"',
+            ),
+        )
         reply = client(server, waits, max_tokens=50).complete(OPENING, [])
         last = server.chats()[-1]
         assert "stream_options" not in last and last["max_completion_tokens"] == 50
@@ -221,8 +247,11 @@ def test_what_an_endpoint_does_not_understand_is_left_out(waits: Waits) -> None:
 
 
 def leave(path: Path, server: FakeOpenAI, **more: Any) -> None:
-    path.write_text(json.dumps({"schema_version": 1, "base_url": server.url,
-                                "model": server.model, "job": 12, **more}))
+    path.write_text(
+        json.dumps(
+            {"schema_version": 1, "base_url": server.url, "model": server.model, "job": 12, **more}
+        )
+    )
 
 
 def test_record_is_read_again_when_the_server_has_moved(tmp_path: Path, waits: Waits) -> None:
@@ -246,8 +275,9 @@ def test_record_is_read_again_when_the_server_has_moved(tmp_path: Path, waits: W
 def test_record_that_is_missing_is_waited_for(tmp_path: Path) -> None:
     record = tmp_path / "agent-endpoint.json"
     with FakeOpenAI(says_hello) as server:
-        model = OpenAIModel(EndpointSettings(record=str(record)),
-                            sleep=lambda _: leave(record, server))
+        model = OpenAIModel(
+            EndpointSettings(record=str(record)), sleep=lambda _: leave(record, server)
+        )
         assert str(record) in model.name
         assert model.complete(OPENING, []).turn.content
         record.unlink()

@@ -61,44 +61,71 @@ def everything_in(error: BaseException) -> str:
 
 
 @both
-@pytest.mark.parametrize("given", [
-    fault.error(401, f"Incorrect key, Authorization: Bearer {KEY}"),
-    fault.error(400, f"bad header {KEY}", headers={"X-Echo": f"Bearer {KEY}"}),
-    fault.error(500, f"trace: headers={{'authorization': 'Bearer {KEY}'}}", times=-1),
-    fault.Fault(status=200, body=f"<html>{KEY}</html>", times=-1),
-    fault.Fault(status=403, body=f"{'x' * 270} {KEY}"),
-    fault.Fault(status=200, body={"error": {"message": KEY}}, times=-1),
-    fault.hang(60, times=-1), fault.dropped("before", times=-1), fault.dropped("middle", times=-1),
-], ids=lambda given: f"{given.status}{given.drop}{given.delay_s:g}")
+@pytest.mark.parametrize(
+    "given",
+    [
+        fault.error(401, f"Incorrect key, Authorization: Bearer {KEY}"),
+        fault.error(400, f"bad header {KEY}", headers={"X-Echo": f"Bearer {KEY}"}),
+        fault.error(500, f"trace: headers={{'authorization': 'Bearer {KEY}'}}", times=-1),
+        fault.Fault(status=200, body=f"<html>{KEY}</html>", times=-1),
+        fault.Fault(status=403, body=f"{'x' * 270} {KEY}"),
+        fault.Fault(status=200, body={"error": {"message": KEY}}, times=-1),
+        fault.hang(60, times=-1),
+        fault.dropped("before", times=-1),
+        fault.dropped("middle", times=-1),
+    ],
+    ids=lambda given: f"{given.status}{given.drop}{given.delay_s:g}",
+)
 def test_key_is_in_no_message_log_or_exception(
-    stream: bool, given: fault.Fault, key_file: Path, waits: Waits,
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
+    stream: bool,
+    given: fault.Fault,
+    key_file: Path,
+    waits: Waits,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with FakeOpenAI(says_hello, key=KEY) as server:
         server.faults.add(given)
-        model = client(server, waits, stream=stream, api_key_file=str(key_file), retries=1,
-                       timeout_s=0.15 if given.delay_s else 30)
+        model = client(
+            server,
+            waits,
+            stream=stream,
+            api_key_file=str(key_file),
+            retries=1,
+            timeout_s=0.15 if given.delay_s else 30,
+        )
         with pytest.raises(EndpointError) as caught:
             model.complete(OPENING, [])
         assert server.requests[0]["authorized"]
-        everything = [everything_in(caught.value), repr(waits.retries), repr(server.requests),
-                      caplog.text, repr([vars(entry) for entry in caplog.records]),
-                      *capfd.readouterr(), repr(model), repr(vars(model)), str(vars(model))]
+        everything = [
+            everything_in(caught.value),
+            repr(waits.retries),
+            repr(server.requests),
+            caplog.text,
+            repr([vars(entry) for entry in caplog.records]),
+            *capfd.readouterr(),
+            repr(model),
+            repr(vars(model)),
+            str(vars(model)),
+        ]
         assert all(KEY not in text and KEY[:12] not in text for text in everything)
         assert caught.value.__cause__ is None and caught.value.__context__ is None
 
 
 @both
-def test_key_that_a_server_says_back_does_not_reach_the_trace(
-    stream: bool, key_file: Path
-) -> None:
-    given = {"content": f"your key is {KEY}", "reasoning": KEY,
-             "tool_calls": calls(("a", "run", {"command": f"echo {KEY}"}), ("b", "run", KEY))}
+def test_key_that_a_server_says_back_does_not_reach_the_trace(stream: bool, key_file: Path) -> None:
+    given = {
+        "content": f"your key is {KEY}",
+        "reasoning": KEY,
+        "tool_calls": calls(("a", "run", {"command": f"echo {KEY}"}), ("b", "run", KEY)),
+    }
     thoughts: list[str] = []
     with FakeOpenAI(says(**given)) as server:
-        model = OpenAIModel(settings(server, stream=stream, api_key_file=str(key_file)),
-                            on_reasoning=thoughts.append)
+        model = OpenAIModel(
+            settings(server, stream=stream, api_key_file=str(key_file)),
+            on_reasoning=thoughts.append,
+        )
         reply = model.complete(OPENING, TOOLS)
         assert KEY not in reply.model_dump_json() + "".join(thoughts)
 
@@ -126,6 +153,7 @@ def test_key_file_open_to_others_or_without_a_key_is_refused(key_file: Path) -> 
     assert holder.clean(f"a {KEY} b") == "a [redacted] b"
     with pytest.raises(TypeError):
         import pickle
+
         pickle.dumps(holder)
     for content in ("", "two words", "line\nline", "ключ"):
         key_file.write_text(content)
@@ -178,17 +206,29 @@ def test_preflight_finds_a_key_that_is_not_set_though_the_models_are_public(
         check(settings(server, api_key_env="MY_KEY"))  # named, not set, not needed
 
 
-@pytest.mark.parametrize(("server_given", "given", "kind", "expected"), [
-    ({"key": "x"}, {}, Kind.AUTH, "check the key in the file"),
-    ({"key": "x", "public_models": True}, {}, Kind.AUTH, "check the key"),
-    ({"key": "x", "list_models": False}, {}, Kind.AUTH, "check the key"),
-    ({"key": "x"}, {"api_key_file": None}, Kind.AUTH, "no key was sent: put it in agent.api_key"),
-    ({"models": ["llama-3-8b", "qwen"]}, {"model": "llama-3-70b"}, Kind.NOT_FOUND,
-     "has no model llama-3-70b -- it has llama-3-8b, qwen"),
-    ({"list_models": False}, {"model": "other"}, Kind.NOT_FOUND, "`other` does not exist"),
-    ({}, {"base_url": "/v2"}, Kind.NOT_FOUND, "most end in /v1"),
-    ({}, {"base_url": ""}, Kind.NOT_FOUND, "most end in /v1"),
-])
+@pytest.mark.parametrize(
+    ("server_given", "given", "kind", "expected"),
+    [
+        ({"key": "x"}, {}, Kind.AUTH, "check the key in the file"),
+        ({"key": "x", "public_models": True}, {}, Kind.AUTH, "check the key"),
+        ({"key": "x", "list_models": False}, {}, Kind.AUTH, "check the key"),
+        (
+            {"key": "x"},
+            {"api_key_file": None},
+            Kind.AUTH,
+            "no key was sent: put it in agent.api_key",
+        ),
+        (
+            {"models": ["llama-3-8b", "qwen"]},
+            {"model": "llama-3-70b"},
+            Kind.NOT_FOUND,
+            "has no model llama-3-70b -- it has llama-3-8b, qwen",
+        ),
+        ({"list_models": False}, {"model": "other"}, Kind.NOT_FOUND, "`other` does not exist"),
+        ({}, {"base_url": "/v2"}, Kind.NOT_FOUND, "most end in /v1"),
+        ({}, {"base_url": ""}, Kind.NOT_FOUND, "most end in /v1"),
+    ],
+)
 def test_preflight_says_in_one_line_what_is_wrong(
     server_given: dict[str, Any], given: dict[str, Any], kind: Kind, expected: str, key_file: Path
 ) -> None:
@@ -203,11 +243,16 @@ def test_preflight_says_in_one_line_what_is_wrong(
         assert KEY not in everything_in(caught.value) and server.url.removesuffix("/v1") in text
 
 
-@pytest.mark.parametrize(("given", "kind"), [
-    (fault.html(path="/models", times=-1), Kind.MALFORMED), (fault.overloaded(), Kind.SERVER),
-    (fault.dropped("before"), Kind.CONNECTION), (fault.quota(), Kind.QUOTA),
-    (fault.hang(60, times=-1), Kind.TIMEOUT),
-])
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (fault.html(path="/models", times=-1), Kind.MALFORMED),
+        (fault.overloaded(), Kind.SERVER),
+        (fault.dropped("before"), Kind.CONNECTION),
+        (fault.quota(), Kind.QUOTA),
+        (fault.hang(60, times=-1), Kind.TIMEOUT),
+    ],
+)
 def test_preflight_of_a_sick_endpoint(given: fault.Fault, kind: Kind) -> None:
     chat = fault.Fault(**{**fault.plain(given), "path": "/chat/completions"})
     models = fault.Fault(**{**fault.plain(given), "path": "/models"})
@@ -218,16 +263,21 @@ def test_preflight_of_a_sick_endpoint(given: fault.Fault, kind: Kind) -> None:
         assert caught.value.kind is kind
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    ({"base_url": "api.example.org/v1"}, "https://HOST/v1"),
-    ({"base_url": "ftp://h/v1"}, "https://HOST/v1"),
-    ({"base_url": "http://h:99999/v1"}, "https://HOST/v1"),
-    ({"base_url": "https://user:pass@h/v1"}, "api_key_env or api_key_file"),
-    ({"base_url": "https://h/v1/chat/completions"}, "leave out what follows /v1"),
-    ({"extra_headers": {"Authorization": "Bearer x"}}, "looks like a secret"),
-    ({"extra_headers": {"X-Api-Key": "x"}}, "looks like a secret"),
-    ({"tools": "maybe"}, "tools"), ({"retries": -1}, "retries"), ({"nonsense": 1}, "nonsense"),
-])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"base_url": "api.example.org/v1"}, "https://HOST/v1"),
+        ({"base_url": "ftp://h/v1"}, "https://HOST/v1"),
+        ({"base_url": "http://h:99999/v1"}, "https://HOST/v1"),
+        ({"base_url": "https://user:pass@h/v1"}, "api_key_env or api_key_file"),
+        ({"base_url": "https://h/v1/chat/completions"}, "leave out what follows /v1"),
+        ({"extra_headers": {"Authorization": "Bearer x"}}, "looks like a secret"),
+        ({"extra_headers": {"X-Api-Key": "x"}}, "looks like a secret"),
+        ({"tools": "maybe"}, "tools"),
+        ({"retries": -1}, "retries"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
 def test_settings_refuse_what_cannot_be_meant(given: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValidationError, match=expected):
         EndpointSettings.model_validate(given)
@@ -256,8 +306,19 @@ def test_config_files_name_every_setting_with_a_comment(name: str) -> None:
 
 def test_server_as_a_command_for_several_processes(tmp_path: Path) -> None:
     record, log = tmp_path / "agent-endpoint.json", tmp_path / "requests.jsonl"
-    argv = [sys.executable, "-m", "tests.support.fake_openai", "--port", "0", "--brain",
-            "tests.support.fake_openai:says_hello", "--record", str(log), "--endpoint", str(record)]
+    argv = [
+        sys.executable,
+        "-m",
+        "tests.support.fake_openai",
+        "--port",
+        "0",
+        "--brain",
+        "tests.support.fake_openai:says_hello",
+        "--record",
+        str(log),
+        "--endpoint",
+        str(record),
+    ]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=REPO) as process:
         try:
             assert process.stdout is not None

@@ -163,8 +163,9 @@ def test_killed_at_every_write_it_gives_the_same_files(
     def check(tried: Layout) -> None:
         assert files(tried.root) == expected
 
-    kills = killed_everywhere(monkeypatch, layout, lambda tried: step.main([str(tried.root), "1"]),
-                              check)
+    kills = killed_everywhere(
+        monkeypatch, layout, lambda tried: step.main([str(tried.root), "1"]), check
+    )
     assert kills >= 15
 
 
@@ -277,9 +278,7 @@ def test_a_second_trial_promotes_where_the_first_could_not_decide(tmp_path: Path
     evidence = read(Evidence, layout.round(2).evidence)
     again = next(item for item in evidence.candidates if item.axis == "rank")
     first = next(
-        item
-        for item in read(Evidence, layout.round(1).evidence).candidates
-        if item.axis == "rank"
+        item for item in read(Evidence, layout.round(1).evidence).candidates if item.axis == "rank"
     )
     assert again.effect is not None and first.effect is not None
     assert (first.effect.trials, again.effect.trials) == (1, 2)
@@ -296,9 +295,7 @@ def test_earlier_leaderboard_scores_alone_promote_nothing(tmp_path: Path) -> Non
     write_round(layout, 2, world)
     collect(layout, 2, FakeBoard(layout, world, quota=1))  # the anchor alone
     rank = next(
-        item
-        for item in read(Evidence, layout.round(2).evidence).candidates
-        if item.axis == "rank"
+        item for item in read(Evidence, layout.round(2).evidence).candidates if item.axis == "rank"
     )
     assert rank.lb is None and rank.external is None
     assert rank.effect is not None and rank.effect.trials == 2
@@ -441,8 +438,6 @@ def test_a_lost_policy_is_written_again_from_the_same_records(tmp_path: Path) ->
     layout.policy(2).unlink()
     step.main([str(layout.root), "1"])
     assert files(layout.root) == before
-
-
 
 
 def test_anchors_that_repeat_a_recipe_measure_the_boards_noise(tmp_path: Path) -> None:

@@ -54,15 +54,28 @@ def good_draft(question: Question) -> dict[str, Any]:
         "mode": "stack_and_calibrate",
         "objective": "maximise_dev",
         "reason": "The higher rate of [c01] holds at +4.0 points; small gains need replicates.",
-        "axes": [{"axis": a.axis, "reason": f"worth a trial: {a.category}", "moves": a.moves}
-                 for a in rules.axes],
+        "axes": [
+            {"axis": a.axis, "reason": f"worth a trial: {a.category}", "moves": a.moves}
+            for a in rules.axes
+        ],
         "promotions": [{"candidate": "c01", "figure": "+0.0250: dev +0.0375, LB +0.020"}],
         "dead_ends": [
-            {"candidate": item.provenance.candidate, "move": item.move, "what": item.what,
-             "figure": item.provenance.figure} for item in dead
+            {
+                "candidate": item.provenance.candidate,
+                "move": item.move,
+                "what": item.what,
+                "figure": item.provenance.figure,
+            }
+            for item in dead
         ],
-        "discoveries": [{"kind": "summary", "candidate": "c01", "figure": "dev +0.0400, LB +0.020",
-                         "text": "The learning rate matters most: dev and leaderboard agree."}],
+        "discoveries": [
+            {
+                "kind": "summary",
+                "candidate": "c01",
+                "figure": "dev +0.0400, LB +0.020",
+                "text": "The learning rate matters most: dev and leaderboard agree.",
+            }
+        ],
     }
 
 
@@ -71,8 +84,10 @@ def proposes(*drafts: dict[str, Any] | str) -> Brain:
 
     def brain(request: dict[str, Any]) -> dict[str, Any]:
         done = sum(message["role"] == "assistant" for message in request["messages"])
-        return {"content": "Here it is.",
-                "tool_calls": calls((f"p{done}", "propose", drafts[min(done, len(drafts) - 1)]))}
+        return {
+            "content": "Here it is.",
+            "tool_calls": calls((f"p{done}", "propose", drafts[min(done, len(drafts) - 1)])),
+        }
 
     return brain
 
@@ -160,14 +175,19 @@ def test_a_good_proposal_becomes_the_policy(
 
 
 def test_a_broken_rule_goes_back_and_is_mended(layout: Layout, draft: dict[str, Any]) -> None:
-    greedy = {**draft, "promotions": [*draft["promotions"],
-                                      {"candidate": "c03", "figure": "dev +0.0000"}]}
+    greedy = {
+        **draft,
+        "promotions": [*draft["promotions"], {"candidate": "c03", "figure": "dev +0.0000"}],
+    }
     with FakeOpenAI(proposes({**greedy, "axes": draft["axes"][1:]}, draft)) as server:
         policy = run_meta(layout, server)
         said = told(server)[0]
     assert said.startswith("refused (1 of 3)")
-    for words in ("R2: r01-c03-m1 has not earned promotion", "R7: 2 changes are promoted",
-                  "R12: 6 axes for 7 explorers"):
+    for words in (
+        "R2: r01-c03-m1 has not earned promotion",
+        "R7: 2 changes are promoted",
+        "R12: 6 axes for 7 explorers",
+    ):
         assert words in said
     assert [item.axis for item in policy.standing] == ["learning_rate"]
     assert session(layout).refusals == 1 and session(layout).author == "fake-model"
@@ -184,17 +204,24 @@ def test_after_three_refusals_the_rules_stand_in(
     rules_stand_in(layout, question, "R12: 0 axes for 7 explorers")
     assert session(layout).refusals == 3
     assert {path.name for path in layout.round(1).meta.iterdir()} == {
-        "prompt.json", "trace.jsonl", "session.json", "proposal.json", "verdict.json",
+        "prompt.json",
+        "trace.jsonl",
+        "session.json",
+        "proposal.json",
+        "verdict.json",
         *(f"{what}-{n}.json" for what in ("proposal", "verdict") for n in (1, 2, 3)),
     }
 
 
-@pytest.mark.parametrize(("reply", "words"), [
-    ({"tool_calls": calls(("x", "propose", '{"mode": "trans'))}, "not a JSON object"),
-    ({"tool_calls": calls(("x", "propose", {"policy": "mine"}))}, "form: mode: Field required"),
-    ({"tool_calls": calls(("x", "shell", {"command": "ls"}))}, "there is no tool shell"),
-    ({"content": "All is well."}, "does not call propose"),
-])
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ({"tool_calls": calls(("x", "propose", '{"mode": "trans'))}, "not a JSON object"),
+        ({"tool_calls": calls(("x", "propose", {"policy": "mine"}))}, "form: mode: Field required"),
+        ({"tool_calls": calls(("x", "shell", {"command": "ls"}))}, "there is no tool shell"),
+        ({"content": "All is well."}, "does not call propose"),
+    ],
+)
 def test_malformed_answers_are_bounded(
     layout: Layout, question: Question, reply: dict[str, Any], words: str
 ) -> None:
@@ -259,27 +286,56 @@ def refused(draft: dict[str, Any], question: Question) -> str:
     return "; ".join(f"{r.rule}: {r.text}" for r in verdict.rules if not r.passed)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"mode": "transfer", "objective": "maximise_transfer"}, "R3: dev is abandoned"),
-    ({"reason": "It feels right to change the mode now."}, "no figure is quoted"),
-    ({"reason": "Best dev was 0.99."}, "citations: reason: 0.99 is no figure"),
-    ({"noise": {"promotion_threshold": 0.005, "figure": "seed sd 0.0035"}}, "R20: the promotion"),
-    ({"noise": {"lb_threshold": 0.005, "figure": "LB noise 0.01"}}, "chance would promote"),
-    ({"noise": {"lb_threshold": 0.03, "figure": "seed sd 0.0777"}}, "0.0777 is no figure"),
-    ({"noise": {"lb_threshold": 0.03, "figure": "as I said"}}, "noise: it quotes no figure"),
-    ({"selection": {"criterion": "reweighted", "weights": {"moon": 1.0}, "figure": "dev 0.708"}},
-     "R21: unknown domains are weighed: moon"),
-    ({"dead_ends": [{"candidate": "c01", "move": "m1", "what": "bad", "figure": "dev +0.04"}]},
-     "c01's m1 earned promotion"),
-    ({"dead_ends": [{"candidate": "c04", "move": "m9", "what": "bad", "figure": "dev +0.01"}]},
-     "c04 did not try m9; its moves: m1"),
-    ({"promotions": [{"candidate": "c77", "figure": "dev +0.04"}]}, "c77 is no explorer"),
-    ({"promotions": [{"candidate": "c00", "figure": "dev 0.708"}]}, "c00 is no explorer"),
-    ({"discoveries": []}, "0 entries of kind summary"),
-    ({"retirements": [{"figure": "LB +0.020"}]}, "a retirement names one axis or one category"),
-    ({"retirements": [{"axis": "rank", "figure": "dev +0.0000"}]}, "R16: rank is assigned though"),
-    ({"shell": "rm -rf /"}, "shell: Extra inputs are not permitted"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mode": "transfer", "objective": "maximise_transfer"}, "R3: dev is abandoned"),
+        ({"reason": "It feels right to change the mode now."}, "no figure is quoted"),
+        ({"reason": "Best dev was 0.99."}, "citations: reason: 0.99 is no figure"),
+        (
+            {"noise": {"promotion_threshold": 0.005, "figure": "seed sd 0.0035"}},
+            "R20: the promotion",
+        ),
+        ({"noise": {"lb_threshold": 0.005, "figure": "LB noise 0.01"}}, "chance would promote"),
+        ({"noise": {"lb_threshold": 0.03, "figure": "seed sd 0.0777"}}, "0.0777 is no figure"),
+        ({"noise": {"lb_threshold": 0.03, "figure": "as I said"}}, "noise: it quotes no figure"),
+        (
+            {
+                "selection": {
+                    "criterion": "reweighted",
+                    "weights": {"moon": 1.0},
+                    "figure": "dev 0.708",
+                }
+            },
+            "R21: unknown domains are weighed: moon",
+        ),
+        (
+            {
+                "dead_ends": [
+                    {"candidate": "c01", "move": "m1", "what": "bad", "figure": "dev +0.04"}
+                ]
+            },
+            "c01's m1 earned promotion",
+        ),
+        (
+            {
+                "dead_ends": [
+                    {"candidate": "c04", "move": "m9", "what": "bad", "figure": "dev +0.01"}
+                ]
+            },
+            "c04 did not try m9; its moves: m1",
+        ),
+        ({"promotions": [{"candidate": "c77", "figure": "dev +0.04"}]}, "c77 is no explorer"),
+        ({"promotions": [{"candidate": "c00", "figure": "dev 0.708"}]}, "c00 is no explorer"),
+        ({"discoveries": []}, "0 entries of kind summary"),
+        ({"retirements": [{"figure": "LB +0.020"}]}, "a retirement names one axis or one category"),
+        (
+            {"retirements": [{"axis": "rank", "figure": "dev +0.0000"}]},
+            "R16: rank is assigned though",
+        ),
+        ({"shell": "rm -rf /"}, "shell: Extra inputs are not permitted"),
+    ],
+)
 def test_what_is_refused(
     question: Question, draft: dict[str, Any], change: dict[str, Any], words: str
 ) -> None:
@@ -294,11 +350,18 @@ def test_axes_are_the_catalogues_or_whole(question: Question, draft: dict[str, A
     assert "needs category, brief and knobs" in with_axis({"axis": "mine", "reason": "new"})
     assert "knows no other candidate (R11)" in with_axis({"axis": "rank", "reason": "as c01 did"})
     assert "R15: rank has no move m77" in with_axis(
-        {"axis": "rank", "reason": "go on", "moves": ["m77"]})
-    own = {"axis": "dropout", "category": "regularisation", "brief": "Vary the adapter's dropout.",
-           "knobs": ["train.lora.dropout"], "reason": "never varied so far"}
-    proposal, verdict = judge({**draft, "axes": [*draft["axes"][:-1], own]}, question,
-                              History(catalogue()))
+        {"axis": "rank", "reason": "go on", "moves": ["m77"]}
+    )
+    own = {
+        "axis": "dropout",
+        "category": "regularisation",
+        "brief": "Vary the adapter's dropout.",
+        "knobs": ["train.lora.dropout"],
+        "reason": "never varied so far",
+    }
+    proposal, verdict = judge(
+        {**draft, "axes": [*draft["axes"][:-1], own]}, question, History(catalogue())
+    )
     assert verdict.accepted and proposal is not None
     assert proposal.policy.axes[-1].knobs == ["train.lora.dropout"]
 
@@ -308,8 +371,9 @@ def test_a_stack_needs_its_moves_alone(question: Question, draft: dict[str, Any]
     free = [axis for axis in catalogue().axes if axis.id not in used][:2]
     parts = [{"axis": axis.id, "move": axis.moves[-1].id} for axis in free]
     stack = {"axis": "both", "combines": parts, "reason": "each may help a little"}
-    proposal, verdict = judge({**draft, "axes": [*draft["axes"][:-1], stack]}, question,
-                              History(catalogue()))
+    proposal, verdict = judge(
+        {**draft, "axes": [*draft["axes"][:-1], stack]}, question, History(catalogue())
+    )
     assert verdict.accepted and proposal is not None
     brief = proposal.policy.axes[-1]
     assert (brief.axis, brief.category) == ("both", "stack")
@@ -323,13 +387,17 @@ def test_noise_rule_and_search_mode_can_be_revised(
     question: Question, draft: dict[str, Any]
 ) -> None:
     revised = {
-        **draft, "selection": None,
+        **draft,
+        "selection": None,
         "noise": {"promotion_threshold": 0.03, "lb_threshold": 0.03, "figure": "seed sd 0.0035"},
         "retirements": [{"category": "capacity", "figure": "dev +0.0000 of [c03]"}],
         "axes": [axis for axis in draft["axes"] if axis["axis"] != "rank"],
     }
-    spare = next(a for a in catalogue().axes if a.category != "capacity"
-                 and a.id not in {axis["axis"] for axis in draft["axes"]})
+    spare = next(
+        a
+        for a in catalogue().axes
+        if a.category != "capacity" and a.id not in {axis["axis"] for axis in draft["axes"]}
+    )
     while len(revised["axes"]) < 7:
         revised["axes"].append({"axis": spare.id, "reason": "comes in", "moves": ["m2"]})
     proposal, verdict = judge(revised, question, History(catalogue()))
@@ -351,17 +419,20 @@ def test_the_prompt_holds_the_round_and_fits(question: Question) -> None:
     system, task = opening(question, History(catalogue()), "the constitution")
     assert system.content == "the constitution"
     assert len(task.content) < 40_000
-    for words in ('"maximise_dev": {"c01": "+0.0250 by dev', "weight_decay", '"dev_band": 0.02',
-                  "7 axes, over at least 5 categories"):
+    for words in (
+        '"maximise_dev": {"c01": "+0.0250 by dev',
+        "weight_decay",
+        '"dev_band": 0.02',
+        "7 axes, over at least 5 categories",
+    ):
         assert words in task.content
 
 
-def test_a_model_without_tool_calls_proposes_in_text(
-    layout: Layout, draft: dict[str, Any]
-) -> None:
+def test_a_model_without_tool_calls_proposes_in_text(layout: Layout, draft: dict[str, Any]) -> None:
     block = json.dumps({"name": "propose", "arguments": draft})
-    with FakeOpenAI(lambda request: {"content": f"So be it.\n```tool\n{block}\n```"},
-                    native_tools=False) as server:
+    with FakeOpenAI(
+        lambda request: {"content": f"So be it.\n```tool\n{block}\n```"}, native_tools=False
+    ) as server:
         run_meta(layout, server)
     assert session(layout).author == "fake-model"
 
@@ -370,8 +441,13 @@ def test_model_and_rules_can_take_turns(tmp_path: Path) -> None:
     """What a model left behind (an axis of its own, retirements, thresholds) stops no later round
     whose endpoint is down, and the other way round."""
     layout = start_campaign(tmp_path / "camp")
-    own = {"axis": "dropout", "category": "regularisation", "brief": "Vary the adapter's dropout.",
-           "knobs": ["train.lora.dropout"], "reason": "never varied so far"}
+    own = {
+        "axis": "dropout",
+        "category": "regularisation",
+        "brief": "Vary the adapter's dropout.",
+        "knobs": ["train.lora.dropout"],
+        "reason": "never varied so far",
+    }
     authors = []
     for number in range(1, 6):
         write_workers(layout, number, paper_world())
@@ -382,14 +458,20 @@ def test_model_and_rules_can_take_turns(tmp_path: Path) -> None:
         old = {axis.category for axis in policy.axes} - {axis.category for axis in rules.axes}
         figure = f"best dev {evidence.calibration.best_dev:.4f}"
         draft = {
-            "mode": rules.mode, "objective": rules.objective, "reason": f"so it is: {figure}",
+            "mode": rules.mode,
+            "objective": rules.objective,
+            "reason": f"so it is: {figure}",
             "axes": [*axes[:-1], own],
             "retirements": [{"category": name, "figure": figure} for name in sorted(old)],
-            "selection": {**rules.selection.model_dump(include={"criterion", "weights"}),
-                          "figure": figure},
+            "selection": {
+                **rules.selection.model_dump(include={"criterion", "weights"}),
+                "figure": figure,
+            },
             "noise": {"lb_threshold": 0.015, "promotions_per_round": 2, "figure": figure},
-            "promotions": [{"candidate": item.provenance.candidate, "figure": figure}
-                           for item in rules.standing[len(policy.standing):]],
+            "promotions": [
+                {"candidate": item.provenance.candidate, "figure": figure}
+                for item in rules.standing[len(policy.standing) :]
+            ],
             "discoveries": [{"kind": "summary", "text": "a round went by", "figure": figure}],
         }
         with FakeOpenAI(proposes(draft)) as server:
@@ -428,21 +510,24 @@ def test_killed_at_every_second_write_it_repeats_no_call(
             assert len(server.chats()) == asked[0] + 2
             asked[0] += 2
 
-        kills = killed_everywhere(monkeypatch, layout,
-                                  lambda tried: step.main([str(tried.root), "1"]), check, step=2)
+        kills = killed_everywhere(
+            monkeypatch, layout, lambda tried: step.main([str(tried.root), "1"]), check, step=2
+        )
     assert kills >= 15
 
 
-def test_kill_9_in_the_middle_of_the_second_call(
-    layout: Layout, draft: dict[str, Any]
-) -> None:
+def test_kill_9_in_the_middle_of_the_second_call(layout: Layout, draft: dict[str, Any]) -> None:
     """The first call is never made again; the one in flight is."""
     with FakeOpenAI(proposes({**draft, "axes": []}, draft)) as server:
         agent_config(layout, 1, server.url)
         server.faults.add(hang(60, match="refused (1 of 3)"))
-        command = [sys.executable, "-c",
-                   "import sys; from aevo.meta import step; step.main(sys.argv[1:])",
-                   str(layout.root), "1"]
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from aevo.meta import step; step.main(sys.argv[1:])",
+            str(layout.root),
+            "1",
+        ]
         environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
         with subprocess.Popen(command, cwd=REPO, env=environment) as process:
             until(lambda: len(server.chats()) == 2)

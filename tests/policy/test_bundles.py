@@ -68,7 +68,8 @@ def test_nobody_else_touches_what_the_stack_touches(layout: Layout) -> None:
     brief = assigned(second)
     others = [axis for axis in second.axes if axis is not brief]
     assert len(others) == 6 and not {knob for axis in others for knob in axis.knobs} & set(
-        brief.knobs)
+        brief.knobs
+    )
 
 
 def test_one_likely_gain_is_no_stack(layout: Layout) -> None:
@@ -103,8 +104,17 @@ def test_a_stack_that_failed_leaves_its_moves_less_likely(layout: Layout) -> Non
 def test_while_dev_misleads_only_the_leaderboard_makes_a_move_likely(layout: Layout) -> None:
     """Every move lifts dev; two of them lift the leaderboard."""
     proxy, sound = Effect(dev=0.15, lb=0.0), Effect(dev=0.15, lb=0.03)
-    names = ("learning_rate", "clip", "rank", "mask", "mix_bits", "traces", "mix_equation",
-             "which_checkpoint", "trace_equation")
+    names = (
+        "learning_rate",
+        "clip",
+        "rank",
+        "mask",
+        "mix_bits",
+        "traces",
+        "mix_equation",
+        "which_checkpoint",
+        "trace_equation",
+    )
     effects = {f"{name}/m1": proxy for name in names} | {"rank/m1": sound, "mask/m1": sound}
     play(layout, 1, World(effects), QUOTA)
     second = policies.read(layout, 2)
@@ -122,8 +132,13 @@ def test_a_stack_that_gained_nothing_is_not_tried_again(layout: Layout) -> None:
     play(layout, 2, World({f"{name}/m1": Effect(dev=-0.01) for name in names}), quota=1)
     after = policies.read(layout, 3)
     situation = Situation(
-        evidence=read(Evidence, layout.round(2).evidence), policy=after, catalogue=catalogue(),
-        mode="transfer", standing=[], dead_ends=[], tried=after.tried,
+        evidence=read(Evidence, layout.round(2).evidence),
+        policy=after,
+        catalogue=catalogue(),
+        mode="transfer",
+        standing=[],
+        dead_ends=[],
+        tried=after.tried,
     )
     found = bundle(situation, [])
     assert found is not None and {part.axis for part in found.combines} < names

@@ -38,8 +38,16 @@ def test_every_record_of_a_round_is_in_its_link(layout: Layout) -> None:
                 chain.check(layout)
         path.write_bytes(before)
     kinds = {Path(name).name for name in link.files}
-    assert {"plan.yaml", "evidence.json", "manifest.json", "round-01.yaml", "round-02.yaml",
-            "leaderboard.json", "step-000050.predictions.jsonl", "campaign.yaml"} <= kinds
+    assert {
+        "plan.yaml",
+        "evidence.json",
+        "manifest.json",
+        "round-01.yaml",
+        "round-02.yaml",
+        "leaderboard.json",
+        "step-000050.predictions.jsonl",
+        "campaign.yaml",
+    } <= kinds
 
 
 def test_a_link_that_was_written_anew_breaks_the_next(layout: Layout) -> None:

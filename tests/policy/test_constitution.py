@@ -17,14 +17,7 @@ from aevo.records.change import Change
 from aevo.records.evidence import Evidence
 from aevo.records.policy import AxisBrief, DeadEnd, MoveRef, Provenance, RetiredAxis, StandingChange
 from aevo.records.proposal import Proposal
-from tests.support.builders import (
-    CONSTITUTION,
-    World,
-    catalogue,
-    paper_world,
-    play,
-    start_campaign,
-)
+from tests.support.builders import CONSTITUTION, World, catalogue, paper_world, play, start_campaign
 
 CITED = Provenance(round=1, candidate="c01", figure="dev +0.04")
 Break = Callable[[Case], Case]
@@ -98,8 +91,11 @@ def brief(name: str, **update: Any) -> AxisBrief:
 
 def stack(*moves: str) -> AxisBrief:
     refs = [MoveRef(axis=axis, move=move) for axis, _, move in (m.partition("/") for m in moves)]
-    return brief_for(refs, catalogue(), "test") if catalogue().moves(refs) else AxisBrief(
-        axis="stack", category="stack", brief="", combines=refs, reason="test")
+    return (
+        brief_for(refs, catalogue(), "test")
+        if catalogue().moves(refs)
+        else AxisBrief(axis="stack", category="stack", brief="", combines=refs, reason="test")
+    )
 
 
 def same_category(case: Case) -> list[AxisBrief]:
@@ -252,8 +248,7 @@ BROKEN: list[tuple[str, str, Break, str]] = [
         "R13",
         "first",
         lambda c: with_policy(
-            c,
-            axes=axes_but_last(c, brief("traces", knobs=c.policy.axes[0].knobs, axis="own")),
+            c, axes=axes_but_last(c, brief("traces", knobs=c.policy.axes[0].knobs, axis="own"))
         ),
         "and own share",
     ),
@@ -307,18 +302,11 @@ BROKEN: list[tuple[str, str, Break, str]] = [
         "first",
         lambda c: with_policy(
             c,
-            axes=axes_but_last(
-                c, stack("rank/m2", "mask/m2").model_copy(update={"axis": "rank"})
-            ),
+            axes=axes_but_last(c, stack("rank/m2", "mask/m2").model_copy(update={"axis": "rank"})),
         ),
         "is an axis of the catalogue",
     ),
-    (
-        "R15",
-        "first",
-        lambda c: with_policy(c, stack_up_to=9),
-        "the operator's choice",
-    ),
+    ("R15", "first", lambda c: with_policy(c, stack_up_to=9), "the operator's choice"),
     (
         "R16",
         "first",

@@ -60,10 +60,20 @@ def test_the_command(campaign: Layout) -> None:
 
 def trial(number: int, gain: float, *moves: str, dev_se: float = 0.01) -> Trial:
     parts = [MoveRef(axis=name, move="m") for name in moves]
-    return Trial(axis=moves[0] if len(moves) == 1 else "stack", move="m", round=number,
-                 candidate="c01", gain=gain, dev=gain, dev_se=dev_se, lb_gain=None,
-                 change_sha256="+".join(moves), combines=parts if len(moves) > 1 else [],
-                 outcome="undecided", reason="")
+    return Trial(
+        axis=moves[0] if len(moves) == 1 else "stack",
+        move="m",
+        round=number,
+        candidate="c01",
+        gain=gain,
+        dev=gain,
+        dev_se=dev_se,
+        lb_gain=None,
+        change_sha256="+".join(moves),
+        combines=parts if len(moves) > 1 else [],
+        outcome="undecided",
+        reason="",
+    )
 
 
 def of(*moves: str) -> list[MoveRef]:
@@ -81,7 +91,8 @@ def test_a_bundle_speaks_for_its_parts_as_far_as_others_do_not_explain_it() -> N
     found = posterior(known, 0.02, False)
     assert found.of(of("b")).gain > 0.02 > 0.005 > found.of(of("a")).gain
     assert found.of(of("a", "b")).gain == pytest.approx(
-        found.of(of("a")).gain + found.of(of("b")).gain)
+        found.of(of("a")).gain + found.of(of("b")).gain
+    )
 
 
 def test_what_was_never_tried_is_at_the_prior() -> None:
@@ -95,5 +106,6 @@ def test_policies_hold_what_is_believed_and_old_ones_read_as_they_were(campaign:
     assert second.beliefs[0].established and second.beliefs[0].probability > 0.95
     assert [item.established for item in second.beliefs if item.axis == "rank"] == [False]
     assert policies.digest(Policy.model_validate_json(first.model_dump_json())) == (
-        policies.digest(first))
+        policies.digest(first)
+    )
     assert "established" not in second.model_dump()["standing"][0]

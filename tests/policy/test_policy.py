@@ -103,11 +103,6 @@ def test_markdown_has_the_papers_titles_and_every_entry() -> None:
 
 
 def test_scores_for_people() -> None:
-    assert [shown(x) for x in (0.8, 0.85, 0.8531, 1.0)] == [
-        "0.80",
-        "0.85",
-        "0.8531",
-        "1.00",
-    ]
+    assert [shown(x) for x in (0.8, 0.85, 0.8531, 1.0)] == ["0.80", "0.85", "0.8531", "1.00"]
     assert signed(None) == "n/a"
     assert signed(0.0341) == "+0.034"

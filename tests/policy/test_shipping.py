@@ -57,7 +57,10 @@ def test_once_dev_misleads_the_leaderboard_alone_speaks(tmp_path: Path) -> None:
     layout, found = played(tmp_path / "paper", paper_world(), 4)
     assert policies.read(layout, 5).divergence_known
     assert {item.basis for item in found} <= {
-        "leaderboard", "the standing recipe", "not on the leaderboard"}
+        "leaderboard",
+        "the standing recipe",
+        "not on the leaderboard",
+    }
     best_dev = max(
         (summary.dev or 0.0, one.number, summary.candidate)
         for one in layout.rounds()
@@ -87,15 +90,21 @@ def test_command_line(tmp_path: Path) -> None:
     layout, found = played(tmp_path / "runs" / "one", World({"rank/m1": STRONG}), 1)
 
     def call(*words: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([sys.executable, "-m", "aevo.release", *words], cwd=tmp_path,
-                              capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "aevo.release", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
 
     done = call("--top", "2")
     assert done.returncode == 0, done.stderr
     assert f"adapter: {entry(layout, found[0]).adapter.relative_to(tmp_path)}" in done.stdout
     assert done.stdout.count("c0") == 3  # two rows, and the adapter's folder
-    for words, said in ((("elsewhere",), "not a campaign folder"),
-                        ((str(layout.root), "--out", "a.zip"), "no command `export`")):
+    for words, said in (
+        (("elsewhere",), "not a campaign folder"),
+        ((str(layout.root), "--out", "a.zip"), "no command `export`"),
+    ):
         refused = call(*words)
         assert refused.returncode != 0 and said in refused.stderr
         assert len(refused.stderr.splitlines()) == 1

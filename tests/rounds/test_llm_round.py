@@ -28,8 +28,13 @@ from tests.support.role_brains import by_role
 pytestmark = pytest.mark.long(130)
 
 # The tiny model, trained just enough to leave an adapter.
-FEW_STEPS = ("worker.anchor_seeds=1", "model.dev_items=60", "model.hidden_items=60",
-             "+model.recipe.train.steps=6", "+model.recipe.data.examples=400")
+FEW_STEPS = (
+    "worker.anchor_seeds=1",
+    "model.dev_items=60",
+    "model.hidden_items=60",
+    "+model.recipe.train.steps=6",
+    "+model.recipe.data.examples=400",
+)
 
 
 @pytest.fixture
@@ -45,8 +50,9 @@ def agent(server: FakeOpenAI, *more: str) -> tuple[str, ...]:
 
 
 def test_round_of_eight_language_models(cli: Cli, server: FakeOpenAI) -> None:
-    done = cli.run("round", "+round=1", *agent(server), "agent.price_in=1", "agent.price_out=4",
-                   n=8)
+    done = cli.run(
+        "round", "+round=1", *agent(server), "agent.price_in=1", "agent.price_out=4", n=8
+    )
     assert done.returncode == 0, done.stderr
     files = cli.layout().round(1)
     manifests = [read(Manifest, files.candidate(f"c{n:02d}").manifest) for n in range(8)]
@@ -55,12 +61,14 @@ def test_round_of_eight_language_models(cli: Cli, server: FakeOpenAI) -> None:
     assert all(item.agent == server.model for item in explorers)
     assert all(item.status == "ok" and item.cost.tokens_in > 0 for item in explorers)
     assert all(item.cost.dollars and item.cost.dollars > 0 for item in explorers)
-    assert all(item.selected and item.selected.dev != item.claims.claimed_dev
-               for item in explorers)
+    assert all(item.selected and item.selected.dev != item.claims.claimed_dev for item in explorers)
     assert sum(not item.change.empty for item in explorers) >= 5
     check_roles(cli.layout(), server.model)
-    secrets = [path for path in cli.layout().root.rglob("*")
-               if path.is_file() and KEY.encode() in path.read_bytes()]
+    secrets = [
+        path
+        for path in cli.layout().root.rglob("*")
+        if path.is_file() and KEY.encode() in path.read_bytes()
+    ]
     assert secrets == [], "the key was written to a file"
 
 
@@ -79,12 +87,16 @@ def test_round_of_eight_language_models_on_the_tiny_model(
 ) -> None:
     """The embedded default itself, with few training steps."""
     overrides = [*agent(server), *FEW_STEPS, f"runs={tmp_path}/runs", "+round=1"]
-    done = subprocess.run([sys.executable, "-m", "aevo.round", *overrides], capture_output=True,
-                          text=True, cwd=tmp_path, timeout=500)
+    done = subprocess.run(
+        [sys.executable, "-m", "aevo.round", *overrides],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr
     layout = Layout(tmp_path / "runs" / "tiny-seed1")
-    manifests = [read(Manifest, layout.round(1).candidate(f"c{n:02d}").manifest)
-                 for n in range(8)]
+    manifests = [read(Manifest, layout.round(1).candidate(f"c{n:02d}").manifest) for n in range(8)]
     assert [item.status for item in manifests] == ["ok"] * 8
     check_roles(layout, server.model)
 
@@ -96,8 +108,12 @@ def test_wrong_endpoint_is_one_line_before_anything_is_submitted(
     cases = {
         "key": agent(server),
         "gpt-0": (*agent(server)[:2], "agent.model=gpt-0"),
-        "127.0.0.1:9": ("agent=openai", "agent.base_url=http://127.0.0.1:9/v1", "agent.model=x",
-                        "agent.retries=0"),
+        "127.0.0.1:9": (
+            "agent=openai",
+            "agent.base_url=http://127.0.0.1:9/v1",
+            "agent.model=x",
+            "agent.retries=0",
+        ),
         "agent.base_url": ("agent=openai", "agent.model=x"),
     }
     for word, overrides in cases.items():
@@ -115,8 +131,9 @@ class Bench:
     """One explorer of a planned round, whose worker is run by hand, again and again."""
 
     def __init__(self, cli: Cli, server: FakeOpenAI) -> None:
-        done = cli.run("round", "+round=1", *agent(server), "worker.trainings=1",
-                       "agent.timeout_s=4", n=2)
+        done = cli.run(
+            "round", "+round=1", *agent(server), "worker.trainings=1", "agent.timeout_s=4", n=2
+        )
         assert done.returncode == 0, done.stderr
         self.cli, self.layout = cli, cli.layout()
         self.files = self.layout.round(1)
@@ -132,15 +149,25 @@ class Bench:
         return data
 
     def start(self) -> "subprocess.Popen[str]":
-        code = ("import sys; from aevo.work.worker import main; "
-                f"main([{str(self.layout.root)!r}, '1', 'c01'])")
-        return subprocess.Popen([sys.executable, "-c", code], start_new_session=True, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        code = (
+            "import sys; from aevo.work.worker import main; "
+            f"main([{str(self.layout.root)!r}, '1', 'c01'])"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            start_new_session=True,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def trainings(self) -> int:
         """Training jobs that were ever submitted."""
-        return sum(line.event == "intent" for ledger in self.files.jobs.glob("c01-train-*/ledger*")
-                   for line in read_lines(LedgerLine, ledger))
+        return sum(
+            line.event == "intent"
+            for ledger in self.files.jobs.glob("c01-train-*/ledger*")
+            for line in read_lines(LedgerLine, ledger)
+        )
 
     def lines(self) -> int:
         return len(read_lines(Event, self.here.trace)) if self.here.trace.exists() else 0
@@ -153,11 +180,17 @@ def test_every_fault_and_a_kill_at_every_turn_end_in_the_same_manifest(
 
     bench.cli.reset(1, "c01")
     faults = [
-        rate_limited(0.05), error(500, "oops"), error(503, "overloaded"), Fault(drop="before"),
-        Fault(drop="middle"), Fault(status=200, body="<html>gateway</html>"),
-        Fault(status=200, body="{not json"), rate_limited(),
+        rate_limited(0.05),
+        error(500, "oops"),
+        error(503, "overloaded"),
+        Fault(drop="before"),
+        Fault(drop="middle"),
+        Fault(status=200, body="<html>gateway</html>"),
+        Fault(status=200, body="{not json"),
+        rate_limited(),
         Fault(reply={"tool_calls": [{"id": "m", "name": "train", "arguments": "{broken"}]}),
-        Fault(reply={"content": ""}), hang(60),
+        Fault(reply={"content": ""}),
+        hang(60),
     ]
     server.faults.add(*faults)
     worker = bench.start()
@@ -170,8 +203,12 @@ def test_every_fault_and_a_kill_at_every_turn_end_in_the_same_manifest(
     kills, seen = 0, 0
     while not bench.here.manifest.exists():
         worker = bench.start()
-        until(lambda process=worker, seen=seen:  # type: ignore[misc]
-              bench.lines() > seen or process.poll() is not None, 60)
+        until(
+            lambda process=worker, seen=seen: (  # type: ignore[misc]
+                bench.lines() > seen or process.poll() is not None
+            ),
+            60,
+        )
         if worker.poll() is None and kills < 14:
             os.killpg(worker.pid, signal.SIGKILL)
             kills += 1

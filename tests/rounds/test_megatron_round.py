@@ -34,19 +34,38 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def run_round(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
     argv = [
-        sys.executable, "-m", "aevo.round", "+round=1", "model=tiny_nemotron_h",
-        f"runs={folder / 'runs'}", f"cluster.slot_folder={folder / 'slots'}", "worker.n=2",
-        "worker.anchor_seeds=1", "model.recipe.train.steps=4", *SANDBOX, *overrides,
+        sys.executable,
+        "-m",
+        "aevo.round",
+        "+round=1",
+        "model=tiny_nemotron_h",
+        f"runs={folder / 'runs'}",
+        f"cluster.slot_folder={folder / 'slots'}",
+        "worker.n=2",
+        "worker.anchor_seeds=1",
+        "model.recipe.train.steps=4",
+        *SANDBOX,
+        *overrides,
     ]
-    return subprocess.run(argv, capture_output=True, text=True, cwd=folder, timeout=400,
-                          env=os.environ | {"AEVO_CACHE": str(folder / "cache"),
-                                            "PYTHONPATH": str(REPO)})
+    return subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=400,
+        env=os.environ | {"AEVO_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPO)},
+    )
 
 
 def test_round_with_megatron_on_two_ranks(folder: Path) -> None:
     """The ranks are in the sandbox and meet over loopback; experts are divided among them."""
-    done = run_round(folder, "trainer=megatron", "trainer.processes=2", "trainer.options.expert=2",
-                     "evaluator=hf")
+    done = run_round(
+        folder,
+        "trainer=megatron",
+        "trainer.processes=2",
+        "trainer.options.expert=2",
+        "evaluator=hf",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     files = Layout(folder / "runs" / NAME).round(1)
     for name in ("c00", "c01"):
@@ -57,9 +76,16 @@ def test_round_with_megatron_on_two_ranks(folder: Path) -> None:
         result = read(TrainingResult, candidate.run(1).result)
         assert result.status == "ok" and result.steps == 4
         raw = json.loads(candidate.run(1).result.read_text())
-        assert raw["layout"] == {"tensor": 1, "pipeline": 1, "expert": 2, "precision": "fp32",
-                                 "micro_batch": 0, "micro_tokens": 0,
-                                 "recompute": "none", "processes": 2}
+        assert raw["layout"] == {
+            "tensor": 1,
+            "pipeline": 1,
+            "expert": 2,
+            "precision": "fp32",
+            "micro_batch": 0,
+            "micro_tokens": 0,
+            "recompute": "none",
+            "processes": 2,
+        }
     board = read(Leaderboard, files.leaderboard)
     assert {item.candidate for item in board.submissions} == {"c00", "c01"}
     assert all(item.error is None for item in board.submissions)

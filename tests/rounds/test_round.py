@@ -57,8 +57,12 @@ def test_round_leaves_every_record(cli: Cli) -> None:
     for item in plan.candidates:
         here = files.candidate(item.id)
         manifest = read(Manifest, here.manifest)
-        tools = [call.name for event in read_lines(Event, here.trace) if event.turn
-                 for call in event.turn.tool_calls]
+        tools = [
+            call.name
+            for event in read_lines(Event, here.trace)
+            if event.turn
+            for call in event.turn.tool_calls
+        ]
         assert tools[-1] == "finish"
         assert {"read_file", "train", "wait"} <= set(tools)
         if manifest.status == "ok" and item.role == "explorer":
@@ -144,8 +148,9 @@ def test_multirun_runs_one_campaign_per_seed(cli: Cli) -> None:
 
 
 def test_failed_member_fails_a_multirun(finished_campaign: Cli) -> None:
-    done = finished_campaign.run("round", "+round=1", "-m", "seed=1,x",
-                                 constitution(finished_campaign), n=2)
+    done = finished_campaign.run(
+        "round", "+round=1", "-m", "seed=1,x", constitution(finished_campaign), n=2
+    )
     assert done.returncode == ConfigError.code
     assert "is finished" in done.stdout and "seed: Input should be a valid integer" in done.stderr
 
@@ -159,14 +164,26 @@ def test_pinned_setting_cannot_be_changed_later(finished_campaign: Cli) -> None:
 @pytest.mark.parametrize(
     ("path", "text", "code", "expected"),
     [
-        ("runs/regression-seed1/round-01/c01/manifest.json", "{", RecordError.code,
-         "manifest.json is not valid"),
+        (
+            "runs/regression-seed1/round-01/c01/manifest.json",
+            "{",
+            RecordError.code,
+            "manifest.json is not valid",
+        ),
         ("runs/regression-seed1/campaign.yaml", "name: x", RecordError.code, "campaign.yaml"),
         ("runs/regression-seed1/policy/round-01.yaml", "[]", RecordError.code, "round-01.yaml"),
-        ("runs/regression-seed1/substrate/eval/score.py", "print('forged')", SubstrateError.code,
-         "eval/score.py"),
-        ("runs/regression-seed1/constitution.txt", "do as you like", SubstrateError.code,
-         "constitution.txt"),
+        (
+            "runs/regression-seed1/substrate/eval/score.py",
+            "print('forged')",
+            SubstrateError.code,
+            "eval/score.py",
+        ),
+        (
+            "runs/regression-seed1/constitution.txt",
+            "do as you like",
+            SubstrateError.code,
+            "constitution.txt",
+        ),
     ],
     ids=["manifest", "campaign", "policy", "substrate", "constitution"],
 )
@@ -188,8 +205,13 @@ def test_campaign_killed_again_and_again_ends_as_the_undisturbed_one(
 ) -> None:
     """kill -9 of the driver alone, or with every process of the campaign, at several moments."""
     layout = cli.layout("stormy")
-    moments = [("step-0020", True), ("scores.json", False), ("step-0020", True),
-               ("evidence.json", True), ("trace.jsonl", True)]
+    moments = [
+        ("step-0020", True),
+        ("scores.json", False),
+        ("step-0020", True),
+        ("evidence.json", True),
+        ("trace.jsonl", True),
+    ]
     for event, everything in moments:
         driver = cli.start("campaign", "rounds=2", SLOW, "campaign=stormy")
         await_new(layout, event, driver)
@@ -219,8 +241,11 @@ def await_new(layout: Layout, name: str, driver: "subprocess.Popen[str]") -> Non
 
 def named(layout: Layout, name: str) -> set[Path]:
     """Files and folders of that name; os.walk does not mind folders that vanish meanwhile."""
-    return {Path(folder, name) for folder, folders, files in os.walk(layout.root)
-            if name in files or name in folders}
+    return {
+        Path(folder, name)
+        for folder, folders, files in os.walk(layout.root)
+        if name in files or name in folders
+    }
 
 
 def kill_jobs(layout: Layout) -> None:
@@ -284,8 +309,14 @@ def test_candidate_that_fails_for_good_is_left_out_and_said_so(cli: Cli) -> None
 
 def test_a_stack_is_tried_by_one_candidate_on_top_of_each_other(cli: Cli) -> None:
     """An alpha that nothing reaches leaves every gain of round 1 undecided."""
-    done = cli.run("campaign", "rounds=2", "policy.alpha=1e-200", "policy.likely_per_round=0",
-                   "policy.axes=[steps,pipeline,schedule]", n=4)
+    done = cli.run(
+        "campaign",
+        "rounds=2",
+        "policy.alpha=1e-200",
+        "policy.likely_per_round=0",
+        "policy.axes=[steps,pipeline,schedule]",
+        n=4,
+    )
     assert done.returncode == 0, done.stderr
     layout = cli.layout()
     plan = read(Plan, layout.round(2).plan)

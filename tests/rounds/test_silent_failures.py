@@ -26,12 +26,18 @@ from aevo.view.outcome import check_baseline, check_measured
 from tests.conftest import REGRESSION, Cli
 from tests.support.builders import World, play, start_campaign
 
-ROWS = [{"id": str(i), "domain": "d", "output": "", "answer_given": "", "correct": i < 3}
-        for i in range(4)]
+ROWS = [
+    {"id": str(i), "domain": "d", "output": "", "answer_given": "", "correct": i < 3}
+    for i in range(4)
+]
 BROKEN: dict[str, tuple[float, list[Any] | None]] = {
-    "partial credit": (0.9, ROWS), "no predictions": (0.75, None), "none in them": (0.75, []),
-    "an id twice": (0.75, [*ROWS, ROWS[0]]), "one missing": (0.75, ROWS[:3]),
-    "a field missing": (0.75, [{"id": "1"}]), "no object": (0.75, [1]),
+    "partial credit": (0.9, ROWS),
+    "no predictions": (0.75, None),
+    "none in them": (0.75, []),
+    "an id twice": (0.75, [*ROWS, ROWS[0]]),
+    "one missing": (0.75, ROWS[:3]),
+    "a field missing": (0.75, [{"id": "1"}]),
+    "no object": (0.75, [1]),
     "credit in correct": (0.75, [ROWS[0] | {"correct": 0.5}]),
 }
 
@@ -40,7 +46,8 @@ def evaluation(folder: Path, dev: float, rows: list[Any] | None) -> Scores:
     folder.mkdir(parents=True, exist_ok=True)
     if rows is not None:
         (folder / "base.predictions.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in rows))
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
     scores = Scores(items_sha256="i", base_sha256="b", scores={"base": Score(dev=dev)})
     write_json(folder / "scores.json", scores)
     return scores
@@ -64,8 +71,10 @@ def test_a_round_of_failures_is_one(tmp_path: Path) -> None:
     check_measured(layout, 1)
     path = layout.round(1).evidence
     evidence = read(Evidence, path)
-    failed = [item.model_copy(update={"status": "failed", "failure": "no weights"})
-              for item in evidence.candidates]
+    failed = [
+        item.model_copy(update={"status": "failed", "failure": "no weights"})
+        for item in evidence.candidates
+    ]
     write_json(path, evidence.model_copy(update={"candidates": failed}))
     with pytest.raises(JobError, match="every candidate of round 1 failed; c00: no weights"):
         check_measured(layout, 1)
@@ -73,11 +82,16 @@ def test_a_round_of_failures_is_one(tmp_path: Path) -> None:
 
 def test_refusals_are_told(tmp_path: Path) -> None:
     here = Layout(tmp_path).round(1).candidate("c01")
-    write_json(here.run(1).inspection, Inspection(
-        run=1, result=None, failure="a link", refused={"step-1": "NaN\x1b[2J"}))
+    write_json(
+        here.run(1).inspection,
+        Inspection(run=1, result=None, failure="a link", refused={"step-1": "NaN\x1b[2J"}),
+    )
     Trace(here.trace).message(Turn(role="tool", content="error: no", tool_call_id="1"))
     assert [item.text for item in refusals(Layout(tmp_path))] == [
-        "run 1 does not count: a link", "run 1: checkpoint step-1 was refused: NaN", "error: no"]
+        "run 1 does not count: a link",
+        "run 1: checkpoint step-1 was refused: NaN",
+        "error: no",
+    ]
     assert refusals(Layout(tmp_path), 2) == []
 
 

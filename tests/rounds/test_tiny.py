@@ -28,9 +28,20 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
     folder = tmp_path_factory.mktemp("tiny")
     before = open_substrate(DEFAULT).digest()
     done = subprocess.run(
-        [sys.executable, "-m", "aevo.campaign", "rounds=1", "worker.n=2", f"runs={folder}",
-         "policy.axes=[trace_style]", f"cluster.slot_folder={folder / 'slots'}"],
-        cwd=REPO, capture_output=True, text=True, timeout=500,
+        [
+            sys.executable,
+            "-m",
+            "aevo.campaign",
+            "rounds=1",
+            "worker.n=2",
+            f"runs={folder}",
+            "policy.axes=[trace_style]",
+            f"cluster.slot_folder={folder / 'slots'}",
+        ],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     assert open_substrate(DEFAULT).digest() == before
@@ -54,8 +65,9 @@ def test_adapters_are_peft_safetensors_that_differ_between_checkpoints(layout: L
         config = json.loads((folder / "adapter_config.json").read_text())
         assert config["peft_type"] == "LORA" and config["r"] == 8
         assert not list(folder.glob("*.bin")) and not list(folder.glob("*.pt"))
-    first, last = (load_file(folder / "adapter_model.safetensors") for folder in
-                   (folders[0], folders[-1]))
+    first, last = (
+        load_file(folder / "adapter_model.safetensors") for folder in (folders[0], folders[-1])
+    )
     assert first.keys() == last.keys()
     assert any((first[name] != last[name]).any() for name in first)
     steps = [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
@@ -63,8 +75,10 @@ def test_adapters_are_peft_safetensors_that_differ_between_checkpoints(layout: L
 
 
 def test_leaderboard_is_of_other_items_than_dev_and_is_rounded(layout: Layout) -> None:
-    dev, hidden = ({json.loads(line)["id"] for line in path.read_text().splitlines()}
-                   for path in (layout.dev_items, layout.hidden_items))
+    dev, hidden = (
+        {json.loads(line)["id"] for line in path.read_text().splitlines()}
+        for path in (layout.dev_items, layout.hidden_items)
+    )
     assert dev and hidden and not dev & hidden
     board = read(Leaderboard, layout.round(1).leaderboard)
     scores = [item.score for item in board.submissions]
@@ -75,8 +89,9 @@ def test_leaderboard_is_of_other_items_than_dev_and_is_rounded(layout: Layout) -
 
 def test_answers_lie_in_the_vault_alone(layout: Layout) -> None:
     assert layout.vault.stat().st_mode & 0o077 == 0
-    answers = [json.loads(line)["prompt"] for line in
-               layout.dev_items.read_text().splitlines()[:50]]
+    answers = [
+        json.loads(line)["prompt"] for line in layout.dev_items.read_text().splitlines()[:50]
+    ]
     for path in layout.round(1).candidate("c01").fork.rglob("*"):
         if path.is_file():
             text = path.read_text()
@@ -97,7 +112,9 @@ def test_what_is_shipped_is_an_adapter_that_was_scored(layout: Layout, tmp_path:
     archive = tmp_path / "to" / "submission.zip"
     done = subprocess.run(
         [sys.executable, "-m", "aevo.release", str(layout.root), "--out", str(archive)],
-        capture_output=True, text=True, timeout=100,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.partition("adapter: ")[2].splitlines()[0])
@@ -111,9 +128,19 @@ def test_one_more_round_only_is_run_when_asked_again(layout: Layout) -> None:
     trace: Path = layout.round(1).candidate("c01").trace
     before = trace.read_bytes()
     done = subprocess.run(
-        [sys.executable, "-m", "aevo.campaign", "rounds=1", "worker.n=2",
-         f"runs={layout.root.parent}", "policy.axes=[trace_style]"],
-        cwd=REPO, capture_output=True, text=True, timeout=100,
+        [
+            sys.executable,
+            "-m",
+            "aevo.campaign",
+            "rounds=1",
+            "worker.n=2",
+            f"runs={layout.root.parent}",
+            "policy.axes=[trace_style]",
+        ],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert trace.read_bytes() == before

@@ -33,14 +33,32 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.skipif(os.environ.get("AEVO_SLOW") != "1", reason="half a minute; set AEVO_SLOW=1")
 def test_round_with_vllm(folder: Path) -> None:
     argv = [
-        sys.executable, "-m", "aevo.round", "+round=1", "model=tiny", f"runs={folder / 'runs'}",
-        f"cluster.slot_folder={folder / 'slots'}", "worker.n=2", "worker.anchor_seeds=1",
-        "+model.recipe.train.steps=20", "model.dev_items=60", "model.hidden_items=60", *SANDBOX,
-        "evaluator=vllm", f"evaluator.options.command={json.dumps(COMMAND)}",
-        "evaluator.options.max_tokens=48", "evaluator.options.dtype=float32",
+        sys.executable,
+        "-m",
+        "aevo.round",
+        "+round=1",
+        "model=tiny",
+        f"runs={folder / 'runs'}",
+        f"cluster.slot_folder={folder / 'slots'}",
+        "worker.n=2",
+        "worker.anchor_seeds=1",
+        "+model.recipe.train.steps=20",
+        "model.dev_items=60",
+        "model.hidden_items=60",
+        *SANDBOX,
+        "evaluator=vllm",
+        f"evaluator.options.command={json.dumps(COMMAND)}",
+        "evaluator.options.max_tokens=48",
+        "evaluator.options.dtype=float32",
     ]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=folder, timeout=580,
-                          env=os.environ | {"PYTHONPATH": str(REPO)})
+    done = subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=580,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     layout = Layout(folder / "runs" / "tiny-seed1")
     files = layout.round(1)

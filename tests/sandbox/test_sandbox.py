@@ -36,8 +36,10 @@ from tests.conftest import until
 
 KINDS = offered()
 MIB = 1 / 1024  # of a GiB
-pytestmark = [pytest.mark.skipif(not KINDS, reason="no sandbox holds on this machine"),
-              pytest.mark.long(30)]
+pytestmark = [
+    pytest.mark.skipif(not KINDS, reason="no sandbox holds on this machine"),
+    pytest.mark.long(30),
+]
 
 
 @dataclass
@@ -59,8 +61,10 @@ class Cage:
 
     def argv(self, *argv: str, **limits: Any) -> list[str]:
         confinement = Confinement(
-            write=[str(self.work)], read=[str(self.top / "base")],
-            hide=[str(self.top), str(Path.home())], **limits,
+            write=[str(self.work)],
+            read=[str(self.top / "base")],
+            hide=[str(self.top), str(Path.home())],
+            **limits,
         )
         words = wrap(argv, str(self.work), self.env, confinement, self.kind)
         if self.bare:
@@ -69,8 +73,14 @@ class Cage:
 
     def start(self, *argv: str, **limits: Any) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            self.argv(*argv, **limits), cwd="/", env=self.env, text=True, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            self.argv(*argv, **limits),
+            cwd="/",
+            env=self.env,
+            text=True,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
 
     def run(self, *argv: str, **limits: Any) -> "subprocess.CompletedProcess[str]":
@@ -89,9 +99,16 @@ class Cage:
 
     def refused(self, statement: str, *words: object, **limits: Any) -> str:
         """The name of the OSError that a statement raises inside."""
-        lines = ["import os, sys, socket, pathlib", "words = sys.argv[1:]", "try:",
-                 f"    {statement}", "except OSError as error:",
-                 "    print(type(error).__name__, error.errno)", "else:", "    print('worked')"]
+        lines = [
+            "import os, sys, socket, pathlib",
+            "words = sys.argv[1:]",
+            "try:",
+            f"    {statement}",
+            "except OSError as error:",
+            "    print(type(error).__name__, error.errno)",
+            "else:",
+            "    print('worked')",
+        ]
         found = self.python("\n".join(lines), *words, **limits)
         assert found != "worked", statement
         return found
@@ -125,8 +142,13 @@ print(os.getcwd(), os.getuid())
 def test_nothing_else_can_be_read_or_written(cage: Cage) -> None:
     secret = cage.vault / "secret"
     before = secret.stat()
-    for path in (secret, cage.work / ".." / "vault" / "secret", Path.home() / ".profile",
-                 "/etc/shadow", "/etc/slurm/slurm.conf"):
+    for path in (
+        secret,
+        cage.work / ".." / "vault" / "secret",
+        Path.home() / ".profile",
+        "/etc/shadow",
+        "/etc/slurm/slurm.conf",
+    ):
         cage.refused("open(words[0]).read()", path)
     for folder in (cage.vault, cage.top / "base", Path.home(), Path("/"), Path("/usr")):
         cage.refused("open(words[0] + '/made', 'w')", folder)
@@ -140,7 +162,10 @@ def test_nothing_else_can_be_read_or_written(cage: Cage) -> None:
     cage.run("chmod", "777", str(secret), str(cage.top / "base" / "weights"))
     after = secret.stat()
     assert (after.st_mode, after.st_mtime, after.st_size) == (
-        before.st_mode, before.st_mtime, before.st_size)
+        before.st_mode,
+        before.st_mtime,
+        before.st_size,
+    )
     if cage.kind == "bubblewrap":  # Landlock forbids to read, not to see that there is something
         cage.refused("os.stat(words[0])", secret)
 
@@ -191,22 +216,25 @@ def test_the_machine_itself_is_out_of_reach(cage: Cage) -> None:
     """A file of /proc asks who its owner is, and root inside is root outside: core_pattern would be
     a program that the kernel runs for it. So nothing of /proc or /sys opens for writing, and what
     tells of the machine's memory, log, keys and timers tells nothing."""
-    assert cage.python(
-        "import os, stat\n"
-        "for top in ('/proc', '/sys'):\n"
-        "    for folder, folders, files in os.walk(top):\n"
-        "        if folder == '/proc':\n"
-        "            folders[:] = [name for name in folders if not name.isdigit()]\n"
-        "        for name in files:\n"
-        "            path = os.path.join(folder, name)\n"
-        "            if os.path.islink(path) or not stat.S_ISREG(os.lstat(path).st_mode):\n"
-        "                continue\n"
-        "            try:\n"
-        "                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))\n"
-        "                print(path)\n"
-        "            except OSError:\n"
-        "                pass\n"
-    ) == ""
+    assert (
+        cage.python(
+            "import os, stat\n"
+            "for top in ('/proc', '/sys'):\n"
+            "    for folder, folders, files in os.walk(top):\n"
+            "        if folder == '/proc':\n"
+            "            folders[:] = [name for name in folders if not name.isdigit()]\n"
+            "        for name in files:\n"
+            "            path = os.path.join(folder, name)\n"
+            "            if os.path.islink(path) or not stat.S_ISREG(os.lstat(path).st_mode):\n"
+            "                continue\n"
+            "            try:\n"
+            "                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))\n"
+            "                print(path)\n"
+            "            except OSError:\n"
+            "                pass\n"
+        )
+        == ""
+    )
     if not cage.bare:
         assert cage.python(
             "for name in ('kcore', 'kmsg', 'keys', 'timer_list'):\n"
@@ -218,9 +246,11 @@ def test_the_machine_itself_is_out_of_reach(cage: Cage) -> None:
 
 
 def test_the_environment_is_what_was_given(cage: Cage) -> None:
-    code = "print({k: v for k, v in (l.split(b'=', 1) for l in open('/proc/self/environ', 'rb')" \
-           ".read().strip(b'\\0').split(b'\\0'))} == {k.encode(): v.encode() for k, v in " \
-           "__import__('json').loads(__import__('sys').argv[1]).items()})"
+    code = (
+        "print({k: v for k, v in (l.split(b'=', 1) for l in open('/proc/self/environ', 'rb')"
+        ".read().strip(b'\\0').split(b'\\0'))} == {k.encode(): v.encode() for k, v in "
+        "__import__('json').loads(__import__('sys').argv[1]).items()})"
+    )
     argv = cage.argv(sys.executable, "-c", code, json.dumps(cage.env))
     extra = {**cage.env, "API_KEY": "secret", "SLURM_CONF": "/x", "LC_CTYPE": "C.UTF-8"}
     for env in (cage.env, extra):
@@ -229,9 +259,11 @@ def test_the_environment_is_what_was_given(cage: Cage) -> None:
 
 
 def test_no_network(cage: Cage) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(
-        socket.AF_UNIX
-    ) as abstract, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_UNIX) as abstract,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram,
+    ):
         port, name = server.getsockname()[1], f"aevo-test-{os.getpid()}"
         abstract.bind(f"\0{name}")
         abstract.listen()
@@ -241,8 +273,12 @@ def test_no_network(cage: Cage) -> None:
         cage.refused("socket.socket(socket.AF_UNIX).connect('\\0' + words[0])", name)
         cage.refused("socket.socket(socket.AF_VSOCK)")
         cage.refused("socket.socket(socket.AF_PACKET, socket.SOCK_RAW)")
-        cage.run(sys.executable, "-c", "import socket, sys; socket.socket(2, 2).sendto(b'x', "
-                 "('127.0.0.1', int(sys.argv[1])))", str(datagram.getsockname()[1]))
+        cage.run(
+            sys.executable,
+            "-c",
+            "import socket, sys; socket.socket(2, 2).sendto(b'x', ('127.0.0.1', int(sys.argv[1])))",
+            str(datagram.getsockname()[1]),
+        )
         for listening in (server, abstract, datagram):
             listening.settimeout(0)
             with pytest.raises(BlockingIOError):
@@ -262,8 +298,10 @@ def test_munge_and_other_socket_files_are_out_of_reach(cage: Cage, network: bool
             os.chdir(here)
         munge.listen()
         munge.settimeout(0)
-        cage.refused("os.chdir('..'); socket.socket(socket.AF_UNIX).connect('munge.socket.2')",
-                     network=network)
+        cage.refused(
+            "os.chdir('..'); socket.socket(socket.AF_UNIX).connect('munge.socket.2')",
+            network=network,
+        )
         with pytest.raises(BlockingIOError):
             munge.accept()
 
@@ -276,8 +314,11 @@ def test_ranks_reach_each_other_but_no_service(cage: Cage) -> None:
         cage.python(code, port, network=True)
         server.settimeout(60)
         server.accept()[0].close()
-        cage.refused("socket.create_connection(('127.0.0.1', int(words[0])), 2)",
-                     low.getsockname()[1], network=True)
+        cage.refused(
+            "socket.create_connection(('127.0.0.1', int(words[0])), 2)",
+            low.getsockname()[1],
+            network=True,
+        )
         cage.refused("socket.create_connection(('169.254.169.254', 80), 2)", network=True)
 
 
@@ -292,8 +333,10 @@ def low_port() -> socket.socket:
 def test_loopback_of_its_own(cage: Cage) -> None:
     if cage.bare:
         pytest.skip("there is no network at all")
-    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); " \
-           "socket.create_connection(s.getsockname()); print('met')"
+    code = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0)); "
+        "socket.create_connection(s.getsockname()); print('met')"
+    )
     assert cage.python(code) == "met"
 
 
@@ -302,9 +345,11 @@ def test_gloo_speaks_over_loopback(cage: Cage, network: bool) -> None:
     if cage.bare and not network:
         pytest.skip("there is no network at all")
     cage.env["GLOO_SOCKET_IFNAME"] = "lo"
-    code = "import torch, torch.distributed as dist; " \
-           "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1); " \
-           "one = torch.ones(1); dist.all_reduce(one); print(one.item())"
+    code = (
+        "import torch, torch.distributed as dist; "
+        "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1); "
+        "one = torch.ones(1); dist.all_reduce(one); print(one.item())"
+    )
     assert cage.python(code, network=network) == "1.0"
 
 
@@ -376,32 +421,42 @@ def test_limits_of_size(cage: Cage) -> None:
     done = cage.run(sys.executable, "-c", grow, file_gb=8 * MIB)
     assert "File too large" in done.stderr
     assert (cage.work / "big").stat().st_size == 8 << 20
-    many = "import time\nfor i in range(40): open(str(i), 'wb').write(bytes(1 << 20))\n" \
-           "time.sleep(60)"
+    many = (
+        "import time\nfor i in range(40): open(str(i), 'wb').write(bytes(1 << 20))\ntime.sleep(60)"
+    )
     done = cage.run(sys.executable, "-c", many, disk_gb=16 * MIB)
     assert (done.returncode, done.stderr) == (
-        STOPPED, "aevo sandbox: stopped: more than 0.015625 GiB written\n")
-    gone = "import os, time\nf = open('gone', 'wb'); os.remove('gone')\n" \
-           "for i in range(40): f.write(bytes(1 << 20)); f.flush()\ntime.sleep(60)"
+        STOPPED,
+        "aevo sandbox: stopped: more than 0.015625 GiB written\n",
+    )
+    gone = (
+        "import os, time\nf = open('gone', 'wb'); os.remove('gone')\n"
+        "for i in range(40): f.write(bytes(1 << 20)); f.flush()\ntime.sleep(60)"
+    )
     assert cage.run(sys.executable, "-c", gone, disk_gb=16 * MIB).returncode == STOPPED
 
 
 def test_a_flood_of_output_is_stopped(cage: Cage) -> None:
     log = cage.top / "log"
     with log.open("w") as file:
-        code = subprocess.call(cage.argv("yes", log_gb=8 * MIB), stdout=file, stderr=file,
-                               env=cage.env)
+        code = subprocess.call(
+            cage.argv("yes", log_gb=8 * MIB), stdout=file, stderr=file, env=cage.env
+        )
     assert code == STOPPED
 
 
 def test_limit_of_memory(cage: Cage) -> None:
     one = cage.run(sys.executable, "-c", "bytearray(3 << 30)", memory_gb=0.125)
     assert "MemoryError" in one.stderr
-    several = "import os, time\n[os.fork() for _ in range(2)]\nb = bytearray(b'x') * (60 << 20)\n" \
-              "time.sleep(60)"
+    several = (
+        "import os, time\n[os.fork() for _ in range(2)]\nb = bytearray(b'x') * (60 << 20)\n"
+        "time.sleep(60)"
+    )
     done = cage.run(sys.executable, "-c", several, memory_gb=0.125)
     assert (done.returncode, done.stderr) == (
-        STOPPED, "aevo sandbox: stopped: more than 0.125 GiB of memory\n")
+        STOPPED,
+        "aevo sandbox: stopped: more than 0.125 GiB of memory\n",
+    )
 
 
 def test_limit_of_processor_time(cage: Cage) -> None:
@@ -414,8 +469,14 @@ def test_descriptors_stay_outside_and_leases_live_as_long_as_the_command(cage: C
     handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
     argv = cage.argv("bash", "-c", "ls -l /proc/$$/fd | grep -c lock; read -r word; exit 0")
-    with subprocess.Popen(argv, pass_fds=[handle], env=cage.env, stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        argv,
+        pass_fds=[handle],
+        env=cage.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         os.close(handle)
         assert process.stdout is not None
         assert process.stdout.readline() == "0\n"
@@ -441,8 +502,9 @@ def test_exit_codes_and_signals(cage: Cage) -> None:
     assert cage.run("bash", "-c", "kill -SEGV $$").returncode == 128 + signal.SIGSEGV
     missing = cage.run("no-such-command")
     assert missing.returncode == 127 and "no-such-command" in missing.stderr
-    process = cage.start("bash", "-c", "trap 'echo saved; exit 3' USR2; echo up; "
-                         "while true; do sleep 0.05; done")
+    process = cage.start(
+        "bash", "-c", "trap 'echo saved; exit 3' USR2; echo up; while true; do sleep 0.05; done"
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     os.killpg(process.pid, signal.SIGUSR2)
@@ -454,10 +516,13 @@ def test_exit_codes_and_signals(cage: Cage) -> None:
 def test_the_command_dies_with_its_parent(cage: Cage, whom: str) -> None:
     beat = cage.work / "beat"
     argv = cage.argv("bash", "-c", "setsid sleep 61 & touch beat; sleep 61")
-    call = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True);" \
-           "p.wait()"
-    with subprocess.Popen([sys.executable, "-c", call, *argv], stdout=subprocess.PIPE, text=True,
-                          env=cage.env) as caller:
+    call = (
+        "import subprocess, sys; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True);"
+        "p.wait()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", call, *argv], stdout=subprocess.PIPE, text=True, env=cage.env
+    ) as caller:
         assert caller.stdout is not None
         pid = int(caller.stdout.readline())
         until(beat.exists)
@@ -482,20 +547,34 @@ def test_the_longest_path_decides(tmp_path: Path) -> None:
     for name in ("campaign/c00/out", "campaign/c01"):
         (tmp_path / name).mkdir(parents=True)
     top = str(tmp_path)
-    pairs = dict(granted(f"{top}/campaign/c00", Confinement(
-        read=[top], hide=[f"{top}/campaign", "/nowhere"], write=[f"{top}/campaign/c00/out"])))
+    pairs = dict(
+        granted(
+            f"{top}/campaign/c00",
+            Confinement(
+                read=[top], hide=[f"{top}/campaign", "/nowhere"], write=[f"{top}/campaign/c00/out"]
+            ),
+        )
+    )
     assert {path.removeprefix(top): access for path, access in pairs.items() if top in path} == {
-        "": "read", "/campaign": "hide", "/campaign/c00": "read", "/campaign/c00/out": "write"}
+        "": "read",
+        "/campaign": "hide",
+        "/campaign/c00": "read",
+        "/campaign/c00/out": "write",
+    }
 
 
 def test_a_hidden_folder_inside_of_a_granted_one(cage: Cage) -> None:
     (cage.vault / "open").mkdir()
     (cage.vault / "open" / "brief").write_text("brief")
-    confinement = Confinement(read=[str(cage.top), str(cage.vault / "open")],
-                              hide=[str(cage.vault)], write=[str(cage.work)])
+    confinement = Confinement(
+        read=[str(cage.top), str(cage.vault / "open")],
+        hide=[str(cage.vault)],
+        write=[str(cage.work)],
+    )
     script = 'cat "$1/base/weights" "$1/vault/open/brief"; cat "$1/vault/secret" || echo no'
-    argv = wrap(["bash", "-c", script, "-", str(cage.top)], str(cage.work), cage.env, confinement,
-                cage.kind)
+    argv = wrap(
+        ["bash", "-c", script, "-", str(cage.top)], str(cage.work), cage.env, confinement, cage.kind
+    )
     done = subprocess.run(argv, env=cage.env, capture_output=True, text=True)
     assert done.stdout == "basebriefno\n", done.stderr
 
@@ -506,12 +585,15 @@ def test_a_hidden_file_inside_of_a_granted_folder(cage: Cage) -> None:
     package.mkdir()
     for name in ("__init__", "shown", "sealed"):
         (package / f"{name}.py").write_text(f"print('this is {name}')\n")
-    confinement = Confinement(read=[str(cage.top / "base")], write=[str(cage.work)],
-                              hide=[str(package / "sealed.py")])
-    script = ("ls base/package; cd base; \"$2\" -B -c 'import package.shown'; "
-              "\"$2\" -B -c 'import package.sealed'; cat package/sealed.py; "
-              "ln package/sealed.py \"$1/own\"; ln -s \"$PWD/package/sealed.py\" \"$1/link\"; "
-              "cat \"$1/own\" \"$1/link\"; echo >> package/sealed.py")
+    confinement = Confinement(
+        read=[str(cage.top / "base")], write=[str(cage.work)], hide=[str(package / "sealed.py")]
+    )
+    script = (
+        "ls base/package; cd base; \"$2\" -B -c 'import package.shown'; "
+        "\"$2\" -B -c 'import package.sealed'; cat package/sealed.py; "
+        'ln package/sealed.py "$1/own"; ln -s "$PWD/package/sealed.py" "$1/link"; '
+        'cat "$1/own" "$1/link"; echo >> package/sealed.py'
+    )
     words = ["bash", "-c", f"cd '{cage.top}'; {script}", "-", str(cage.work), sys.executable]
     argv = wrap(words, str(cage.work), cage.env, confinement, cage.kind)
     done = subprocess.run(argv, env=cage.env, capture_output=True, text=True)
@@ -526,8 +608,13 @@ def test_bad_confinements_are_named(tmp_path: Path) -> None:
             wrap(["true"], str(tmp_path), {}, wrong, KINDS[0])
     (tmp_path / "in").mkdir()
     with pytest.raises(SandboxError, match="Landlock cannot take back"):
-        wrap(["true"], str(tmp_path), {}, Confinement(write=[str(tmp_path)],
-             read=[str(tmp_path / "in")]), "landlock")
+        wrap(
+            ["true"],
+            str(tmp_path),
+            {},
+            Confinement(write=[str(tmp_path)], read=[str(tmp_path / "in")]),
+            "landlock",
+        )
 
 
 def test_require(monkeypatch: pytest.MonkeyPatch) -> None:

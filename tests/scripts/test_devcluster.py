@@ -43,11 +43,18 @@ class Cluster:
 
     def call(self, *argv: str) -> "subprocess.CompletedProcess[str]":
         """Runs slurm/devcluster for this cluster."""
-        env = os.environ | {"AEVO_DEVCLUSTER_ROOT": str(self.root),
-                            "AEVO_DEVCLUSTER_PORT": str(self.port),
-                            "AEVO_DEVCLUSTER_USERS": OTHER}
-        return subprocess.run([str(REPO / "slurm/devcluster"), *argv], text=True, timeout=120,
-                              capture_output=True, env=env)
+        env = os.environ | {
+            "AEVO_DEVCLUSTER_ROOT": str(self.root),
+            "AEVO_DEVCLUSTER_PORT": str(self.port),
+            "AEVO_DEVCLUSTER_USERS": OTHER,
+        }
+        return subprocess.run(
+            [str(REPO / "slurm/devcluster"), *argv],
+            text=True,
+            timeout=120,
+            capture_output=True,
+            env=env,
+        )
 
     def up(self, *options: str) -> None:
         done = self.call("up", *options)
@@ -55,8 +62,14 @@ class Cluster:
 
     def slurm(self, *argv: str) -> str:
         """What a Slurm command prints."""
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=200, cwd=self.root,
-                              env=os.environ | {"SLURM_CONF": str(self.conf)})
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            cwd=self.root,
+            env=os.environ | {"SLURM_CONF": str(self.conf)},
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -119,8 +132,9 @@ def cluster() -> Iterator[Cluster]:
 
 def etc() -> tuple[str, list[str]]:
     """What the cluster may change outside its folder."""
-    links = sorted(str(path.readlink()) for path in Path("/etc/slurm").glob("*.conf")
-                   if path.is_symlink())
+    links = sorted(
+        str(path.readlink()) for path in Path("/etc/slurm").glob("*.conf") if path.is_symlink()
+    )
     return Path("/etc/hosts").read_text().rstrip("\n"), links
 
 
@@ -139,8 +153,16 @@ def test_six_nodes_and_three_partitions(cluster: Cluster) -> None:
 
 
 def test_a_job_sees_its_gpus_and_is_accounted_for(cluster: Cluster) -> None:
-    job = cluster.slurm("sbatch", "--parsable", "--wait", "--partition=h200", "--gres=gpu:2",
-                        "--output=gpus.txt", "--wrap", "echo $CUDA_VISIBLE_DEVICES")
+    job = cluster.slurm(
+        "sbatch",
+        "--parsable",
+        "--wait",
+        "--partition=h200",
+        "--gres=gpu:2",
+        "--output=gpus.txt",
+        "--wrap",
+        "echo $CUDA_VISIBLE_DEVICES",
+    )
     assert (cluster.root / "gpus.txt").read_text() == "0,1\n"
 
     def row() -> str:
@@ -153,10 +175,22 @@ def test_a_job_sees_its_gpus_and_is_accounted_for(cluster: Cluster) -> None:
 def test_another_user_may_submit(cluster: Cluster) -> None:
     user = pwd.getpwnam(OTHER)
     done = subprocess.run(
-        ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups",
-         "srun", "--quiet", "id", "-un"],
-        capture_output=True, text=True, timeout=200, cwd="/tmp",
-        env=os.environ | {"SLURM_CONF": str(cluster.conf)})
+        [
+            "setpriv",
+            f"--reuid={user.pw_uid}",
+            f"--regid={user.pw_gid}",
+            "--clear-groups",
+            "srun",
+            "--quiet",
+            "id",
+            "-un",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd="/tmp",
+        env=os.environ | {"SLURM_CONF": str(cluster.conf)},
+    )
     assert done.stdout.split() == [OTHER], done.stderr
 
 
@@ -200,8 +234,9 @@ def test_down_ends_all_of_ours_and_nothing_else() -> None:
         try:
             cluster.up("--no-accounting")
             assert etc()[0] != before[0], "node names do not resolve"
-            job = cluster.slurm("sbatch", "--parsable", "--output=job.txt", "--wrap",
-                                "echo begun; sleep 100")
+            job = cluster.slurm(
+                "sbatch", "--parsable", "--output=job.txt", "--wrap", "echo begun; sleep 100"
+            )
             begun = cluster.root / "job.txt"
             until(lambda: begun.exists() and begun.read_text() == "begun\n")
             assert job and len(cluster.processes()) > 8

@@ -13,10 +13,20 @@ import pytest
 from tests.conftest import REPO, until
 
 ROOT = REPO
-SCRIPTS = ["scripts/quickstart", "scripts/test", "scripts/lib/bootstrap.sh", ".ci/run",
-           "scripts/tail", "scripts/cancel", "slurm/devcluster", "slurm/round.sbatch",
-           "slurm/campaign.sbatch", "slurm/serve_agent.sbatch", "slurm/lib/driver.sh",
-           "slurm/lib/devcluster_conf.sh"]
+SCRIPTS = [
+    "scripts/quickstart",
+    "scripts/test",
+    "scripts/lib/bootstrap.sh",
+    ".ci/run",
+    "scripts/tail",
+    "scripts/cancel",
+    "slurm/devcluster",
+    "slurm/round.sbatch",
+    "slurm/campaign.sbatch",
+    "slurm/serve_agent.sbatch",
+    "slurm/lib/driver.sh",
+    "slurm/lib/devcluster_conf.sh",
+]
 # All that the scripts may rely on besides Python (and apt, pip, nvidia-smi where they are asked)
 TOOLS = ["awk", "bash", "cat", "cut", "df", "dirname", "env", "flock", "grep", "mkdir", "sha256sum"]
 
@@ -73,8 +83,13 @@ class Machine:
     def call(self, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Runs one of the scripts."""
         return subprocess.run(
-            ["bash", str(self.repo / argv[0]), *argv[1:]], env={**self.env, **env}, check=False,
-            capture_output=True, text=True, timeout=200, cwd=self.repo.parent,
+            ["bash", str(self.repo / argv[0]), *argv[1:]],
+            env={**self.env, **env},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            cwd=self.repo.parent,
         )
 
     def calls(self) -> list[str]:
@@ -216,16 +231,24 @@ def test_bootstrap_accepts_this_python(machine: Machine) -> None:
     """The same version check, answered by a real interpreter."""
     script = 'REPO="$1"; source "$REPO/scripts/lib/bootstrap.sh"; python_serves "$2" && find_python'
     result = subprocess.run(
-        ["bash", "-euc", script, "-", str(ROOT), sys.executable], capture_output=True, text=True,
-        env={**os.environ, "AEVO_PYTHON": sys.executable}, check=False,
+        ["bash", "-euc", script, "-", str(ROOT), sys.executable],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "AEVO_PYTHON": sys.executable},
+        check=False,
     )
     assert result.returncode == 0 and result.stdout.strip() == sys.executable, result.stderr
 
 
 def tail(campaign: Path, *options: str) -> list[str]:
     """What scripts/tail prints of what is there."""
-    done = subprocess.run(["bash", str(ROOT / "scripts/tail"), str(campaign), "--no-follow",
-                           *options], capture_output=True, text=True, timeout=200, check=True)
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/tail"), str(campaign), "--no-follow", *options],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
     return done.stdout.splitlines()
 
 
@@ -247,8 +270,11 @@ def test_tail_shows_a_log_that_begins_later_from_its_start(tmp_path: Path) -> No
     (tmp_path / "round-01").mkdir()
     (tmp_path / "round-01/round.log").write_text("planned\n")
     attempt = tmp_path / "round-01/jobs/c00-train-1/attempt_1"
-    with subprocess.Popen(["bash", str(ROOT / "scripts/tail"), str(tmp_path), "--lines", "1"],
-                          stdout=subprocess.PIPE, text=True) as follower:
+    with subprocess.Popen(
+        ["bash", str(ROOT / "scripts/tail"), str(tmp_path), "--lines", "1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as follower:
         assert follower.stdout is not None
         assert follower.stdout.readline() == "round           | planned\n"
         attempt.mkdir(parents=True)
@@ -264,17 +290,26 @@ def serve(tmp_path: Path, server: str, **env: str) -> "subprocess.Popen[str]":
     (tmp_path / "vllm").write_text(f"#!{sys.executable}\n{server}")
     (tmp_path / "vllm").chmod(0o755)
     return subprocess.Popen(
-        ["bash", str(ROOT / "slurm/serve_agent.sbatch"), "model"], text=True, cwd=ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env={**os.environ, "AEVO_VLLM": str(tmp_path / "vllm"),
-             "AEVO_AGENT_RECORD": str(tmp_path / "record.json"), **env})
+        ["bash", str(ROOT / "slurm/serve_agent.sbatch"), "model"],
+        text=True,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={
+            **os.environ,
+            "AEVO_VLLM": str(tmp_path / "vllm"),
+            "AEVO_AGENT_RECORD": str(tmp_path / "record.json"),
+            **env,
+        },
+    )
 
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_served_agent_that_ends_at_once_is_an_error(tmp_path: Path, code: int) -> None:
     _, said = serve(tmp_path, f"raise SystemExit({code})").communicate(timeout=200)
     assert said.splitlines() == [
-        f"error: the server ended with exit code {code} before it answered"]
+        f"error: the server ended with exit code {code} before it answered"
+    ]
     assert not (tmp_path / "record.json").exists()
 
 
@@ -296,8 +331,9 @@ http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
         process.communicate(timeout=200)
 
 
-DOCUMENTS = sorted(str(path.relative_to(ROOT))
-                   for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -29,21 +29,30 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer).serve_forever()
 """
 
 
-@pytest.mark.parametrize("script", [
-    "scripts/tail", "scripts/cancel", "slurm/devcluster", "slurm/round.sbatch",
-    "slurm/campaign.sbatch", "slurm/serve_agent.sbatch",
-])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "scripts/tail",
+        "scripts/cancel",
+        "slurm/devcluster",
+        "slurm/round.sbatch",
+        "slurm/campaign.sbatch",
+        "slurm/serve_agent.sbatch",
+    ],
+)
 def test_help_says_how_it_is_called(script: str) -> None:
     environment = os.environ | {"AEVO_VENV": sys.prefix}
-    done = subprocess.run(["bash", script, "--help"], cwd=REPO, capture_output=True, text=True,
-                          env=environment)
+    done = subprocess.run(
+        ["bash", script, "--help"], cwd=REPO, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage:") and script in done.stdout
 
 
 def test_round_script_refuses_what_is_no_round() -> None:
-    done = subprocess.run(["bash", "slurm/round.sbatch", "third"], cwd=REPO, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        ["bash", "slurm/round.sbatch", "third"], cwd=REPO, capture_output=True, text=True
+    )
     assert done.returncode != 0 and len(done.stderr.splitlines()) == 1 and "third" in done.stderr
 
 
@@ -55,7 +64,10 @@ def test_tail_shows_all_logs_and_later_attempts(tmp_path: Path) -> None:
     (first / "log.txt").write_text("a\nb\nstep 1\n\x1b[31mred\n")
     follower = subprocess.Popen(
         ["bash", str(REPO / "scripts/tail"), str(folder.parent), "--lines", "2"],
-        stdout=subprocess.PIPE, text=True, start_new_session=True)
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     seen: list[str] = []
     assert follower.stdout is not None
 
@@ -65,8 +77,11 @@ def test_tail_shows_all_logs_and_later_attempts(tmp_path: Path) -> None:
 
     try:
         read(3)
-        assert seen == ["round           | planned", "c00-train-1     | step 1",
-                        "c00-train-1     | [31mred"]
+        assert seen == [
+            "round           | planned",
+            "c00-train-1     | step 1",
+            "c00-train-1     | [31mred",
+        ]
         second = first.with_name("attempt_2")
         second.mkdir()
         (second / "log.txt").write_text("again\nhalf a li")
@@ -89,11 +104,20 @@ def test_served_agent_is_found_through_its_record(tmp_path: Path) -> None:
     vllm.write_text(FAKE_VLLM)
     vllm.chmod(0o755)
     record = tmp_path / "runs" / "agent-endpoint.json"
-    environment = os.environ | {"AEVO_VLLM": str(vllm), "AEVO_AGENT_RECORD": str(record),
-                                "SLURM_JOB_ID": "4711"}
-    server = subprocess.Popen(["bash", "slurm/serve_agent.sbatch", "Qwen/Qwen3-32B"], cwd=REPO,
-                              env=environment, start_new_session=True, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    environment = os.environ | {
+        "AEVO_VLLM": str(vllm),
+        "AEVO_AGENT_RECORD": str(record),
+        "SLURM_JOB_ID": "4711",
+    }
+    server = subprocess.Popen(
+        ["bash", "slurm/serve_agent.sbatch", "Qwen/Qwen3-32B"],
+        cwd=REPO,
+        env=environment,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         until(lambda: record.exists() or server.poll() is not None)
         found = json.loads(record.read_text())
@@ -101,8 +125,10 @@ def test_served_agent_is_found_through_its_record(tmp_path: Path) -> None:
         key = Path(found["api_key_file"])
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
         port = found["base_url"].rsplit(":", 1)[1].split("/")[0]
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/models", headers={
-            "Authorization": f"Bearer {key.read_text()}"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/models",
+            headers={"Authorization": f"Bearer {key.read_text()}"},
+        )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         assert opener.open(request, timeout=10).status == 200
     finally:

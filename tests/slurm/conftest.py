@@ -1,6 +1,6 @@
 """A real Slurm for the tests: the project's own dev cluster, or one that is named.
 
-    AEVO_TEST_SLURM_CONF=/path/slurm.conf pytest tests/slurm     uses a dev cluster that is up
+AEVO_TEST_SLURM_CONF=/path/slurm.conf pytest tests/slurm     uses a dev cluster that is up
 """
 
 import os

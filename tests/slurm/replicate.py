@@ -31,10 +31,18 @@ def settings(folder: Path) -> SlurmCluster:
 def copy(folder: Path, name: str, conf: str) -> JobSpec:
     """One of them. Its command runs this module."""
     return JobSpec(
-        name=name, kind="train", campaign=folder.name,
-        folder=str(folder / "round-01" / "jobs" / name), product=str(folder / f"{name}.done"),
-        steps=[Step(argv=[sys.executable, "-m", "tests.slurm.replicate", str(folder), name],
-                    cwd=str(REPO), env={"PYTHONPATH": str(REPO), "SLURM_CONF": conf})],
+        name=name,
+        kind="train",
+        campaign=folder.name,
+        folder=str(folder / "round-01" / "jobs" / name),
+        product=str(folder / f"{name}.done"),
+        steps=[
+            Step(
+                argv=[sys.executable, "-m", "tests.slurm.replicate", str(folder), name],
+                cwd=str(REPO),
+                env={"PYTHONPATH": str(REPO), "SLURM_CONF": conf},
+            )
+        ],
         attempts=1,
     )
 

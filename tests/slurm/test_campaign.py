@@ -44,8 +44,15 @@ def test_campaign_on_slurm_ends_with_the_records_of_a_local_one(
         assert partition == ("h200" if compute else "cpu"), spec.name
         assert word in ("COMPLETED", "COMPLETING", "RUNNING"), spec.name
         kinds[spec.kind] = kinds.get(spec.kind, 0) + 1
-    assert kinds == {"worker": 6, "train": 8, "evaluate": 9, "leaderboard": 2, "collector": 2,
-                     "meta": 2, "plan": 1}
+    assert kinds == {
+        "worker": 6,
+        "train": 8,
+        "evaluate": 9,
+        "leaderboard": 2,
+        "collector": 2,
+        "meta": 2,
+        "plan": 1,
+    }
 
 
 def test_command_that_follows_adopts_what_runs(slurm: Slurm, slurm_cli: Cli) -> None:
@@ -70,9 +77,19 @@ def test_queued_jobs_run_what_was_submitted(slurm: Slurm, tmp_path: Path) -> Non
     shutil.copytree(REGRESSION, checkout / "stack")
     shutil.copy(REPO / "constitution.txt", checkout)
     command = [
-        sys.executable, "-m", "aevo.round", "--config-dir", str(REPO / "tests/conf"),
-        "model=regression", f"substrate={checkout / 'stack'}", f"runs={checkout / 'runs'}",
-        "worker.n=2", *QUICK, "+round=1", "follow=false", "+cluster.common.extra.begin=now+6",
+        sys.executable,
+        "-m",
+        "aevo.round",
+        "--config-dir",
+        str(REPO / "tests/conf"),
+        "model=regression",
+        f"substrate={checkout / 'stack'}",
+        f"runs={checkout / 'runs'}",
+        "worker.n=2",
+        *QUICK,
+        "+round=1",
+        "follow=false",
+        "+cluster.common.extra.begin=now+6",
     ]
     environment = slurm.env() | {"PYTHONPATH": str(checkout)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=checkout, env=environment)
@@ -89,11 +106,24 @@ def test_queued_jobs_run_what_was_submitted(slurm: Slurm, tmp_path: Path) -> Non
 
 def test_round_can_be_submitted_with_plain_sbatch(slurm: Slurm, tmp_path: Path) -> None:
     """`sbatch slurm/round.sbatch 1 …` in the repository: a small job submits the round."""
-    sent = slurm.run([
-        "sbatch", "--parsable", "--wait", f"--output={tmp_path}/driver.out", f"--chdir={REPO}",
-        f"--export=ALL,AEVO_VENV={sys.prefix}", str(REPO / "slurm/round.sbatch"), "1",
-        "--config-dir=tests/conf", "model=regression", f"substrate={REGRESSION}",
-        f"runs={tmp_path}/runs", "worker.n=2", *QUICK])
+    sent = slurm.run(
+        [
+            "sbatch",
+            "--parsable",
+            "--wait",
+            f"--output={tmp_path}/driver.out",
+            f"--chdir={REPO}",
+            f"--export=ALL,AEVO_VENV={sys.prefix}",
+            str(REPO / "slurm/round.sbatch"),
+            "1",
+            "--config-dir=tests/conf",
+            "model=regression",
+            f"substrate={REGRESSION}",
+            f"runs={tmp_path}/runs",
+            "worker.n=2",
+            *QUICK,
+        ]
+    )
     log = (tmp_path / "driver.out").read_text()
     assert sent.returncode == 0, sent.stderr + log
     until(lambda: (tmp_path / "runs/regression-seed1/policy/round-02.yaml").exists())

@@ -28,30 +28,55 @@ pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(40)]
 
 GOLDEN = Path(__file__).parent / "golden"
 SITE = (  # what a demanding site asks for
-    "cluster.common.account=lab", "cluster.common.qos=high", "cluster.common.reservation=maint",
-    "cluster.train.constraint='h200&ib'", "cluster.common.exclude='h200-[3-5]'",
-    "cluster.common.mail_type=FAIL", "cluster.common.mail_user=me@example.org",
-    "cluster.common.comment=\"it's ours\"", "+cluster.common.extra.licenses='scratch:1'",
-    "+cluster.train.extra.nice=100", "+cluster.train.extra.contiguous=true",
+    "cluster.common.account=lab",
+    "cluster.common.qos=high",
+    "cluster.common.reservation=maint",
+    "cluster.train.constraint='h200&ib'",
+    "cluster.common.exclude='h200-[3-5]'",
+    "cluster.common.mail_type=FAIL",
+    "cluster.common.mail_user=me@example.org",
+    'cluster.common.comment="it\'s ours"',
+    "+cluster.common.extra.licenses='scratch:1'",
+    "+cluster.train.extra.nice=100",
+    "+cluster.train.extra.contiguous=true",
     "cluster.train.setup=['module load cuda/12.8']",
-    "+cluster.train.environment.NCCL_DEBUG='WARN x'", "cluster.train.nodes=2",
-    "cluster.train.tasks_per_node=8", "cluster.train.gpus=8", "cluster.common.requeue=false",
+    "+cluster.train.environment.NCCL_DEBUG='WARN x'",
+    "cluster.train.nodes=2",
+    "cluster.train.tasks_per_node=8",
+    "cluster.train.gpus=8",
+    "cluster.common.requeue=false",
 )
-PYXIS = (*SITE, "cluster.container.kind=pyxis",
-         "cluster.container.image='reg.example.org#aevo:1'",
-         "cluster.container.mounts=['/data:/data','/models:/models']",
-         "cluster.container.arguments=['--container-writable']",
-         "cluster.train.srun=['--mpi=pmix']")
-APPTAINER = ("cluster.container.kind=apptainer", "cluster.container.image=/images/aevo.sif",
-             "cluster.container.mounts=['/data:/data']")
+PYXIS = (
+    *SITE,
+    "cluster.container.kind=pyxis",
+    "cluster.container.image='reg.example.org#aevo:1'",
+    "cluster.container.mounts=['/data:/data','/models:/models']",
+    "cluster.container.arguments=['--container-writable']",
+    "cluster.train.srun=['--mpi=pmix']",
+)
+APPTAINER = (
+    "cluster.container.kind=apptainer",
+    "cluster.container.image=/images/aevo.sif",
+    "cluster.container.mounts=['/data:/data']",
+)
 VARIANTS = {"h200": (), "h200_site_pyxis": PYXIS, "h200_apptainer": APPTAINER}
-H200 = ("rounds=1", "worker.n=2", "cluster=h200", "model=nemotron3_nano_30b",
-        "model.base=/models/nemotron", "dry_run=true")
+H200 = (
+    "rounds=1",
+    "worker.n=2",
+    "cluster=h200",
+    "model=nemotron3_nano_30b",
+    "model.base=/models/nemotron",
+    "dry_run=true",
+)
 
-CONTAINED = ("sandbox=none", "cluster.container.kind=pyxis",
-             "cluster.container.image=/images/nemo-26.06.sqsh",
-             "cluster.container.mounts=['/models:/models']", "cluster.container.python=python",
-             "cluster.train.srun=['--mpi=pmix']")
+CONTAINED = (
+    "sandbox=none",
+    "cluster.container.kind=pyxis",
+    "cluster.container.image=/images/nemo-26.06.sqsh",
+    "cluster.container.mounts=['/models:/models']",
+    "cluster.container.python=python",
+    "cluster.train.srun=['--mpi=pmix']",
+)
 # One round of each production model, as the command in the documentation has it.
 MODELS = {
     "nemotron3_nano_30b": (),
@@ -60,17 +85,26 @@ MODELS = {
     "nemotron3_super_120b_pyxis": CONTAINED,
     "nemotron3_ultra_550b": (),
     "nemotron3_ultra_550b_apptainer": (
-        "sandbox=none", "cluster.container.kind=apptainer",
+        "sandbox=none",
+        "cluster.container.kind=apptainer",
         "cluster.container.image=/images/nemo-26.06.sif",
-        "cluster.container.mounts=['/models:/models']", "cluster.container.python=python"),
+        "cluster.container.mounts=['/models:/models']",
+        "cluster.container.python=python",
+    ),
 }
 
 
 def dry_run(
     folder: Path, *words: str, env: dict[str, str] | None = None, module: str = "aevo.campaign"
 ) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", module, *words], text=True, cwd=folder,
-                          capture_output=True, timeout=200, env=env)
+    return subprocess.run(
+        [sys.executable, "-m", module, *words],
+        text=True,
+        cwd=folder,
+        capture_output=True,
+        timeout=200,
+        env=env,
+    )
 
 
 def scripts(printed: str) -> dict[str, str]:
@@ -82,7 +116,7 @@ def scripts(printed: str) -> dict[str, str]:
 
 def submitted(part: str) -> str:
     """What of a printed job goes to sbatch."""
-    lines = part[part.index("#!/bin/bash"):].splitlines(keepends=True)
+    lines = part[part.index("#!/bin/bash") :].splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith("# runs: "))
 
 
@@ -101,22 +135,31 @@ def test_golden(tmp_path: Path, name: str) -> None:
 def test_golden_round_of_a_production_model(tmp_path: Path, name: str) -> None:
     """Two candidates instead of eight, so that the files can be read."""
     model = "_".join(name.split("_")[:3])
-    env = {key: value for key, value in os.environ.items()
-           if key not in ("AEVO_MODELS", "AEVO_VLLM")}
-    done = dry_run(tmp_path, "+round=1", "cluster=h200", f"model={model}", "worker.n=2",
-                   "dry_run=true", *MODELS[name], env=env, module="aevo.round")
+    env = {
+        key: value for key, value in os.environ.items() if key not in ("AEVO_MODELS", "AEVO_VLLM")
+    }
+    done = dry_run(
+        tmp_path,
+        "+round=1",
+        "cluster=h200",
+        f"model={model}",
+        "worker.n=2",
+        "dry_run=true",
+        *MODELS[name],
+        env=env,
+        module="aevo.round",
+    )
     check_golden(f"round_{name}", tmp_path, done)
-    runs = [line for line in done.stdout.splitlines()
-            if "# runs: " in line and " -m train." in line]
+    runs = [
+        line for line in done.stdout.splitlines() if "# runs: " in line and " -m train." in line
+    ]
     assert len(runs) == 2
     asked = re.findall(r"#SBATCH --nodes=(\d+)", scripts(done.stdout)["c00-train-1"])
     if asked != ["1"]:
         assert all(f"--nodes={asked[0]} --ntasks={8 * int(asked[0])} " in line for line in runs)
 
 
-def check_golden(
-    name: str, tmp_path: Path, done: "subprocess.CompletedProcess[str]"
-) -> None:
+def check_golden(name: str, tmp_path: Path, done: "subprocess.CompletedProcess[str]") -> None:
     """Compares what was printed, without what differs by place and day, with its golden file."""
     assert done.returncode == 0, done.stderr
     text = done.stdout.replace(str(tmp_path), "RUNS").replace(sys.executable, "PYTHON")
@@ -133,8 +176,12 @@ def check_golden(
 def test_dry_run_writes_nothing_and_needs_no_slurm(tmp_path: Path) -> None:
     for name in ("here", "home", "tmp"):
         (tmp_path / name).mkdir()
-    env = {"PATH": "/nowhere", "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"),
-           "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {
+        "PATH": "/nowhere",
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     done = dry_run(tmp_path / "here", *H200, env=env)
     assert done.returncode == 0, done.stderr
     assert "c01-evaluate-1" in done.stdout
@@ -148,8 +195,11 @@ def test_dry_run_writes_nothing_and_needs_no_slurm(tmp_path: Path) -> None:
 
 def test_every_two_conf_files_load_together() -> None:
     """All combinations would be thousands; what one file spoils for another shows in a pair."""
-    groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-              for folder in CONF.iterdir() if folder.is_dir()}
+    groups = {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        for folder in CONF.iterdir()
+        if folder.is_dir()
+    }
     assert {"model", "cluster", "agent", "leaderboard", "policy"} <= set(groups)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for one, other in itertools.combinations(groups, 2):
@@ -158,12 +208,20 @@ def test_every_two_conf_files_load_together() -> None:
                 load(compose("config", overrides=chosen))
 
 
-@pytest.mark.parametrize("folder", ["runs", "a b's \"q\" $x; ü"])
+@pytest.mark.parametrize("folder", ["runs", 'a b\'s "q" $x; ü'])
 def test_slurm_accepts_every_printed_script(slurm: Slurm, tmp_path: Path, folder: str) -> None:
-    done = dry_run(tmp_path, *H200[:-1], "dry_run=true", quoted(tmp_path / folder),
-                   "cluster.control.partition=cpu", "cluster.train.partition=h200",
-                   "cluster.evaluate.partition=h200-preempt", "cluster.train.nodes=2",
-                   "cluster.train.tasks_per_node=4", "cluster.train.gpus=8")
+    done = dry_run(
+        tmp_path,
+        *H200[:-1],
+        "dry_run=true",
+        quoted(tmp_path / folder),
+        "cluster.control.partition=cpu",
+        "cluster.train.partition=h200",
+        "cluster.evaluate.partition=h200-preempt",
+        "cluster.train.nodes=2",
+        "cluster.train.tasks_per_node=4",
+        "cluster.train.gpus=8",
+    )
     assert done.returncode == 0, done.stderr
     found = scripts(done.stdout)
     assert {"baseline", "c01-train-1", "c01-evaluate-1", "leaderboard", "meta"} <= set(found)
@@ -174,19 +232,25 @@ def test_slurm_accepts_every_printed_script(slurm: Slurm, tmp_path: Path, folder
         assert answer.returncode == 0, f"{name}: {answer.stderr}"
 
 
-def test_what_is_printed_is_what_is_submitted(
-    slurm: Slurm, slurm_cli: Cli, tmp_path: Path
-) -> None:
+def test_what_is_printed_is_what_is_submitted(slurm: Slurm, slurm_cli: Cli, tmp_path: Path) -> None:
     """For every job of a real round, in a folder whose name needs quotes."""
-    slurm_cli.folder = tmp_path / "a b's \"q\" $x; ü"
+    slurm_cli.folder = tmp_path / 'a b\'s "q" $x; ü'
     slurm_cli.folder.mkdir()
     (slurm_cli.folder / "conf").symlink_to(REPO / "tests" / "conf")
-    words = [word for word in slurm_cli.argv("campaign", "rounds=1", "worker.anchor_seeds=1", n=2)
-             if not word.startswith("runs=")]
-    words += [quoted(slurm_cli.runs), "cluster.common.comment=\"it's 'ours'\"",
-              "+cluster.train.environment.NOTE=\"a 'b' c\"", "cluster.train.setup=['export X=1']"]
-    dry = subprocess.run([*words, "dry_run=true"], capture_output=True, text=True,
-                         cwd=slurm_cli.folder, timeout=200)
+    words = [
+        word
+        for word in slurm_cli.argv("campaign", "rounds=1", "worker.anchor_seeds=1", n=2)
+        if not word.startswith("runs=")
+    ]
+    words += [
+        quoted(slurm_cli.runs),
+        "cluster.common.comment=\"it's 'ours'\"",
+        "+cluster.train.environment.NOTE=\"a 'b' c\"",
+        "cluster.train.setup=['export X=1']",
+    ]
+    dry = subprocess.run(
+        [*words, "dry_run=true"], capture_output=True, text=True, cwd=slurm_cli.folder, timeout=200
+    )
     assert dry.returncode == 0, dry.stderr
     assert not slurm_cli.runs.exists()
     real = subprocess.run(words, capture_output=True, text=True, cwd=slurm_cli.folder, timeout=200)

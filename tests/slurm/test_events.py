@@ -44,16 +44,21 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def decided(layout: Layout) -> dict[str, Any]:
     """The outcome without what names the (slowed) recipe's bytes."""
+
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: strip(item) for key, item in value.items()
-                    if not key.endswith("sha256") and key not in ("standing", "provenance")}
+            return {
+                key: strip(item)
+                for key, item in value.items()
+                if not key.endswith("sha256") and key not in ("standing", "provenance")
+            }
         if isinstance(value, list):
             return [strip(item) for item in value]
         return value
 
-    return {key: strip(value) for key, value in outcome(layout, 1).items()
-            if not key.endswith("policy")}
+    return {
+        key: strip(value) for key, value in outcome(layout, 1).items() if not key.endswith("policy")
+    }
 
 
 def job(layout: Layout, name: str) -> JobFolder:
@@ -90,12 +95,16 @@ def finish(driver: "subprocess.Popen[str]") -> None:
 def gpu_jobs(slurm: Slurm, layout: Layout) -> list[str]:
     """Names of this campaign's jobs that wait for or hold GPUs."""
     rows = slurm.run(["squeue", "--noheader", "--format=%j|%b|%T"]).stdout.splitlines()
-    return [row for row in rows if f".{layout.root.name}." in row and "gpu" in row
-            and "COMPLETING" not in row]
+    return [
+        row
+        for row in rows
+        if f".{layout.root.name}." in row and "gpu" in row and "COMPLETING" not in row
+    ]
 
 
-def test_requeued_worker_and_training_go_on(slurm: Slurm, slurm_cli: Cli,
-                                            calm: dict[str, Any]) -> None:
+def test_requeued_worker_and_training_go_on(
+    slurm: Slurm, slurm_cli: Cli, calm: dict[str, Any]
+) -> None:
     driver = slurm_cli.start("round", *ROUND, SLOW, n=2)
     layout = slurm_cli.layout()
     await_training(layout, "c00-train-1", "c01-train-1")
@@ -116,13 +125,26 @@ def test_requeued_worker_and_training_go_on(slurm: Slurm, slurm_cli: Cli,
 
 
 def test_preempted_training_goes_on(slurm: Slurm, slurm_cli: Cli, calm: dict[str, Any]) -> None:
-    driver = slurm_cli.start("round", *ROUND, "+model.recipe.train.step_seconds=0.4",
-                             "cluster.train.partition=h200-preempt", n=2)
+    driver = slurm_cli.start(
+        "round",
+        *ROUND,
+        "+model.recipe.train.step_seconds=0.4",
+        "cluster.train.partition=h200-preempt",
+        n=2,
+    )
     layout = slurm_cli.layout()
     await_training(layout, "c00-train-1")
     node = node_of(slurm, slurm_id(layout, "c00-train-1"))
-    rival = slurm.run(["sbatch", "--partition=h200", f"--nodelist={node}", "--gres=gpu:8",
-                       "--output=/dev/null", "--wrap=sleep 1"])
+    rival = slurm.run(
+        [
+            "sbatch",
+            "--partition=h200",
+            f"--nodelist={node}",
+            "--gres=gpu:8",
+            "--output=/dev/null",
+            "--wrap=sleep 1",
+        ]
+    )
     assert rival.returncode == 0, rival.stderr
     finish(driver)
     assert decided(layout) == calm
@@ -130,17 +152,21 @@ def test_preempted_training_goes_on(slurm: Slurm, slurm_cli: Cli, calm: dict[str
     assert resumed(layout, "c00")
 
 
-def test_lost_nodes_cost_no_finished_step(slurm: Slurm, slurm_cli: Cli,
-                                          calm: dict[str, Any]) -> None:
+def test_lost_nodes_cost_no_finished_step(
+    slurm: Slurm, slurm_cli: Cli, calm: dict[str, Any]
+) -> None:
     """One node is declared down; on another slurmd and the job's stepd are killed."""
     driver = slurm_cli.start("round", *ROUND, SLOW, "cluster.train.exclusive=true", n=2)
     layout = slurm_cli.layout()
     await_training(layout, "c00-train-1", "c01-train-1")
-    down, killed = (node_of(slurm, slurm_id(layout, name))
-                    for name in ("c00-train-1", "c01-train-1"))
+    down, killed = (
+        node_of(slurm, slurm_id(layout, name)) for name in ("c00-train-1", "c01-train-1")
+    )
     assert down != killed
-    stepd = [int(pid) for pid in slurm.run(["pgrep", "-f", f"slurmstepd.*{re.escape(killed)}"]
-                                           ).stdout.split()]
+    stepd = [
+        int(pid)
+        for pid in slurm.run(["pgrep", "-f", f"slurmstepd.*{re.escape(killed)}"]).stdout.split()
+    ]
     job_stepd = stepd_of(slurm, slurm_id(layout, "c01-train-1"))
     os.kill(slurm.pid(f"slurmd.{killed}"), signal.SIGKILL)
     for pid in {*job_stepd, *stepd}:
@@ -161,12 +187,14 @@ def node_of(slurm: Slurm, job_id: str) -> str:
 
 
 def stepd_of(slurm: Slurm, job_id: str) -> list[int]:
-    return [int(pid) for pid in slurm.run(
-        ["pgrep", "-f", rf"slurmstepd: \[{job_id}\."]).stdout.split()]
+    return [
+        int(pid) for pid in slurm.run(["pgrep", "-f", rf"slurmstepd: \[{job_id}\."]).stdout.split()
+    ]
 
 
-def test_lost_controller_and_driver_lose_nothing(slurm: Slurm, slurm_cli: Cli,
-                                                 calm: dict[str, Any]) -> None:
+def test_lost_controller_and_driver_lose_nothing(
+    slurm: Slurm, slurm_cli: Cli, calm: dict[str, Any]
+) -> None:
     slower = "+model.recipe.train.step_seconds=0.3"
     driver = slurm_cli.start("round", *ROUND, slower, n=2)
     layout = slurm_cli.layout()
@@ -195,8 +223,14 @@ def trainings(layout: Layout) -> str:
 def test_worker_outlives_its_time_limit_and_holds_no_gpu(
     slurm: Slurm, slurm_cli: Cli, calm: dict[str, Any]
 ) -> None:
-    driver = slurm_cli.start("round", *ROUND, "+model.recipe.train.step_seconds=0.7",
-                             "cluster.control.time_min=1", "cluster.signal_s=25", n=2)
+    driver = slurm_cli.start(
+        "round",
+        *ROUND,
+        "+model.recipe.train.step_seconds=0.7",
+        "cluster.control.time_min=1",
+        "cluster.signal_s=25",
+        n=2,
+    )
     layout = slurm_cli.layout()
     await_attempt(layout, "c00-worker", 2)
     finish(driver)
@@ -246,8 +280,14 @@ def test_worker_that_is_cancelled_while_it_waits_takes_its_training_with_it(
 
 
 def test_failed_candidate_is_data(slurm: Slurm, slurm_cli: Cli) -> None:
-    done = slurm_cli.run("round", *ROUND, "policy.axes=[broken]", "worker.trainings=1",
-                         f"substrate={broken(slurm_cli)}", n=2)
+    done = slurm_cli.run(
+        "round",
+        *ROUND,
+        "policy.axes=[broken]",
+        "worker.trainings=1",
+        f"substrate={broken(slurm_cli)}",
+        n=2,
+    )
     assert done.returncode == 0, done.stderr
     layout = slurm_cli.layout()
     assert read(Manifest, layout.round(1).candidate("c01").manifest).status == "failed"
@@ -259,8 +299,9 @@ def test_failed_candidate_is_data(slurm: Slurm, slurm_cli: Cli) -> None:
     # Slurm says COMPLETING until the node is clean, which may be after the round's end.
     training = slurm_id(layout, "c01-train-1")
     until(lambda: state_of(slurm, training) not in ("RUNNING", "COMPLETING"))
-    assert state_of(slurm, training) == "FAILED", \
+    assert state_of(slurm, training) == "FAILED", (
         "a job that did not do its work looks done to Slurm"
+    )
     told = slurm_cli.plain("failures", str(layout.root))
     assert "ZeroDivisionError" in told.stdout and "c01-train-1" in told.stdout
 
@@ -270,14 +311,19 @@ def broken(commands: Cli) -> Path:
     import shutil
 
     from tests.conftest import REGRESSION
+
     folder = commands.folder / "substrate"
     shutil.copytree(REGRESSION, folder)
     catalogue = folder / "axes.yaml"
-    catalogue.write_text(catalogue.read_text() + (
-        "- id: broken\n  category: data_construction\n  brief: Break it.\n"
-        "  knobs: [train/fit.py]\n  moves:\n  - id: divide\n    why: to fail\n"
-        "    patch: [{file: train/fit.py, find: \"reached = 0.0,\","
-        " replace: \"reached = 1 // 0,\"}]\n"))
+    catalogue.write_text(
+        catalogue.read_text()
+        + (
+            "- id: broken\n  category: data_construction\n  brief: Break it.\n"
+            "  knobs: [train/fit.py]\n  moves:\n  - id: divide\n    why: to fail\n"
+            '    patch: [{file: train/fit.py, find: "reached = 0.0,",'
+            ' replace: "reached = 1 // 0,"}]\n'
+        )
+    )
     done = commands.plain("substrate", "freeze", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
@@ -288,8 +334,9 @@ def no_accounting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     """A machine whose sacct does not work."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    (folder / "sacct").write_text("#!/bin/sh\necho 'sacct: error: Slurm accounting storage is "
-                                  "disabled' >&2\nexit 1\n")
+    (folder / "sacct").write_text(
+        "#!/bin/sh\necho 'sacct: error: Slurm accounting storage is disabled' >&2\nexit 1\n"
+    )
     (folder / "sacct").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     yield
@@ -324,19 +371,28 @@ def test_job_whose_parent_slurm_has_forgotten_judges_by_records(
     meta = job(layout, "meta")
     spec = read(JobSpec, meta.spec)
     script = next(meta.attempt(1).glob("*_submission.sh"))
-    sent = slurm.run(["sbatch", "--parsable", "--dependency=afterok:999999",
-                      "--kill-on-invalid-dep=yes", str(script)])
+    sent = slurm.run(
+        [
+            "sbatch",
+            "--parsable",
+            "--dependency=afterok:999999",
+            "--kill-on-invalid-dep=yes",
+            str(script),
+        ]
+    )
     assert sent.returncode == 0, sent.stderr
     until(lambda: state_of(slurm, sent.stdout.strip()) in ("FAILED", "PENDING BeginTime"))
     assert not Path(spec.product).exists()
     assert "evidence.json is missing" in "".join(
-        path.read_text() for path in meta.root.glob("attempt_*/log.txt"))
+        path.read_text() for path in meta.root.glob("attempt_*/log.txt")
+    )
     slurm.run(["scancel", sent.stdout.strip()])
 
 
 def state_of(slurm: Slurm, job_id: str) -> str:
-    row = slurm.run(["squeue", "--noheader", "--states=all", f"--jobs={job_id}",
-                     "--format=%T %r"]).stdout.strip()
+    row = slurm.run(
+        ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T %r"]
+    ).stdout.strip()
     return row if row.startswith("PENDING") else row.split(" ")[0]
 
 
@@ -344,14 +400,18 @@ def test_job_that_submits_copies_of_itself_is_stopped(
     slurm: Slurm, slurm_cli: Cli, tmp_path: Path
 ) -> None:
     from tests.slurm.replicate import start
+
     started = time.time()
     names = start(tmp_path, slurm)
-    until(lambda: not slurm.run(["squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING",
-                                 "--format=%j"]).stdout.count(names))
+    until(
+        lambda: (
+            not slurm.run(
+                ["squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING", "--format=%j"]
+            ).stdout.count(names)
+        )
+    )
     everything = slurm.run(["squeue", "--noheader", "--states=all", "--format=%j"]).stdout
     assert everything.count(names) <= 6, "the cap on jobs of a round did not hold"
     logs = "".join(path.read_text() for path in tmp_path.glob("round-01/jobs/*/attempt_*/log.txt"))
     assert "max_jobs_per_round" in logs and "submits itself" in logs, logs
     assert time.time() - started < 120
-
-

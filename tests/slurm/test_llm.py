@@ -28,17 +28,29 @@ def test_round_of_language_models_on_slurm(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     layout = Layout(tmp_path / "runs" / "tiny-seed1")
     with FakeOpenAI(by_role(researcher), key=KEY) as server:
-        command = [sys.executable, "-m", "aevo.round", *agent(server), *QUICK, *FEW_STEPS,
-                   f"runs={tmp_path}/runs", "+round=1", "worker.n=3"]
+        command = [
+            sys.executable,
+            "-m",
+            "aevo.round",
+            *agent(server),
+            *QUICK,
+            *FEW_STEPS,
+            f"runs={tmp_path}/runs",
+            "+round=1",
+            "worker.n=3",
+        ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path,
-                                  timeout=500)
+            done = subprocess.run(
+                command, capture_output=True, text=True, cwd=tmp_path, timeout=500
+            )
         finally:
             cancel_all(layout)
     assert done.returncode == 0, done.stderr
-    manifests = [read(Manifest, layout.round(1).candidate(f"c{n:02d}").manifest)
-                 for n in range(3)]
+    manifests = [read(Manifest, layout.round(1).candidate(f"c{n:02d}").manifest) for n in range(3)]
     assert [item.status for item in manifests] == ["ok"] * 3
     check_roles(layout, server.model)
-    assert not [path for path in layout.root.rglob("*")
-                if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert not [
+        path
+        for path in layout.root.rglob("*")
+        if path.is_file() and KEY.encode() in path.read_bytes()
+    ]

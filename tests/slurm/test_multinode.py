@@ -25,7 +25,7 @@ from tests.slurm.conftest import Slurm
 
 pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(60)]
 
-PROGRAM = '''
+PROGRAM = """
 import json, os, pathlib, sys, time
 out, mode = pathlib.Path(sys.argv[1]), sys.argv[2]
 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK",
@@ -54,7 +54,7 @@ if mode in ("die", "stay"):
     time.sleep(300)
 if rank == "0":
     (out / "done").write_text("")
-'''
+"""
 
 
 @pytest.fixture
@@ -68,8 +68,7 @@ def cluster(slurm: Slurm) -> SlurmCluster:
 @pytest.fixture
 def local(tmp_path: Path) -> LocalCluster:
     """This machine, with slots of the test's own."""
-    return LocalCluster(kind="local", slots=1, slot_folder=str(tmp_path / "slots"),
-                        max_wait_min=10)
+    return LocalCluster(kind="local", slots=1, slot_folder=str(tmp_path / "slots"), max_wait_min=10)
 
 
 @pytest.fixture
@@ -84,10 +83,19 @@ def distributed(folder: Path, mode: str, nodes: int, gpus: int = 2) -> JobSpec:
     (folder / "program.py").write_text(PROGRAM)
     (folder / "out").mkdir()
     return JobSpec(
-        name="ranks", kind="train", campaign=folder.name, attempts=1,
-        folder=str(folder / "round-01" / "jobs" / "ranks"), product=str(folder / "out" / "done"),
-        steps=[Step(argv=[sys.executable, str(folder / "program.py"), str(folder / "out"), mode],
-                    cwd=str(folder), distributed=True)],
+        name="ranks",
+        kind="train",
+        campaign=folder.name,
+        attempts=1,
+        folder=str(folder / "round-01" / "jobs" / "ranks"),
+        product=str(folder / "out" / "done"),
+        steps=[
+            Step(
+                argv=[sys.executable, str(folder / "program.py"), str(folder / "out"), mode],
+                cwd=str(folder),
+                distributed=True,
+            )
+        ],
         resources=Resources(nodes=nodes, tasks_per_node=2, gpus=gpus, time_min=5),
     )
 
@@ -98,34 +106,54 @@ def ranks(folder: Path) -> list[dict[str, Any]]:
 
 
 def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()
-            and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"]
+    return [
+        pid
+        for pid in pids
+        if Path(f"/proc/{pid}").exists()
+        and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    ]
 
 
 def given(slurm: Slurm, job_id: str) -> dict[str, list[int]]:
     """The device numbers that Slurm gave a job, by node."""
     shown = slurm.run(["scontrol", "--details", "show", "job", job_id]).stdout
     found = {}
-    for node, text in re.findall(r"Nodes=(\S+) CPU_IDs=\S+ Mem=\S+ GRES=gpu\S*IDX:([\d,-]+)\)",
-                                 shown):
+    for node, text in re.findall(
+        r"Nodes=(\S+) CPU_IDs=\S+ Mem=\S+ GRES=gpu\S*IDX:([\d,-]+)\)", shown
+    ):
         numbers = [part.split("-") for part in text.split(",")]
         for name in slurm.run(["scontrol", "show", "hostnames", node]).stdout.split():
-            found[name] = [number for part in numbers
-                           for number in range(int(part[0]), int(part[-1]) + 1)]
+            found[name] = [
+                number for part in numbers for number in range(int(part[0]), int(part[-1]) + 1)
+            ]
     return found
 
 
 @pytest.fixture
 def lower_half_taken(slurm: Slurm) -> Iterator[None]:
     """Another job holds devices 0-3 of both nodes."""
-    sent = slurm.run(["sbatch", "--parsable", "--partition=h200", "--nodes=2", "--mem=100",
-                      "--nodelist=h200-[0-1]", "--gres=gpu:h200:4", "--output=/dev/null",
-                      "--wrap=sleep 120"])
+    sent = slurm.run(
+        [
+            "sbatch",
+            "--parsable",
+            "--partition=h200",
+            "--nodes=2",
+            "--mem=100",
+            "--nodelist=h200-[0-1]",
+            "--gres=gpu:h200:4",
+            "--output=/dev/null",
+            "--wrap=sleep 120",
+        ]
+    )
     assert sent.returncode == 0, sent.stderr
     job_id = sent.stdout.strip()
     try:
-        until(lambda: slurm.run(["squeue", "-h", f"--jobs={job_id}", "--format=%T"]
-                                ).stdout.strip() == "RUNNING")
+        until(
+            lambda: (
+                slurm.run(["squeue", "-h", f"--jobs={job_id}", "--format=%T"]).stdout.strip()
+                == "RUNNING"
+            )
+        )
         yield
     finally:
         slurm.run(["scancel", job_id])
@@ -200,9 +228,7 @@ def test_ranks_die_with_the_step_daemon(
     until(lambda: alive([last]) == [])
 
 
-def test_two_ranks_on_this_machine_agree(
-    local: LocalCluster, ended: None, tmp_path: Path
-) -> None:
+def test_two_ranks_on_this_machine_agree(local: LocalCluster, ended: None, tmp_path: Path) -> None:
     spec = distributed(tmp_path, "sum", nodes=1, gpus=0)
     wait(spec, local)
     found = ranks(tmp_path)
@@ -227,17 +253,30 @@ def test_several_nodes_need_slurm(local: LocalCluster, ended: None, tmp_path: Pa
         wait(distributed(tmp_path, "stay", nodes=2), local)
 
 
-@pytest.mark.parametrize(("nodes", "host"), [
-    ("h200-0", "h200-0"), ("h200-[0-1]", "h200-0"), ("h200-[03-05,9],x", "h200-03"),
-    ("a,b[1-2]", "a"), ("n[7,9]", "n7"), ("rack1-n[001-004]-ib", "rack1-n001-ib"),
-    ("r[1-2]n[3-4]", "r1n3"),
-])
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("h200-0", "h200-0"),
+        ("h200-[0-1]", "h200-0"),
+        ("h200-[03-05,9],x", "h200-03"),
+        ("a,b[1-2]", "a"),
+        ("n[7,9]", "n7"),
+        ("rack1-n[001-004]-ib", "rack1-n001-ib"),
+        ("r[1-2]n[3-4]", "r1n3"),
+    ],
+)
 def test_first_host(nodes: str, host: str) -> None:
     assert first_host(nodes) == host
 
 
 def test_rank_environment_needs_a_node_list() -> None:
-    ours = {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0",
-            "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_STEP_NODELIST": ""}
+    ours = {
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_STEP_NUM_TASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_STEP_NODELIST": "",
+    }
     with pytest.raises(ValueError, match="SLURM_STEP_NODELIST"):
         rank_environment(ours, "29500")

@@ -17,15 +17,22 @@ from tests.slurm.conftest import Slurm
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra `slurm`")
 
 pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(60)]
-SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.partition=cpu",
-         "hydra.launcher.timeout_min=10", "hydra.launcher.mem_gb=1",
-         "hydra.launcher.cpus_per_task=1")
+SLURM = (
+    "hydra/launcher=submitit_slurm",
+    "hydra.launcher.partition=cpu",
+    "hydra.launcher.timeout_min=10",
+    "hydra.launcher.mem_gb=1",
+    "hydra.launcher.cpus_per_task=1",
+)
 
 
 def members(folder: Path) -> list[str]:
     """Slurm's ids of the members."""
-    found = sorted(path.name for path in (folder / ".multirun/.submitit").iterdir()
-                   if re.fullmatch(r"\d+(_\d+)?", path.name))
+    found = sorted(
+        path.name
+        for path in (folder / ".multirun/.submitit").iterdir()
+        if re.fullmatch(r"\d+(_\d+)?", path.name)
+    )
     return [name for name in found if "_" in name] or found  # an array, or one job
 
 
@@ -38,13 +45,24 @@ def test_failed_member_fails_its_job_and_the_command(slurm: Slurm, slurm_cli: Cl
     """Run from within a job (by its variables), as a user in an interactive one would."""
     (slurm_cli.runs / "regression-seed2").mkdir(parents=True)
     (slurm_cli.runs / "regression-seed2" / "campaign.yaml").write_text("name: [broken\n")
-    leaked = {"SLURM_JOB_ID": "1", "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "0",
-              "SLURM_MEM_PER_CPU": "1", "SUBMITIT_EXECUTOR": "slurm", "CUDA_VISIBLE_DEVICES": "5"}
+    leaked = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_ARRAY_JOB_ID": "1",
+        "SLURM_ARRAY_TASK_ID": "0",
+        "SLURM_MEM_PER_CPU": "1",
+        "SUBMITIT_EXECUTOR": "slurm",
+        "CUDA_VISIBLE_DEVICES": "5",
+    }
     done = subprocess.run(
-        slurm_cli.argv("campaign", "-m", *SLURM, "seed=1,2", "rounds=1",
-                       "worker.anchor_seeds=1", n=2),
-        capture_output=True, text=True, cwd=slurm_cli.folder, timeout=300,
-        env=os.environ | leaked)
+        slurm_cli.argv(
+            "campaign", "-m", *SLURM, "seed=1,2", "rounds=1", "worker.anchor_seeds=1", n=2
+        ),
+        capture_output=True,
+        text=True,
+        cwd=slurm_cli.folder,
+        timeout=300,
+        env=os.environ | leaked,
+    )
     assert done.returncode == 3, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line]
     assert len(lines) == 1, done.stderr
@@ -60,8 +78,15 @@ def test_failed_member_fails_its_job_and_the_command(slurm: Slurm, slurm_cli: Cl
 
 
 def test_member_that_is_killed_is_named(slurm: Slurm, slurm_cli: Cli) -> None:
-    process = slurm_cli.start("campaign", "-m", *SLURM, "seed=1", "rounds=1",
-                              "+hydra.launcher.additional_parameters.hold=true", n=2)
+    process = slurm_cli.start(
+        "campaign",
+        "-m",
+        *SLURM,
+        "seed=1",
+        "rounds=1",
+        "+hydra.launcher.additional_parameters.hold=true",
+        n=2,
+    )
     folder = slurm_cli.runs / ".multirun" / ".submitit"
     until(lambda: folder.exists() and len(members(slurm_cli.runs)) == 1)
     assert slurm.run(["scancel", members(slurm_cli.runs)[0]]).returncode == 0
@@ -74,8 +99,9 @@ def test_member_that_is_killed_is_named(slurm: Slurm, slurm_cli: Cli) -> None:
 def test_failed_member_fails_the_command(cli: Cli, launcher: str) -> None:
     (cli.runs / "regression-seed1").mkdir(parents=True)
     (cli.runs / "regression-seed1" / "campaign.yaml").write_text("name: [broken\n")
-    done = cli.run("round", "-m", f"hydra/launcher={launcher}", "+round=1", "seed=1,2",
-                   "follow=false", n=2)
+    done = cli.run(
+        "round", "-m", f"hydra/launcher={launcher}", "+round=1", "seed=1,2", "follow=false", n=2
+    )
     assert done.returncode == 3, done.stdout + done.stderr
     workers = cli.layout("regression-seed2").round(1).jobs.glob("*-worker")
     assert len(list(workers)) == 2, "the other member was given up"
@@ -85,8 +111,14 @@ def test_failed_member_fails_the_command(cli: Cli, launcher: str) -> None:
 
 
 def test_members_that_slurm_refuses(slurm: Slurm, slurm_cli: Cli) -> None:
-    done = slurm_cli.run("round", "-m", "hydra/launcher=submitit_slurm",
-                         "hydra.launcher.partition=nowhere", "seed=1,2", n=2)
+    done = slurm_cli.run(
+        "round",
+        "-m",
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.partition=nowhere",
+        "seed=1,2",
+        n=2,
+    )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]

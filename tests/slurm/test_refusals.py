@@ -23,31 +23,64 @@ pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(60)]
 SHORT = f"aevo-test-{os.getpid()}"  # a partition whose jobs may take a minute
 # overrides, Slurm's words, key
 WRONG = {
-    "partition": ("cluster.common.partition=nowhere cluster.evaluate.partition=null",
-                  "invalid partition specified: nowhere", "change partition in"),
+    "partition": (
+        "cluster.common.partition=nowhere cluster.evaluate.partition=null",
+        "invalid partition specified: nowhere",
+        "change partition in",
+    ),
     "account": ("cluster.common.account=nobody", "Invalid account", "change account or partition"),
     "qos": ("cluster.common.qos=platinum", "Invalid qos specification", "change qos in"),
-    "gres": ("cluster.evaluate.gres='gpu:a100:{gpus}'", "node configuration is not available",
-             "gres"),
+    "gres": (
+        "cluster.evaluate.gres='gpu:a100:{gpus}'",
+        "node configuration is not available",
+        "gres",
+    ),
     "gpus": ("cluster.evaluate.gpus=9", "node configuration is not available", "gpus"),
-    "no_gpu_there": ("cluster.evaluate.partition=cpu", "node configuration is not available",
-                     "change partition"),
-    "constraint": ("cluster.common.constraint=quantum", "Invalid feature specification",
-                   "change constraint in"),
-    "reservation": ("cluster.common.reservation=mine", "Requested reservation is invalid",
-                    "change reservation in"),
-    "memory": ("cluster.evaluate.memory_gb=9000", "node configuration is not available",
-               "memory_gb"),
-    "nodelist": ("cluster.common.nodelist=nohost", "Invalid node name specified",
-                 "change nodelist or exclude"),
-    "exclude": ("cluster.common.exclude=nohost", "Invalid node name specified",
-                "change nodelist or exclude"),
-    "mail_type": ("cluster.common.mail_type=PIGEON", "Invalid --mail-type specification",
-                  "change mail_type"),
-    "extra": ("+cluster.common.extra.frobnicate=1", "unrecognized option '--frobnicate=1'",
-              "change extra in"),
-    "licenses": ("+cluster.common.extra.licenses='foo:1'", "Invalid license specification",
-                 "change extra in"),
+    "no_gpu_there": (
+        "cluster.evaluate.partition=cpu",
+        "node configuration is not available",
+        "change partition",
+    ),
+    "constraint": (
+        "cluster.common.constraint=quantum",
+        "Invalid feature specification",
+        "change constraint in",
+    ),
+    "reservation": (
+        "cluster.common.reservation=mine",
+        "Requested reservation is invalid",
+        "change reservation in",
+    ),
+    "memory": (
+        "cluster.evaluate.memory_gb=9000",
+        "node configuration is not available",
+        "memory_gb",
+    ),
+    "nodelist": (
+        "cluster.common.nodelist=nohost",
+        "Invalid node name specified",
+        "change nodelist or exclude",
+    ),
+    "exclude": (
+        "cluster.common.exclude=nohost",
+        "Invalid node name specified",
+        "change nodelist or exclude",
+    ),
+    "mail_type": (
+        "cluster.common.mail_type=PIGEON",
+        "Invalid --mail-type specification",
+        "change mail_type",
+    ),
+    "extra": (
+        "+cluster.common.extra.frobnicate=1",
+        "unrecognized option '--frobnicate=1'",
+        "change extra in",
+    ),
+    "licenses": (
+        "+cluster.common.extra.licenses='foo:1'",
+        "Invalid license specification",
+        "change extra in",
+    ),
 }
 ENFORCED = {"account", "qos"}  # only where accounting is enforced
 
@@ -90,9 +123,14 @@ def test_refusal_names_slurms_words_and_the_key(slurm: Slurm, tmp_path: Path, wh
     enforced(slurm, what)
     words, said, mend = WRONG[what]
     config = configured(*words.split(" "))
-    spec = JobSpec(name="scores", kind="evaluate", campaign="refused", product=str(tmp_path / "p"),
-                   folder=str(tmp_path / "round-01" / "jobs" / "scores"),
-                   steps=[Step(argv=["true"], cwd="/")])
+    spec = JobSpec(
+        name="scores",
+        kind="evaluate",
+        campaign="refused",
+        product=str(tmp_path / "p"),
+        folder=str(tmp_path / "round-01" / "jobs" / "scores"),
+        steps=[Step(argv=["true"], cwd="/")],
+    )
     with pytest.raises(ConfigError) as error:
         submit(spec, config.cluster)
     line = str(error.value)
@@ -120,8 +158,9 @@ def preflight(*words: str) -> str:
 
 
 def test_time_over_the_partitions_limit(slurm: Slurm, short_partition: str) -> None:
-    asked = slurm.run(["sbatch", "--test-only", f"--partition={short_partition}", "--time=5",
-                       "--wrap=true"])
+    asked = slurm.run(
+        ["sbatch", "--test-only", f"--partition={short_partition}", "--time=5", "--wrap=true"]
+    )
     if asked.returncode == 0:
         pytest.skip("EnforcePartLimits=NO: Slurm takes the job and lets it wait for ever")
     said = preflight(f"cluster.evaluate.partition={short_partition}")
@@ -137,16 +176,28 @@ def test_every_section_is_asked_for_before_anything_is_submitted(
 
 
 def test_all_refusals_at_once(slurm: Slurm) -> None:
-    said = preflight("cluster.control.constraint=quantum", "cluster.train.partition=nowhere",
-                     "cluster.evaluate.memory_gb=9000")
-    for key in ("change constraint in cluster.control", "change partition in cluster.train",
-                "memory_gb or constraint in cluster.evaluate"):
+    said = preflight(
+        "cluster.control.constraint=quantum",
+        "cluster.train.partition=nowhere",
+        "cluster.evaluate.memory_gb=9000",
+    )
+    for key in (
+        "change constraint in cluster.control",
+        "change partition in cluster.train",
+        "memory_gb or constraint in cluster.evaluate",
+    ):
         assert key in said, said
 
 
 def test_machine_without_slurm(slurm_cli: Cli, tmp_path: Path) -> None:
-    done = subprocess.run(slurm_cli.argv("round", "+round=1", n=2), capture_output=True, text=True,
-                          cwd=tmp_path, env=os.environ | {"PATH": "/nowhere"}, timeout=200)
+    done = subprocess.run(
+        slurm_cli.argv("round", "+round=1", n=2),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PATH": "/nowhere"},
+        timeout=200,
+    )
     line = one_line(done)
     assert "sbatch is not installed here" in line and "cluster=local" in line, line
 
@@ -159,26 +210,44 @@ def test_path_that_sbatch_would_misread(slurm: Slurm, path: str) -> None:
 
 
 def test_line_break_in_an_option(slurm: Slurm) -> None:
-    said = preflight("cluster.train.comment=\"a\nb\"")
+    said = preflight('cluster.train.comment="a\nb"')
     assert "cluster.train.comment has a line break" in said
 
 
-@pytest.mark.parametrize(("words", "mend"), [
-    ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit "
-     "limit, user's size and/or time limits)", "change account, qos, time_min or nodes in"),
-    ("sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or "
-     "exceeds some limit)", "change time_min in"),
-    ("sbatch: error: Memory specification can not be satisfied\n"
-     "sbatch: error: Batch job submission failed: Requested node configuration is not available",
-     "memory_gb"),
-    ("sbatch: error: Batch job submission failed: Invalid account or account/partition "
-     "combination specified", "change account or partition in"),
-    ("sbatch: error: invalid number\n", "see cluster.train or cluster.common"),
-    ("", "failed without a word"),
-])
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        (
+            "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
+            "(job submit "
+            "limit, user's size and/or time limits)",
+            "change account, qos, time_min or nodes in",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Requested time limit is invalid "
+            "(missing or "
+            "exceeds some limit)",
+            "change time_min in",
+        ),
+        (
+            "sbatch: error: Memory specification can not be satisfied\n"
+            "sbatch: error: Batch job submission failed: Requested node configuration is not "
+            "available",
+            "memory_gb",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Invalid account or account/partition "
+            "combination specified",
+            "change account or partition in",
+        ),
+        ("sbatch: error: invalid number\n", "see cluster.train or cluster.common"),
+        ("", "failed without a word"),
+    ],
+)
 def test_words_of_other_sites(words: str, mend: str) -> None:
-    spec = JobSpec(name="c00-train-1", kind="train", campaign="c", folder="/r/round-01/jobs/x",
-                   product="/r/p")
+    spec = JobSpec(
+        name="c00-train-1", kind="train", campaign="c", folder="/r/round-01/jobs/x", product="/r/p"
+    )
     error = str(refusal(spec, words))
     assert mend in error and "cluster.train" in error
     for line in words.splitlines():

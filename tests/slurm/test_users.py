@@ -36,8 +36,11 @@ def other(slurm: Slurm) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="aevo-user-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        made = subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", folder / "venv"],
-                              capture_output=True, text=True)
+        made = subprocess.run(
+            [SYSTEM_PYTHON, "-m", "venv", "--without-pip", folder / "venv"],
+            capture_output=True,
+            text=True,
+        )
         assert made.returncode == 0, made.stderr
         packages = next((folder / "venv/lib").glob("python*/site-packages"))
         ours = [path for path in sys.path if path.endswith("site-packages")]
@@ -57,11 +60,32 @@ def readable(path: Path) -> bool:
 def test_two_users_campaigns_side_by_side(slurm: Slurm, slurm_cli: Cli, other: Path) -> None:
     ours = slurm_cli.start("round", "+round=1", n=2)
     theirs = subprocess.run(
-        ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--reset-env",
-         "env", f"SLURM_CONF={slurm.conf}", f"HOME={other}", str(other / "venv/bin/python"),
-         "-m", "aevo.round", "--config-dir", str(REPO / "tests/conf"), "model=regression",
-         f"substrate={REGRESSION}", f"runs={other / 'runs'}", "worker.n=2", *QUICK, "+round=1"],
-        capture_output=True, text=True, cwd=other, timeout=200)
+        [
+            "setpriv",
+            f"--reuid={USER}",
+            f"--regid={USER}",
+            "--clear-groups",
+            "--reset-env",
+            "env",
+            f"SLURM_CONF={slurm.conf}",
+            f"HOME={other}",
+            str(other / "venv/bin/python"),
+            "-m",
+            "aevo.round",
+            "--config-dir",
+            str(REPO / "tests/conf"),
+            "model=regression",
+            f"substrate={REGRESSION}",
+            f"runs={other / 'runs'}",
+            "worker.n=2",
+            *QUICK,
+            "+round=1",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=other,
+        timeout=200,
+    )
     out, error = ours.communicate(timeout=200)
     assert ours.returncode == 0, out + error
     assert theirs.returncode == 0, theirs.stdout + theirs.stderr
@@ -75,5 +99,6 @@ def owners(slurm: Slurm, layout: Layout) -> set[str]:
     """Whom Slurm names as the users of a campaign's jobs."""
     rows = slurm.run(["squeue", "--noheader", "--states=all", "--format=%i %u"]).stdout
     users = dict(row.split() for row in rows.splitlines())
-    return {users[found] for job in job_folders(layout)
-            if (found := observe(job).job_id) is not None}
+    return {
+        users[found] for job in job_folders(layout) if (found := observe(job).job_id) is not None
+    }

@@ -17,5 +17,16 @@ def stand_in() -> None:
 
 def words(recipe: Path, data: Path, base: Path, out: Path, *more: str) -> list[str]:
     """Arguments of train.bridge and train.megatron for a run with seed 7."""
-    return ["--recipe", str(recipe), "--data", str(data), "--base", str(base), "--seed", "7",
-            "--out", str(out), *more]
+    return [
+        "--recipe",
+        str(recipe),
+        "--data",
+        str(data),
+        "--base",
+        str(base),
+        "--seed",
+        "7",
+        "--out",
+        str(out),
+        *more,
+    ]

@@ -35,8 +35,11 @@ def answer(base: Path, out: Path, sizes: layout.Layout, settings: dict[str, Any]
     ids = tokens()
     before = weights.unshard(model.logits(network, ids), 2)
     found = lora.inject(network, config, settings, seed=3)
-    randomise(found, seed=parallel_state.get_tensor_model_parallel_rank()
-              + 10 * parallel_state.get_expert_model_parallel_rank())
+    randomise(
+        found,
+        seed=parallel_state.get_tensor_model_parallel_rank()
+        + 10 * parallel_state.get_expert_model_parallel_rank(),
+    )
     for item in found:  # a row-parallel layer's B is the same on all tensor-parallel ranks, and all
         # that is not on experts the same on ranks that share only these
         if item.layer.row or (not item.routed and sizes.tensor == 1):

@@ -22,8 +22,10 @@ SUBSTRATE = REPO / "substrate" / "default"
 RANK = REPO / "aevo" / "jobs" / "rank.py"
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all"}
 # Everything that may carry an adapter, in groups of different ranks
-WIDE = LORA | {"targets": ["all", "out_proj", "experts", "lm_head"],
-               "ranks": {"experts": 2, "lm_head": 6}}
+WIDE = LORA | {
+    "targets": ["all", "out_proj", "experts", "lm_head"],
+    "ranks": {"experts": 2, "lm_head": 6},
+}
 
 
 Recipe = dict[str, Any]
@@ -45,8 +47,21 @@ def losses(out: Path) -> list[float]:
 
 def command(recipe: Path, data: Path, base: Path, out: Path, *more: str) -> list[str]:
     """Arguments of python for such a run in a process of its own."""
-    return ["-m", "train.megatron", "--recipe", str(recipe), "--data", str(data), "--base",
-            str(base), "--seed", "7", "--out", str(out), *more]
+    return [
+        "-m",
+        "train.megatron",
+        "--recipe",
+        str(recipe),
+        "--data",
+        str(data),
+        "--base",
+        str(base),
+        "--seed",
+        "7",
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +79,9 @@ def built(base: Path, precision: str = "fp32") -> tuple[Any, Any]:
     return network.eval(), config
 
 
-def adapted(base: Path, targets: Any = "all",
-            settings: dict[str, Any] | None = None) -> tuple[Any, Any, list[Adapted]]:
+def adapted(
+    base: Path, targets: Any = "all", settings: dict[str, Any] | None = None
+) -> tuple[Any, Any, list[Adapted]]:
     """The same with an adapter that does something: B is drawn, too."""
     network, config = built(base)
     found = lora.inject(network, config, settings or LORA | {"targets": targets}, seed=3)
@@ -81,8 +97,9 @@ def randomise(found: list[Adapted], seed: int = 0) -> None:
             item.layer.lora_b.normal_(0, 0.1, generator=generator)
 
 
-def save_peft(folder: Path, found: list[Adapted], config: Any,
-              settings: dict[str, Any] | None = None) -> Path:
+def save_peft(
+    folder: Path, found: list[Adapted], config: Any, settings: dict[str, Any] | None = None
+) -> Path:
     """The adapter as a folder in peft's format."""
     from train.checkpoint import write_adapter
 
@@ -100,15 +117,32 @@ def tokens(rows: int = 3, length: int = 70) -> torch.Tensor:
 def torchrun(ranks: int, *arguments: str) -> subprocess.Popen[str]:
     """Starts ranks as aevo does on one machine (they die with it); its output is theirs."""
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python",
-         f"--nproc-per-node={ranks}", sys.executable, str(RANK), "torchrun", sys.executable,
-         *arguments],
-        cwd=SUBSTRATE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True, env=environment(),
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--no-python",
+            f"--nproc-per-node={ranks}",
+            sys.executable,
+            str(RANK),
+            "torchrun",
+            sys.executable,
+            *arguments,
+        ],
+        cwd=SUBSTRATE,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=environment(),
     )
 
 
 def environment() -> dict[str, str]:
     """For processes that tests start: the substrate, one thread."""
-    return os.environ | {"PYTHONPATH": str(SUBSTRATE), "OMP_NUM_THREADS": "1",
-                         "PYTHONDONTWRITEBYTECODE": "1"}
+    return os.environ | {
+        "PYTHONPATH": str(SUBSTRATE),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }

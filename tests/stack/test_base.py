@@ -86,10 +86,7 @@ def test_a_missing_package_is_one_line(
     "AEVO_TEST_SMOLLM2" not in os.environ, reason="AEVO_TEST_SMOLLM2=1: 93 MB and minutes"
 )
 def test_smollm2_goes_through_the_same_code(
-    small_recipe: dict[str, Any],
-    train_path: Path,
-    dev_items: list[dict[str, Any]],
-    tmp_path: Path,
+    small_recipe: dict[str, Any], train_path: Path, dev_items: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     from eval import evaluate
     from train import sft

@@ -63,7 +63,9 @@ def recipe_path(short_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def oracle(
-    recipe_path: Path, train_path: Path, bases: dict[str, Path],
+    recipe_path: Path,
+    train_path: Path,
+    bases: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     """trainer=megatron in one process, by base."""
@@ -77,13 +79,17 @@ def oracle(
 
 @pytest.fixture(scope="module")
 def on_two_ranks(
-    recipe_path: Path, train_path: Path, bases: dict[str, Path],
+    recipe_path: Path,
+    train_path: Path,
+    bases: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     """Every layout, by ranks that were started as aevo starts them."""
     folder = tmp_path_factory.mktemp("ranks")
-    plan = [words(recipe_path, train_path, bases[base], folder / name, "--family", "super", *sizes)
-            for name, (base, sizes) in LAYOUTS.items()]
+    plan = [
+        words(recipe_path, train_path, bases[base], folder / name, "--family", "super", *sizes)
+        for name, (base, sizes) in LAYOUTS.items()
+    ]
     (folder / "plan.json").write_text(json.dumps(plan))
     script = Path(__file__).with_name("bridge_ranks.py")
     process = torchrun(2, str(script), str(folder / "plan.json"))
@@ -97,7 +103,10 @@ def tensors(out: Path, step: int = 12) -> dict[str, torch.Tensor]:
 
 
 def test_losses_and_adapter_are_those_of_trainer_megatron(
-    short_recipe: Recipe, train_path: Path, bases: dict[str, Path], tmp_path: Path,
+    short_recipe: Recipe,
+    train_path: Path,
+    bases: dict[str, Path],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With every knob at a value of its own, and rows of unequal weight."""
@@ -107,36 +116,53 @@ def test_losses_and_adapter_are_those_of_trainer_megatron(
     data = tmp_path / "train.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = written(
-        tmp_path, short_recipe, learning_rate=2e-3, checkpoints=2,
+        tmp_path,
+        short_recipe,
+        learning_rate=2e-3,
+        checkpoints=2,
         schedule={"shape": "wsd", "warmup": 0.3, "final": 0.1},
         optimizer={"weight_decay": 0.2, "clip": 0.7, "beta1": 0.8, "beta2": 0.95},
-        lora={"rank": 6, "alpha": 9, "dropout": 0.0, "targets": ["in_proj", "out_proj",
-                                                                 "down_proj"]},
+        lora={
+            "rank": 6,
+            "alpha": 9,
+            "dropout": 0.0,
+            "targets": ["in_proj", "out_proj", "down_proj"],
+        },
         loss={"mask": "answer", "domain_weights": {}},
     )
     base = bases["nemotron_base"]
     monkeypatch.setenv("STANDIN_LOG", str(tmp_path / "settings.json"))
     assert bridge.main(words(recipe, data, base, tmp_path / "b", *ONE)) == 0
     assert megatron.main(words(recipe, data, base, tmp_path / "m")) == 0
-    ours, theirs = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
-                    for name in ("b", "m"))
+    ours, theirs = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("b", "m")
+    )
     for key in ("step", "tokens", "lr"):
         assert [line[key] for line in ours] == [line[key] for line in theirs]
     for key in ("loss", "grad_norm"):
-        assert [line[key] for line in ours] == pytest.approx([line[key] for line in theirs],
-                                                             abs=SAME)
+        assert [line[key] for line in ours] == pytest.approx(
+            [line[key] for line in theirs], abs=SAME
+        )
     for step in (6, 12):
         got, expected = tensors(tmp_path / "b", step), tensors(tmp_path / "m", step)
         assert got.keys() == expected.keys()
         for name, tensor in expected.items():
             assert torch.allclose(got[name], tensor, atol=SAME), name
-    configs = [json.loads((tmp_path / name / "checkpoints/step-000012/adapter_config.json")
-                          .read_text()) for name in ("b", "m")]
+    configs = [
+        json.loads((tmp_path / name / "checkpoints/step-000012/adapter_config.json").read_text())
+        for name in ("b", "m")
+    ]
     assert configs[0] == configs[1]
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("b", "m")]
-    kept = [{key: result[key] for key in result
-             if key not in ("trainer", "layout", "bridge_recipe", "seconds", "final_loss")}
-            for result in results]
+    kept = [
+        {
+            key: result[key]
+            for key in result
+            if key not in ("trainer", "layout", "bridge_recipe", "seconds", "final_loss")
+        }
+        for result in results
+    ]
     assert kept[0] == kept[1]
     assert results[0]["bridge_recipe"] == "nemotron_3_super_peft_config"
     settings = json.loads((tmp_path / "settings.json").read_text())
@@ -147,7 +173,7 @@ def test_losses_and_adapter_are_those_of_trainer_megatron(
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts_give_what_one_process_gives(
-    name: str, on_two_ranks: dict[str, Path], oracle: dict[str, Path], bases: dict[str, Path],
+    name: str, on_two_ranks: dict[str, Path], oracle: dict[str, Path], bases: dict[str, Path]
 ) -> None:
     """Over tensor parallelism Megatron-Bridge's own export of in_proj is wrong; ours is not. Over
     pipeline stages only the last knows the loss."""
@@ -164,17 +190,20 @@ def test_layouts_give_what_one_process_gives(
 
 
 def test_killed_it_goes_on_with_the_same_losses(
-    short_recipe: Recipe, train_path: Path, bases: dict[str, Path], tmp_path: Path,
+    short_recipe: Recipe, train_path: Path, bases: dict[str, Path], tmp_path: Path
 ) -> None:
     """SIGKILL after Megatron-Bridge's first save, and a tracker cut off on top of it."""
     recipe = written(tmp_path, short_recipe, steps=24, checkpoints=3)
     base, out = bases["dense_base"], tmp_path / "out"
     arguments = words(recipe, train_path, base, out, *ONE)
     process = subprocess.Popen(
-        [sys.executable, "-m", "train.bridge", *arguments], start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        cwd=STANDIN, env=environment() | {"PYTHONPATH": os.pathsep.join(
-            (environment()["PYTHONPATH"], str(STANDIN)))},
+        [sys.executable, "-m", "train.bridge", *arguments],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=STANDIN,
+        env=environment()
+        | {"PYTHONPATH": os.pathsep.join((environment()["PYTHONPATH"], str(STANDIN)))},
     )
     tracker = out / "state" / "latest_checkpointed_iteration.txt"
     until(lambda: tracker.is_file() and tracker.read_text() == "10", 120)
@@ -197,15 +226,22 @@ def test_killed_it_goes_on_with_the_same_losses(
 
 
 def test_divergence_is_a_result_and_exit_status_3(
-    short_recipe: Recipe, train_path: Path, bases: dict[str, Path], tmp_path: Path,
+    short_recipe: Recipe,
+    train_path: Path,
+    bases: dict[str, Path],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows = [json.loads(line) | {"weight": 1e308} for line in train_path.open()]
     rows[0]["weight"] = 1.0
     data = tmp_path / "train.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = written(tmp_path, short_recipe, learning_rate=10.0,
-                     lora={"rank": 8, "alpha": 1024, "dropout": 0.0, "targets": "all"})
+    recipe = written(
+        tmp_path,
+        short_recipe,
+        learning_rate=10.0,
+        lora={"rank": 8, "alpha": 1024, "dropout": 0.0, "targets": "all"},
+    )
     status = bridge.main(words(recipe, data, bases["dense_base"], tmp_path / "out", *ONE))
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (status, result["status"], result["final_loss"]) == (3, "diverged", None)
@@ -226,13 +262,22 @@ def test_divergence_is_a_result_and_exit_status_3(
         (("--sequence", "16"), {}, "raise trainer.options.sequence"),
         ((), {"packing": True}, "train.packing: "),
         (("--micro-batch", "3"), {}, "train.batch_size = 8 is not a multiple"),
-        ((), {"lora": {"rank": 8, "alpha": 8, "dropout": 0.0, "targets": ["q_proj"]}},
-         "are one matrix"),
+        (
+            (),
+            {"lora": {"rank": 8, "alpha": 8, "dropout": 0.0, "targets": ["q_proj"]}},
+            "are one matrix",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: tuple[str, ...], train: dict[str, Any], reason: str, short_recipe: Recipe,
-    train_path: Path, bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    train: dict[str, Any],
+    reason: str,
+    short_recipe: Recipe,
+    train_path: Path,
+    bases: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     recipe = written(tmp_path, short_recipe, **train)
     base = bases["nemotron_base"]
@@ -244,7 +289,10 @@ def test_a_mistake_is_one_line(
 
 
 def test_without_megatron_bridge_it_says_where_to_run(
-    recipe_path: Path, train_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    recipe_path: Path,
+    train_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(bridge.importlib.util, "find_spec", lambda name: None)

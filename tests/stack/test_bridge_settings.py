@@ -31,8 +31,16 @@ Train = dict[str, Any]
 
 
 def settings(train: Train, layout: Layout = LAYOUT) -> dict[str, Any]:
-    return overrides(train, layout, length=256, seed=7, base=Path("/b"), imported=Path("/b/m"),
-                     state=Path("/o/state"), targets=patterns({"in_proj"}))
+    return overrides(
+        train,
+        layout,
+        length=256,
+        seed=7,
+        base=Path("/b"),
+        imported=Path("/b/m"),
+        state=Path("/o/state"),
+        targets=patterns({"in_proj"}),
+    )
 
 
 @pytest.fixture
@@ -44,11 +52,15 @@ def train(small_recipe: dict[str, Any]) -> Train:
 
 # -- families and layouts
 
-@pytest.mark.parametrize(("name", "shape", "processes", "expected"), [
-    ("nano", (52, 2688), 8, (1, 1, 8)),
-    ("super", (88, 4096), 16, (8, 1, 16)),
-    ("ultra", (108, 8192), 32, (2, 4, 8)),
-])
+
+@pytest.mark.parametrize(
+    ("name", "shape", "processes", "expected"),
+    [
+        ("nano", (52, 2688), 8, (1, 1, 8)),
+        ("super", (88, 4096), 16, (8, 1, 16)),
+        ("ultra", (108, 8192), 32, (2, 4, 8)),
+    ],
+)
 def test_a_base_is_recognised_and_laid_out_as_nvidia_does(
     name: str, shape: tuple[int, int], processes: int, expected: tuple[int, int, int]
 ) -> None:
@@ -75,24 +87,38 @@ def test_both_ways_of_writing_the_pattern(nemotron_base: Path, tmp_path: Path) -
         family.read_config(tmp_path)
 
 
-@pytest.mark.parametrize(("changes", "layout", "reason"), [
-    ({"packing": True}, LAYOUT, "train.packing"),
-    ({"lora": {"rank": 8, "targets": ["all", "experts"]}}, LAYOUT, "train.lora: Megatron-Bridge"),
-    ({"lora": {"rank": 8, "targets": "lm_head"}}, LAYOUT, "train.lora: Megatron-Bridge"),
-    ({"lora": {"rank": 8, "targets": "all", "ranks": {"mlp": 4}}}, LAYOUT, "one rank for all"),
-    ({"batch_size": 12}, LAYOUT, "train.batch_size = 12 is not a multiple of micro_batch x"),
-    ({"lora": {"rank": 6, "targets": "all"}}, Layout(8, 1, 16, 4096, 1, 16),
-     "train.lora.rank = 6 is not a multiple"),
-    ({"lora": {"rank": 6, "targets": "all"}}, Layout(3, 1, 1, 4096, 1, 3),
-     "n_groups = 8 cannot be divided among 3"),
-    ({}, Layout(1, 5, 1, 4096, 1, 5), "52 layers = 52 cannot be divided among 5"),
-    ({}, Layout(1, 1, 3, 4096, 1, 1), "n_routed_experts = 128 cannot be divided among 3"),
-])
+@pytest.mark.parametrize(
+    ("changes", "layout", "reason"),
+    [
+        ({"packing": True}, LAYOUT, "train.packing"),
+        (
+            {"lora": {"rank": 8, "targets": ["all", "experts"]}},
+            LAYOUT,
+            "train.lora: Megatron-Bridge",
+        ),
+        ({"lora": {"rank": 8, "targets": "lm_head"}}, LAYOUT, "train.lora: Megatron-Bridge"),
+        ({"lora": {"rank": 8, "targets": "all", "ranks": {"mlp": 4}}}, LAYOUT, "one rank for all"),
+        ({"batch_size": 12}, LAYOUT, "train.batch_size = 12 is not a multiple of micro_batch x"),
+        (
+            {"lora": {"rank": 6, "targets": "all"}},
+            Layout(8, 1, 16, 4096, 1, 16),
+            "train.lora.rank = 6 is not a multiple",
+        ),
+        (
+            {"lora": {"rank": 6, "targets": "all"}},
+            Layout(3, 1, 1, 4096, 1, 3),
+            "n_groups = 8 cannot be divided among 3",
+        ),
+        ({}, Layout(1, 5, 1, 4096, 1, 5), "52 layers = 52 cannot be divided among 5"),
+        ({}, Layout(1, 1, 3, 4096, 1, 1), "n_routed_experts = 128 cannot be divided among 3"),
+    ],
+)
 def test_what_bridge_cannot_do_is_refused(
     changes: Train, layout: Layout, reason: str, train: Train
 ) -> None:
-    config = SimpleNamespace(hybrid_override_pattern=NANO, n_groups=8, mamba_num_heads=64,
-                             n_routed_experts=128)
+    config = SimpleNamespace(
+        hybrid_override_pattern=NANO, n_groups=8, mamba_num_heads=64, n_routed_experts=128
+    )
     family.check(LAYOUT, config, train)
     with pytest.raises(BridgeError, match=reason):
         family.check(layout, config, train | changes)
@@ -100,18 +126,36 @@ def test_what_bridge_cannot_do_is_refused(
 
 # -- settings
 
+
 def test_every_knob_of_the_recipe_reaches_the_settings(train: Train) -> None:
-    train |= {"steps": 321, "batch_size": 48, "learning_rate": 3e-4,
-              "optimizer": {"weight_decay": 0.07, "clip": 0.6, "beta1": 0.85, "beta2": 0.97},
-              "lora": {"rank": 16, "alpha": 24, "dropout": 0.05, "targets": "all"}}
+    train |= {
+        "steps": 321,
+        "batch_size": 48,
+        "learning_rate": 3e-4,
+        "optimizer": {"weight_decay": 0.07, "clip": 0.6, "beta1": 0.85, "beta2": 0.97},
+        "lora": {"rank": 16, "alpha": 24, "dropout": 0.05, "targets": "all"},
+    }
     got = settings(train)
-    wanted = {"train.train_iters": 321, "train.global_batch_size": 48, "optimizer.lr": 3e-4,
-              "optimizer.weight_decay": 0.07, "scheduler.start_weight_decay": 0.07,
-              "scheduler.end_weight_decay": 0.07, "optimizer.clip_grad": 0.6,
-              "optimizer.adam_beta1": 0.85, "optimizer.adam_beta2": 0.97, "peft.dim": 16,
-              "peft.alpha": 24, "peft.dropout": 0.05, "rng.seed": 7, "model.seq_length": 256,
-              "checkpoint.pretrained_checkpoint": "/b/m", "checkpoint.save": "/o/state",
-              "checkpoint.load": "/o/state", "tokenizer.tokenizer_model": "/b"}
+    wanted = {
+        "train.train_iters": 321,
+        "train.global_batch_size": 48,
+        "optimizer.lr": 3e-4,
+        "optimizer.weight_decay": 0.07,
+        "scheduler.start_weight_decay": 0.07,
+        "scheduler.end_weight_decay": 0.07,
+        "optimizer.clip_grad": 0.6,
+        "optimizer.adam_beta1": 0.85,
+        "optimizer.adam_beta2": 0.97,
+        "peft.dim": 16,
+        "peft.alpha": 24,
+        "peft.dropout": 0.05,
+        "rng.seed": 7,
+        "model.seq_length": 256,
+        "checkpoint.pretrained_checkpoint": "/b/m",
+        "checkpoint.save": "/o/state",
+        "checkpoint.load": "/o/state",
+        "tokenizer.tokenizer_model": "/b",
+    }
     assert {key: got[key] for key in wanted} == wanted
     train["optimizer"]["clip"] = 0
     assert settings(train)["optimizer.clip_grad"] == CLIP_OFF
@@ -142,23 +186,40 @@ def test_a_version_without_a_setting_is_refused() -> None:
 
 def test_patterns_leave_out_experts_and_mtp() -> None:
     matcher = runpy.run_path(str(STANDIN / "megatron/bridge/peft/lora.py"))
-    found = patterns({"linear_qkv", "linear_proj", "linear_fc1", "linear_fc2", "in_proj",
-                      "shared_experts.linear_fc1", "shared_experts.linear_fc2"})
+    found = patterns(
+        {
+            "linear_qkv",
+            "linear_proj",
+            "linear_fc1",
+            "linear_fc2",
+            "in_proj",
+            "shared_experts.linear_fc1",
+            "shared_experts.linear_fc2",
+        }
+    )
 
     def hit(name: str) -> bool:
         return any(matcher["wildcard_match"](pattern, name) for pattern in found)
 
-    for name in ("self_attention.linear_qkv", "mixer.in_proj", "mlp.shared_experts.linear_fc1",
-                 "mlp.linear_fc2"):
+    for name in (
+        "self_attention.linear_qkv",
+        "mixer.in_proj",
+        "mlp.shared_experts.linear_fc1",
+        "mlp.linear_fc2",
+    ):
         assert hit(f"decoder.layers.11.{name}") and hit(f"module.decoder.layers.0.{name}")
-    for name in ("decoder.layers.1.mlp.experts.linear_fc1", "decoder.layers.2.mixer.out_proj",
-                 "decoder.layers.1.mlp.experts.local_experts.3.linear_fc2",
-                 "mtp.layers.0.mtp_model_layer.layers.0.self_attention.linear_qkv",
-                 "decoder.layers.3.mlp.fc1_latent_proj"):
+    for name in (
+        "decoder.layers.1.mlp.experts.linear_fc1",
+        "decoder.layers.2.mixer.out_proj",
+        "decoder.layers.1.mlp.experts.local_experts.3.linear_fc2",
+        "mtp.layers.0.mtp_model_layer.layers.0.self_attention.linear_qkv",
+        "decoder.layers.3.mlp.fc1_latent_proj",
+    ):
         assert not hit(name)
 
 
 # -- rows
+
 
 def test_a_row_has_our_mask_and_nothing_of_the_padding(
     train_path: Path, nemotron_base: Path
@@ -211,6 +272,7 @@ def test_row_length_and_weights() -> None:
 
 # -- the adapter
 
+
 def test_the_adapter_of_the_base(nemotron_base: Path) -> None:
     config, weights = family.read_config(nemotron_base), base_shapes(nemotron_base)
     leaves = targets(config, "all")
@@ -232,26 +294,33 @@ def test_rows_of_in_proj_are_put_together_by_component(nemotron_base: Path) -> N
     sizes = mamba_rows(config)
     whole = torch.randn(sum(sizes), 4)
     for world in (1, 2):
-        ranks = [torch.cat([part.chunk(world)[rank] for part in whole.split(sizes)])
-                 for rank in range(world)]
+        ranks = [
+            torch.cat([part.chunk(world)[rank] for part in whole.split(sizes)])
+            for rank in range(world)
+        ]
         assert torch.equal(join(ranks, 0, sizes), whole)
         assert torch.equal(torch.cat(ranks), whole) == (world == 1)
 
 
 def test_exported_names_become_pefts_and_all_must_be_there() -> None:
-    expected = {f"base_model.model.backbone.layers.0.mixer.in_proj.lora_{half}.weight": shape
-                for half, shape in (("A", (2, 4)), ("B", (6, 2)))}
+    expected = {
+        f"base_model.model.backbone.layers.0.mixer.in_proj.lora_{half}.weight": shape
+        for half, shape in (("A", (2, 4)), ("B", (6, 2)))
+    }
     wrong, right = torch.zeros(6, 2), torch.ones(6, 2)
     a = torch.full((2, 4), 2.0, dtype=torch.bfloat16)
     for root in ("backbone.", "model.", "base_model.model.backbone."):
-        exported = [(f"{root}layers.0.mixer.in_proj.lora_A.weight", a),
-                    (f"{root}layers.0.mixer.in_proj.lora_B.weight", wrong),
-                    ("mtp.layers.0.mixer.q_proj.lora_A.weight", a)]
+        exported = [
+            (f"{root}layers.0.mixer.in_proj.lora_A.weight", a),
+            (f"{root}layers.0.mixer.in_proj.lora_B.weight", wrong),
+            ("mtp.layers.0.mixer.q_proj.lora_A.weight", a),
+        ]
         got = adapter.tidy(exported, {"layers.0.mixer.in_proj": right}, expected)
         assert got.keys() == expected.keys()
         assert all(tensor.dtype == torch.float32 for tensor in got.values())
-        assert torch.equal(got["base_model.model.backbone.layers.0.mixer.in_proj.lora_B.weight"],
-                           right)
+        assert torch.equal(
+            got["base_model.model.backbone.layers.0.mixer.in_proj.lora_B.weight"], right
+        )
     with pytest.raises(BridgeError, match="exported 1 tensors where 2 are trained"):
         adapter.tidy(exported[:1], {}, expected)
     with pytest.raises(BridgeError, match=r"exported lm_head\.lora_A\.weight, which no adapter"):
@@ -259,6 +328,7 @@ def test_exported_names_become_pefts_and_all_must_be_there() -> None:
 
 
 # -- resume
+
 
 def saved(state: Path, step: int) -> Path:
     """A checkpoint of Megatron-Bridge's, as far as its train state goes."""
@@ -300,8 +370,13 @@ def test_a_log_goes_on_and_refuses_what_is_not_its_own(
     saved(log.state, 2)
     again = opened()
     again.begin(2)
-    assert (again.progress.step, again.progress.tokens, again.progress.loss,
-            again.progress.seconds, again.resumed_from) == (2, 11, 1.5, 1.0, [2])
+    assert (
+        again.progress.step,
+        again.progress.tokens,
+        again.progress.loss,
+        again.progress.seconds,
+        again.resumed_from,
+    ) == (2, 11, 1.5, 1.0, [2])
     assert opened().resumed_from == [2, 2]
     with pytest.raises(StateError, match="starts after step 1, its newest checkpoint is of step 2"):
         again.begin(1)
@@ -313,6 +388,7 @@ def test_a_log_goes_on_and_refuses_what_is_not_its_own(
 
 
 # -- the import
+
 
 @pytest.fixture
 def own_base(nemotron_base: Path, tmp_path: Path) -> Path:
@@ -347,8 +423,9 @@ def test_an_import_is_made_once_and_whole(own_base: Path) -> None:
         time.sleep(0.05)  # the others come while this one works
         (to / "iter_0000000").mkdir(parents=True)
 
-    threads = [threading.Thread(target=imported.make, args=(own_base, folder, convert))
-               for _ in range(3)]
+    threads = [
+        threading.Thread(target=imported.make, args=(own_base, folder, convert)) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

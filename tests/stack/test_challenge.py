@@ -41,13 +41,23 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(
     source: Path, out: Path, *more: str, seed: str = "1"
 ) -> "subprocess.CompletedProcess[str]":
-    words = {"--source": str(source), "--preset": "challenge", "--dev": "36", "--hidden": "27",
-             "--vault": str(out / "vault"), "--rows": str(out / "rows"),
-             "--report": str(out / "source.json")}
+    words = {
+        "--source": str(source),
+        "--preset": "challenge",
+        "--dev": "36",
+        "--hidden": "27",
+        "--vault": str(out / "vault"),
+        "--rows": str(out / "rows"),
+        "--report": str(out / "source.json"),
+    }
     words |= dict(zip(more[::2], more[1::2], strict=True))
     return subprocess.run(
         [sys.executable, "-m", "eval.split", *(word for pair in words.items() for word in pair)],
-        cwd=SUBSTRATE, capture_output=True, text=True, env=os.environ | {"ITEMS_SEED": seed})
+        cwd=SUBSTRATE,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ITEMS_SEED": seed},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +88,8 @@ def test_a_row_is_read_as_the_puzzle_that_it_is(domain: str) -> None:
         again = text.prompt(domain, found.meta["examples"], found.meta["query"], "challenge")
         assert again == puzzle.prompt and 0 <= found.difficulty <= 1
         assert challenge.read(puzzle.prompt.replace("\n", " \n") + "\n", puzzle.answer).meta == (
-            found.meta)
+            found.meta
+        )
 
 
 @pytest.mark.parametrize("form", ["numeric", "symbolic"])
@@ -126,8 +137,11 @@ def test_a_gate_without_a_name_is_told_by_its_table() -> None:
         ("equation:34/44 = 1|6/52", "1", "two digits"),
         ("equation:34/44 = 1|`!*[{", "1", "some have digits"),
         ("equation:|69/52", "1", "no example"),
-        (f"{text.OPENING}{text.CHALLENGE['unit'].head}7 m is 8.0\n\nNow, go", "8",
-         "not in the known layout"),
+        (
+            f"{text.OPENING}{text.CHALLENGE['unit'].head}7 m is 8.0\n\nNow, go",
+            "8",
+            "not in the known layout",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_told_with_its_reason(prompt: str, answer: str, reason: str) -> None:
@@ -172,7 +186,8 @@ def test_a_file_that_cannot_be_right_is_one_line(
 
 def test_the_command_ends_in_one_line_and_writes_nothing(given: Path, tmp_path: Path) -> None:
     for source, more, says in (
-        (tmp_path / "none.csv", (), "No such file"), (given, ("--preset", "tiny"), "challenge"),
+        (tmp_path / "none.csv", (), "No such file"),
+        (given, ("--preset", "tiny"), "challenge"),
         (given, ("--dev", "100"), "too few"),
     ):
         ended = command(source, tmp_path / "out", *more)
@@ -183,8 +198,13 @@ def test_the_command_ends_in_one_line_and_writes_nothing(given: Path, tmp_path: 
 
 def test_rows_that_are_left_out_are_counted(tmp_path: Path) -> None:
     first, second, third = CONTENT[:3]
-    content = [*CONTENT, ("x1", first[1], first[2]), ("x2", second[1], "another"),
-               ("x3", "What?", "4"), ("x4", third[1] + "?", " ")]
+    content = [
+        *CONTENT,
+        ("x1", first[1], first[2]),
+        ("x2", second[1], "another"),
+        ("x3", "What?", "4"),
+        ("x4", third[1] + "?", " "),
+    ]
     random.Random(2).shuffle(content)
     source = read_source(write_csv(tmp_path / "train.csv", content))
     wrong = {key: source.report()[key] for key in ("duplicates", "contradictory")}
@@ -209,8 +229,9 @@ def test_two_answers_to_one_prompt_leave_none(tmp_path: Path) -> None:
 
 
 def test_sides_have_their_sizes_and_share_nothing(done: Path) -> None:
-    dev, hidden, train = (lines(done / name) for name in (
-        "vault/dev.jsonl", "vault/hidden.jsonl", "rows/train.jsonl"))
+    dev, hidden, train = (
+        lines(done / name) for name in ("vault/dev.jsonl", "vault/hidden.jsonl", "rows/train.jsonl")
+    )
     assert (len(dev), len(hidden), len(train)) == (36, 27, 117)
     ids = [{row["id"] for row in side} for side in (dev, hidden, train)]
     assert len(ids[0] | ids[1] | ids[2]) == 180
@@ -250,8 +271,9 @@ def twins(content: list[Row]) -> list[tuple[str, str, str]]:
         if number % 3 == 0:
             twin = text.prompt(puzzle.domain, examples[::-1], query, "challenge")
         elif number % 3 == 1:
-            twin = text.prompt(puzzle.domain, examples[: (len(examples) + 1) // 2], query,
-                               "challenge")
+            twin = text.prompt(
+                puzzle.domain, examples[: (len(examples) + 1) // 2], query, "challenge"
+            )
         else:
             twin = prompt + " "
         if twin != prompt:
@@ -263,8 +285,10 @@ def test_rows_that_tell_each_others_answer_stay_on_one_side(tmp_path: Path) -> N
     planted = twins(CONTENT)
     assert {domain for domain, *_ in planted} == set(puzzles.DOMAINS)
     answer = {prompt: answer for _, prompt, answer in CONTENT}
-    content = [*CONTENT, *((f"t{i}", twin, answer[prompt])
-                           for i, (_, prompt, twin) in enumerate(planted))]
+    content = [
+        *CONTENT,
+        *((f"t{i}", twin, answer[prompt]) for i, (_, prompt, twin) in enumerate(planted)),
+    ]
     found = read_source(write_csv(tmp_path / "train.csv", content)).puzzles
     sides = split(found, 60, 60, 3)
     side = {puzzle.prompt: name for name, members in sides.items() for puzzle in members}
@@ -278,13 +302,17 @@ def test_the_same_rule_and_query_is_one_group_in_other_words() -> None:
         prompt = text.prompt(domain, list(examples), query, "challenge")
         return challenge.read(prompt, answer)
 
-    same = [row("unit", "10.0", "15.00", ("20.0", "30.00"), ("8.0", "12.00")),
-            row("unit", "10.0", "15.00", ("30.0", "45.00"), ("9.0", "13.50"))]
+    same = [
+        row("unit", "10.0", "15.00", ("20.0", "30.00"), ("8.0", "12.00")),
+        row("unit", "10.0", "15.00", ("30.0", "45.00"), ("9.0", "13.50")),
+    ]
     assert groups(same) == [[0, 1]]
     assert groups([same[0], replace(same[1], answer="15.10")]) == [[0], [1]]
-    fixed = [row("numeral", "38", "XXXVIII", ("11", "XI"), ("5", "V"), ("9", "IX")),
-             row("numeral", "38", "XXXVIII", ("12", "XII"), ("6", "VI"), ("10", "X")),
-             row("numeral", "38", "XXXVIII", ("12", "XII"), ("5", "V"), ("6", "VI"))]
+    fixed = [
+        row("numeral", "38", "XXXVIII", ("11", "XI"), ("5", "V"), ("9", "IX")),
+        row("numeral", "38", "XXXVIII", ("12", "XII"), ("6", "VI"), ("10", "X")),
+        row("numeral", "38", "XXXVIII", ("12", "XII"), ("5", "V"), ("6", "VI")),
+    ]
     assert groups(fixed) == [[0], [1, 2]], "the numerals are one rule for all rows"
 
 
@@ -302,8 +330,15 @@ def test_training_rows_do_not_overlap_with_dev_or_hidden(done: Path, tmp_path: P
 # -- solving and mixing ----------------------------------------------------------------------------
 
 # Share of 20 rows that is solved to the letter. Measured rates: docs/challenge.md.
-SOLVED = {"bits": 0.9, "gravity": 0.7, "unit": 0.7, "numeral": 1.0, "cipher": 0.85,
-          "equation_numeric_deduce": 0.9, "equation_symbolic_deduce": 0.2}
+SOLVED = {
+    "bits": 0.9,
+    "gravity": 0.7,
+    "unit": 0.7,
+    "numeral": 1.0,
+    "cipher": 0.85,
+    "equation_numeric_deduce": 0.9,
+    "equation_symbolic_deduce": 0.2,
+}
 
 
 def test_solved_rows_come_back_and_their_traces_end_in_the_very_answer(done: Path) -> None:
@@ -351,9 +386,25 @@ def built(done: Path, folder: Path, made: dict[str, Any]) -> tuple[list[dict[str
     """What the command makes of a recipe."""
     (folder / "recipe.yaml").write_text(change.dump_recipe(made))
     ended = subprocess.run(
-        [sys.executable, "-m", "data.build", "--recipe", str(folder / "recipe.yaml"), "--preset",
-         "challenge", "--seed", "3", "--out", str(folder), "--real",
-         str(done / "rows" / "train.jsonl")], cwd=SUBSTRATE, capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "data.build",
+            "--recipe",
+            str(folder / "recipe.yaml"),
+            "--preset",
+            "challenge",
+            "--seed",
+            "3",
+            "--out",
+            str(folder),
+            "--real",
+            str(done / "rows" / "train.jsonl"),
+        ],
+        cwd=SUBSTRATE,
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 0, ended.stderr
     return lines(folder / "train.jsonl"), json.loads((folder / "data.json").read_text())
 
@@ -366,7 +417,8 @@ def test_real_and_synthetic_rows_are_mixed_as_the_recipe_says(done: Path, tmp_pa
     own = {row["prompt"]: row for row in lines(done / "rows" / "train.jsonl")}
     real = [row for row in found if row["source"].startswith("real:")]
     assert Counter(row["domain"] for row in real) == dict.fromkeys(
-        set(puzzles.DOMAINS) - {"cipher"}, 6)
+        set(puzzles.DOMAINS) - {"cipher"}, 6
+    )
     for row in found:
         assert row["prompt"].endswith(text.SUFFIX)
         bare = row["prompt"].removesuffix(text.SUFFIX)
@@ -386,8 +438,10 @@ def test_choice_follows_the_knobs(done: Path) -> None:
 
     assert chosen(share=1.0) == chosen(share=1.0)
     counts = Counter(puzzle.id for puzzle in chosen(share=1.0, repeat=3))
-    assert max(counts.values()) > 1 and max(Counter(
-        puzzle.id for puzzle in chosen(share=1.0)).values()) == 1
+    assert (
+        max(counts.values()) > 1
+        and max(Counter(puzzle.id for puzzle in chosen(share=1.0)).values()) == 1
+    )
     assert all(puzzle.meta["solved"] for puzzle in chosen(share=1.0, unsolved="drop"))
     kept = {puzzle.meta["subdomain"] for puzzle in chosen(share=1.0, skip=["gravity"])}
     assert "gravity" not in kept and "unit" in kept
@@ -397,9 +451,13 @@ def test_choice_follows_the_knobs(done: Path) -> None:
 
 @pytest.mark.parametrize(
     ("real", "says"),
-    [({"share": 2}, "data.real.share=2 must be a number from 0 to 1"),
-     ({"skip": ["gravity_hard"]}, "a list of bits_xor"), ({"unsolved": "keep"}, "answer, drop"),
-     ({"repeat": 0}, "data.real.repeat=0"), ({"shares": 1}, "data.real.shares is unknown")],
+    [
+        ({"share": 2}, "data.real.share=2 must be a number from 0 to 1"),
+        ({"skip": ["gravity_hard"]}, "a list of bits_xor"),
+        ({"unsolved": "keep"}, "answer, drop"),
+        ({"repeat": 0}, "data.real.repeat=0"),
+        ({"shares": 1}, "data.real.shares is unknown"),
+    ],
 )
 def test_a_mistake_in_the_knobs_is_named(tmp_path: Path, real: dict[str, Any], says: str) -> None:
     (tmp_path / "recipe.yaml").write_text(change.dump_recipe(recipe(**real)))
@@ -429,7 +487,8 @@ def test_every_prompt_of_the_challenge_is_asked_with_its_suffix() -> None:
     """To the letter, as the competition's scorer does; other prompts as they are."""
     puzzle = puzzles.draw(CHALLENGE, "unit", 1, 1, "dev")[0]
     assert text.asked(puzzle.prompt) == puzzle.prompt + (
-        "\nPlease put your final answer inside `\\boxed{}`. For example: `\\boxed{your answer}`")
+        "\nPlease put your final answer inside `\\boxed{}`. For example: `\\boxed{your answer}`"
+    )
     assert text.parse(text.asked(puzzle.prompt), "unit") == text.parse(puzzle.prompt, "unit")
     tiny = puzzles.draw(puzzles.load_preset("tiny"), "unit", 1, 1, "dev")[0]
     assert text.asked(tiny.prompt) == tiny.prompt
@@ -441,29 +500,51 @@ def test_a_spoilt_file_of_real_rows_is_one_line(tmp_path: Path) -> None:
         if content is not None:
             path.write_text(content)
         ended = subprocess.run(
-            [sys.executable, "-m", "data.build", "--recipe", "recipe.yaml", "--preset", "challenge",
-             "--seed", "1", "--out", str(tmp_path / "out"), "--real", str(path)],
-            cwd=SUBSTRATE, capture_output=True, text=True)
+            [
+                sys.executable,
+                "-m",
+                "data.build",
+                "--recipe",
+                "recipe.yaml",
+                "--preset",
+                "challenge",
+                "--seed",
+                "1",
+                "--out",
+                str(tmp_path / "out"),
+                "--real",
+                str(path),
+            ],
+            cwd=SUBSTRATE,
+            capture_output=True,
+            text=True,
+        )
         assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_numbers_are_scored_with_slack_but_kept_only_to_the_letter(done: Path) -> None:
-    near = [row for row in lines(done / "rows" / "train.jsonl")
-            if row["domain"] in ("gravity", "unit") and not row["solved"]]
+    near = [
+        row
+        for row in lines(done / "rows" / "train.jsonl")
+        if row["domain"] in ("gravity", "unit") and not row["solved"]
+    ]
     for row in near:
-        found = challenge.explain(challenge.read(row["prompt"], row["answer"]),
-                                  challenge.learn([]))
+        found = challenge.explain(challenge.read(row["prompt"], row["answer"]), challenge.learn([]))
         assert found is not None and verify(row["answer"], found[0]) and found[0] != row["answer"]
 
 
 def test_two_sets_are_compared_by_sub_domain(done: Path, tmp_path: Path) -> None:
-    items = {"real": lines(done / "vault" / "dev.jsonl"),
-             "synthetic": draw_items(CHALLENGE, "dev", 60, 1)}
+    items = {
+        "real": lines(done / "vault" / "dev.jsonl"),
+        "synthetic": draw_items(CHALLENGE, "dev", 60, 1),
+    }
     paths = []
     for name, rows_ in items.items():
-        predictions = [{"id": row["id"], "correct": row["domain"] != "cipher" or name == "real"}
-                       for row in rows_]
+        predictions = [
+            {"id": row["id"], "correct": row["domain"] != "cipher" or name == "real"}
+            for row in rows_
+        ]
         for kind, content in (("items", rows_), ("predictions", predictions)):
             paths.append(tmp_path / f"{name}.{kind}.jsonl")
             paths[-1].write_text("".join(json.dumps(row) + "\n" for row in content))
@@ -473,6 +554,7 @@ def test_two_sets_are_compared_by_sub_domain(done: Path, tmp_path: Path) -> None
     assert "1.000 of    4   0.000 of    8   -1.000 (-" in found["cipher"], ended
     assert "+0.000 (+0.0 se)" in found["gravity"] and list(found)[-1] == "all"
     assert sum(name.startswith("equation_") for name in found) == 4
-    ended = subprocess.run([*argv, paths[0], paths[3]], cwd=SUBSTRATE, capture_output=True,
-                           text=True)
+    ended = subprocess.run(
+        [*argv, paths[0], paths[3]], cwd=SUBSTRATE, capture_output=True, text=True
+    )
     assert ended.returncode == 2 and "of other items" in ended.stderr

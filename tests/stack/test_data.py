@@ -57,15 +57,18 @@ def test_no_row_is_of_dev_or_hidden_even_after_augmentation() -> None:
 
 
 def test_augmented_rows_are_right() -> None:
-    built = rows(data__augment={"reorder_examples": 1, "extra_example": 1, "perturb_numbers": 1},
-                 data__filter__resolve=False)
+    built = rows(
+        data__augment={"reorder_examples": 1, "extra_example": 1, "perturb_numbers": 1},
+        data__filter__resolve=False,
+    )
     for row in built:
         assert puzzles.solve(row["prompt"], row["domain"], TINY) in (row["answer"], None)
 
 
 def test_mixture_up_and_down_samples() -> None:
-    counts = Counter(row["domain"] for row in rows(data__mixture__equation=5,
-                                                   data__mixture__bits=0))
+    counts = Counter(
+        row["domain"] for row in rows(data__mixture__equation=5, data__mixture__bits=0)
+    )
     assert counts["bits"] == 0
     assert counts["equation"] > 4 * counts["unit"]
 
@@ -80,8 +83,9 @@ def test_trace_styles_lengthen_completions_and_may_differ_by_domain() -> None:
     mixed = rows(data__trace__domains={"unit": "full"})
     assert length(mixed, "unit") == length(full, "unit")
     assert length(mixed, "cipher") == length(none, "cipher")
-    half = Counter(row["source"] for row in rows(data__trace={
-        "style": "full", "fraction": 0.5, "domains": {}}))
+    half = Counter(
+        row["source"] for row in rows(data__trace={"style": "full", "fraction": 0.5, "domains": {}})
+    )
     assert set(half) == {"generator:full", "generator:none"}
 
 
@@ -91,8 +95,14 @@ def test_difficulty_keeps_half_of_every_domain(half: str) -> None:
     assert dropped["difficulty"] == 120
     counts = Counter(row["domain"] for row in found)
     assert counts == dict.fromkeys(puzzles.DOMAINS, 20)
-    levels = {name: [row["difficulty"] for row in rows(data__filter__difficulty=name)
-                     if row["domain"] == "unit"] for name in ("easy", "hard")}
+    levels = {
+        name: [
+            row["difficulty"]
+            for row in rows(data__filter__difficulty=name)
+            if row["domain"] == "unit"
+        ]
+        for name in ("easy", "hard")
+    }
     assert max(levels["easy"]) <= min(levels["hard"])
 
 
@@ -110,15 +120,17 @@ def test_curriculum_goes_from_easy_to_hard_in_every_domain_at_once() -> None:
 
 
 def test_domain_weights_reach_the_rows() -> None:
-    weights = {row["domain"]: row["weight"] for row in rows(
-        train__loss__domain_weights={"unit": 2.0})}
+    weights = {
+        row["domain"]: row["weight"] for row in rows(train__loss__domain_weights={"unit": 2.0})
+    }
     assert weights["unit"] == 2.0 and weights["bits"] == 1.0
 
 
 @pytest.mark.parametrize("preset", [TINY, puzzles.load_preset("challenge")], ids=lambda p: p.name)
 def test_a_new_query_is_never_one_of_the_examples(preset: puzzles.Preset) -> None:
-    settings = recipe(data__augment={"reorder_examples": 0, "extra_example": 0,
-                                     "perturb_numbers": 1})
+    settings = recipe(
+        data__augment={"reorder_examples": 0, "extra_example": 0, "perturb_numbers": 1}
+    )
     given = Counter({row["id"]: 1 for row in build(recipe(), preset, 3)[0]})
     fresh = [row for row in build(settings, preset, 3)[0] if row["id"] not in given]
     assert fresh
@@ -131,8 +143,9 @@ def test_a_new_query_is_never_one_of_the_examples(preset: puzzles.Preset) -> Non
 def test_augmentation_stays_within_the_knobs_of_the_preset() -> None:
     knobs = {**TINY.knobs, "cipher": {**TINY.knobs["cipher"], "letters": 4}}
     narrow = dataclasses.replace(TINY, knobs=knobs)
-    settings = recipe(data__augment={"reorder_examples": 0, "extra_example": 1,
-                                     "perturb_numbers": 1})
+    settings = recipe(
+        data__augment={"reorder_examples": 0, "extra_example": 1, "perturb_numbers": 1}
+    )
     built = [row for row in build(settings, narrow, 3)[0] if row["domain"] == "cipher"]
     assert built
     for row in built:
@@ -141,16 +154,26 @@ def test_augmentation_stays_within_the_knobs_of_the_preset() -> None:
 
 
 def test_all_mistakes_of_a_recipe_are_named_at_once(tmp_path: Path) -> None:
-    changed = recipe(train__learning_rate="fast", data__trace__style="long",
-                     data__mixture={"bits": 1}, train__lora__rank=64, nonsense=1)
+    changed = recipe(
+        train__learning_rate="fast",
+        data__trace__style="long",
+        data__mixture={"bits": 1},
+        train__lora__rank=64,
+        nonsense=1,
+    )
     del changed["train"]["steps"]
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(changed))
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
-    for part in ("train.learning_rate='fast'", "one of none, short, full", "data.mixture",
-                 "train.lora.rank=64 must be a whole number from 1 to 32", "nonsense is unknown",
-                 "train.steps is missing"):
+    for part in (
+        "train.learning_rate='fast'",
+        "one of none, short, full",
+        "data.mixture",
+        "train.lora.rank=64 must be a whole number from 1 to 32",
+        "nonsense is unknown",
+        "train.steps is missing",
+    ):
         assert part in str(caught.value)
 
 
@@ -187,9 +210,22 @@ def test_command_line_reports_a_mistake_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("data: [")
     done = subprocess.run(
-        [sys.executable, "-m", "data.build", "--recipe", str(path), "--preset", "tiny",
-         "--seed", "1", "--out", str(tmp_path / "out")],
-        cwd=SUBSTRATE, capture_output=True, text=True,
+        [
+            sys.executable,
+            "-m",
+            "data.build",
+            "--recipe",
+            str(path),
+            "--preset",
+            "tiny",
+            "--seed",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        cwd=SUBSTRATE,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

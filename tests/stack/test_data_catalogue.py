@@ -18,8 +18,15 @@ from tests.stack.conftest import SUBSTRATE
 
 CATALOGUE = load(SUBSTRATE / "axes.yaml", trainer="megatron")
 MOVES = [(axis, move) for axis in CATALOGUE.axes for move in axis.moves]
-CATEGORIES = {"data_mixture", "data_construction", "schedule", "optimiser", "capacity", "loss",
-              "checkpoint_selection"}
+CATEGORIES = {
+    "data_mixture",
+    "data_construction",
+    "schedule",
+    "optimiser",
+    "capacity",
+    "loss",
+    "checkpoint_selection",
+}
 
 
 def fork(folder: Path) -> Path:
@@ -35,9 +42,22 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """What the fork's own code builds, as a candidate's job does it."""
     out = folder / "out"
     subprocess.run(
-        [sys.executable, "-m", "data.build", "--recipe", "recipe.yaml", "--preset", "tiny",
-         "--seed", "3", "--out", str(out)],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(SUBSTRATE)}, check=True,
+        [
+            sys.executable,
+            "-m",
+            "data.build",
+            "--recipe",
+            "recipe.yaml",
+            "--preset",
+            "tiny",
+            "--seed",
+            "3",
+            "--out",
+            str(out),
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(SUBSTRATE)},
+        check=True,
         capture_output=True,
     )
     return [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]

@@ -133,8 +133,21 @@ def test_transformers_computes_in_half_precision_where_asked(
     evaluator = load_evaluator(read_items(few), tiny_base, 8, "hf", "bfloat16")
     assert evaluator.transformers is not None
     assert evaluator.transformers.model.dtype == torch.bfloat16
-    words = ["--items", few, "--base", tiny_base, "--out", tmp_path / "out", "--include-base",
-             "--decoder", "hf", "--max-new", "8", "--dtype", "bfloat16"]
+    words = [
+        "--items",
+        few,
+        "--base",
+        tiny_base,
+        "--out",
+        tmp_path / "out",
+        "--include-base",
+        "--decoder",
+        "hf",
+        "--max-new",
+        "8",
+        "--dtype",
+        "bfloat16",
+    ]
     assert evaluation.main(list(map(str, words))) == 0
     record = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert (record["dtype"], record["max_new"]) == ("bfloat16", 8)

@@ -72,10 +72,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "shape": (lambda f: edit_tensors(f, widen), "do not fit"),
     "unknown module": (lambda f: edit_tensors(f, rename), "lm_head"),
     "extra tensor": (lambda f: edit_tensors(f, extra), "unexpected tensor"),
-    "half a pair": (
-        lambda f: edit_tensors(f, halve),
-        "has only lora_B",
-    ),
+    "half a pair": (lambda f: edit_tensors(f, halve), "has only lora_B"),
     "type": (lambda f: edit_tensors(f, whole_numbers), "int32"),
     "rank": (lambda f: edit_config(f, r=33), "rank 33"),
     "another rank": (lambda f: edit_config(f, r=4), "at rank 4"),

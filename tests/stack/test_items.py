@@ -21,7 +21,10 @@ def command(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     given |= dict(zip(more[::2], more[1::2], strict=True))
     return subprocess.run(
         [sys.executable, "-m", "eval.items", *(word for pair in given.items() for word in pair)],
-        cwd=SUBSTRATE, capture_output=True, text=True, env=os.environ | {"ITEMS_SEED": "1"},
+        cwd=SUBSTRATE,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ITEMS_SEED": "1"},
     )
 
 
@@ -58,14 +61,18 @@ def test_every_item_is_of_its_split_and_can_be_answered() -> None:
     for split, bucket in (("dev", "dev"), ("hidden", "hidden"), ("hidden_unshifted", "hidden")):
         rows = items(TINY, split, 120, 4)
         assert {puzzles.split_of(row["prompt"]) for row in rows} == {bucket}
-        assert all(puzzles.solve(row["prompt"], row["domain"], TINY) == row["answer"]
-                   for row in rows)
+        assert all(
+            puzzles.solve(row["prompt"], row["domain"], TINY) == row["answer"] for row in rows
+        )
         assert set(Counter(row["domain"] for row in rows)) == set(puzzles.DOMAINS)
 
 
 def test_these_modules_need_no_torch() -> None:
-    code = ("import sys, puzzles, eval.metric, eval.items, data.build; "
-            "print(sorted({'torch', 'transformers', 'aevo'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", code], cwd=SUBSTRATE, capture_output=True,
-                          text=True, check=True)
+    code = (
+        "import sys, puzzles, eval.metric, eval.items, data.build; "
+        "print(sorted({'torch', 'transformers', 'aevo'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=SUBSTRATE, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -22,8 +22,13 @@ from tests.stack.mcore_support import command
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: tuple[str, ...], reason: str, small_recipe_path: Path, train_path: Path,
-    nemotron_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    reason: str,
+    small_recipe_path: Path,
+    train_path: Path,
+    nemotron_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = command(small_recipe_path, train_path, nemotron_base, tmp_path, *arguments)
     assert entry.main(words[2:]) == 2
@@ -33,8 +38,12 @@ def test_a_mistake_is_one_line(
 
 
 def test_without_megatron_core_it_says_what_to_install(
-    small_recipe_path: Path, train_path: Path, nemotron_base: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    small_recipe_path: Path,
+    train_path: Path,
+    nemotron_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(entry.importlib.util, "find_spec", lambda name: None)
     words = command(small_recipe_path, train_path, nemotron_base, tmp_path)

@@ -128,12 +128,17 @@ def test_all_reaches_every_kind_of_layer(nemotron_base: Path) -> None:
     names = [f"{item.stem}{module}" for item in found for module in item.modules]
     assert set(names) == {
         "layers.0.mixer.in_proj",
-        "layers.1.mixer.shared_experts.up_proj", "layers.1.mixer.shared_experts.down_proj",
-        "layers.2.mixer.q_proj", "layers.2.mixer.k_proj", "layers.2.mixer.v_proj",
+        "layers.1.mixer.shared_experts.up_proj",
+        "layers.1.mixer.shared_experts.down_proj",
+        "layers.2.mixer.q_proj",
+        "layers.2.mixer.k_proj",
+        "layers.2.mixer.v_proj",
         "layers.2.mixer.o_proj",
-        "layers.3.mixer.up_proj", "layers.3.mixer.down_proj",
+        "layers.3.mixer.up_proj",
+        "layers.3.mixer.down_proj",
         "layers.4.mixer.in_proj",
-        "layers.5.mixer.shared_experts.up_proj", "layers.5.mixer.shared_experts.down_proj",
+        "layers.5.mixer.shared_experts.up_proj",
+        "layers.5.mixer.shared_experts.down_proj",
     }
     assert len(names) == len(set(names))
 
@@ -165,8 +170,9 @@ def test_targets_that_cannot_be(targets: Any, reason: str, nemotron_base: Path) 
 def test_the_start_depends_on_the_seed_alone(nemotron_base: Path) -> None:
     _, config, found = adapted(nemotron_base)
     _, _, again = adapted(nemotron_base)
-    assert all(torch.equal(a.layer.lora_a, b.layer.lora_a)
-               for a, b in zip(found, again, strict=True))
+    assert all(
+        torch.equal(a.layer.lora_a, b.layer.lora_a) for a, b in zip(found, again, strict=True)
+    )
     other = lora.inject(built(nemotron_base)[0], config, LORA, seed=4)
     assert not torch.equal(found[0].layer.lora_a, other[0].layer.lora_a)
     assert all(not item.layer.lora_b.any() for item in other)

@@ -48,8 +48,10 @@ def test_the_chunked_scan_is_the_recurrence(chunk: int, packed: bool) -> None:
             if packed and t and segments[row, t] != segments[row, t - 1]:
                 carried = torch.zeros_like(carried)
             into = dt[row, t][:, None] * x[row, t]
-            carried = (carried * (dt[row, t] * decay).exp()[:, None, None]
-                       + into[..., None] * b[row, t].repeat_interleave(per, 0)[:, None])
+            carried = (
+                carried * (dt[row, t] * decay).exp()[:, None, None]
+                + into[..., None] * b[row, t].repeat_interleave(per, 0)[:, None]
+            )
             expected[row, t] = (carried * c[row, t].repeat_interleave(per, 0)[:, None]).sum(-1)
     found = scan(x, dt, decay, b, c, chunk, segments if packed else None)
     assert torch.allclose(found, expected, atol=CLOSE)
@@ -108,16 +110,28 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **functions: Any) -> No
     vars(sys.modules[name]).update(functions)
 
 
-def combined(x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: Tensor, chunk: int, *,
-             D: Tensor, dt_bias: Tensor, dt_softplus: bool, seq_idx: Tensor | None) -> Tensor:
+def combined(
+    x: Tensor,
+    dt: Tensor,
+    decay: Tensor,
+    b: Tensor,
+    c: Tensor,
+    chunk: int,
+    *,
+    D: Tensor,
+    dt_bias: Tensor,
+    dt_softplus: bool,
+    seq_idx: Tensor | None,
+) -> Tensor:
     """mamba_ssm's function of that signature, by our own scan."""
     assert dt_softplus
     y = scan(x, F.softplus(dt + dt_bias), decay, b, c, chunk, seq_idx)
     return y + D[:, None] * x
 
 
-def convolved(x: Tensor, weight: Tensor, bias: Tensor, *, seq_idx: Tensor | None,
-              activation: str) -> Tensor:
+def convolved(
+    x: Tensor, weight: Tensor, bias: Tensor, *, seq_idx: Tensor | None, activation: str
+) -> Tensor:
     """causal_conv1d's function of that signature: channels before length."""
     assert activation == "silu"
     return F.silu(causal_conv(x.transpose(1, 2), weight, bias, seq_idx)).transpose(1, 2)
@@ -134,13 +148,16 @@ def test_each_mamba_kernel_is_used_without_the_other(
     ids = tokens()
     expected = model.logits(network, ids)
     if scanned:
-        stand_in(monkeypatch, "mamba_ssm.ops.triton.ssd_combined",
-                 mamba_chunk_scan_combined=combined)
+        stand_in(
+            monkeypatch, "mamba_ssm.ops.triton.ssd_combined", mamba_chunk_scan_combined=combined
+        )
     if convolving:
         stand_in(monkeypatch, "causal_conv1d", causal_conv1d_fn=convolved)
     found = mixer.kernels.__wrapped__("cuda")
-    assert found.names == {"scan": "mamba_ssm" if scanned else "torch",
-                           "convolution": "causal_conv1d" if convolving else "torch"}
+    assert found.names == {
+        "scan": "mamba_ssm" if scanned else "torch",
+        "convolution": "causal_conv1d" if convolving else "torch",
+    }
     monkeypatch.setattr(mixer, "kernels", lambda _: found)
     assert (model.logits(network, ids) - expected).abs().max() < CLOSE
 
@@ -154,8 +171,7 @@ def test_packed_sequences_are_as_if_alone(nemotron_base: Path) -> None:
     for number, (begin, end) in enumerate(itertools.pairwise(cuts)):
         segments[:, begin:end] = number
     packed = model.logits(network, ids, segments)
-    apart = torch.cat([model.logits(network, ids[:, a:b])
-                       for a, b in itertools.pairwise(cuts)], 1)
+    apart = torch.cat([model.logits(network, ids[:, a:b]) for a, b in itertools.pairwise(cuts)], 1)
     assert (packed - apart).abs().max() < CLOSE
     mixed = model.logits(network, ids)
     assert (mixed - apart).abs().max() > 100 * CLOSE

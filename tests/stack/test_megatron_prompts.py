@@ -22,8 +22,12 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
-ROW = {"domain": "gravity", "prompt": "Convert 02:30 to minutes",
-       "completion": "2 * 60 + 30 is 150.\n\\boxed{150}", "weight": 2.0}
+ROW = {
+    "domain": "gravity",
+    "prompt": "Convert 02:30 to minutes",
+    "completion": "2 * 60 + 30 is 150.\n\\boxed{150}",
+    "weight": 2.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +38,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
     special = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
-    words.train_from_iterator([ROW["prompt"], ROW["completion"]], trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>",
-                                   eos_token="<|im_end|>", pad_token="<unk>")
+    words.train_from_iterator(
+        [ROW["prompt"], ROW["completion"]],
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=special,
+            show_progress=False,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="<|im_end|>",
+        pad_token="<unk>",
+    )
     fast.chat_template = TEMPLATE
     fast.save_pretrained(out)
     return out
@@ -81,7 +96,8 @@ def test_rows_are_in_nemotrons_format(mask: str, learned: str, folder: Path) -> 
     (found,) = tokenize([ROW], chat, mask)
     assert whole(chat, found.ids) == (
         "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nConvert 02:30 to minutes<|im_end|>\n"
-        "<|im_start|>assistant\n<think>\n2 * 60 + 30 is 150.\n</think>\n\\boxed{150}<|im_end|>")
+        "<|im_start|>assistant\n<think>\n2 * 60 + 30 is 150.\n</think>\n\\boxed{150}<|im_end|>"
+    )
     taught = [label for label in found.labels if label != IGNORE]
     assert whole(chat, taught).lstrip("\n") == learned
     assert found.weight == 2.0 and len(found.ids) == len(found.labels)
@@ -89,8 +105,10 @@ def test_rows_are_in_nemotrons_format(mask: str, learned: str, folder: Path) -> 
 
 @pytest.fixture
 def nemo() -> Any:
-    return pytest.importorskip("nemo.collections.common.prompts.nemotron_nano_v3",
-                               reason="nemo-toolkit is not installed (extra `nemo`)")
+    return pytest.importorskip(
+        "nemo.collections.common.prompts.nemotron_nano_v3",
+        reason="nemo-toolkit is not installed (extra `nemo`)",
+    )
 
 
 @pytest.mark.usefixtures("nemo")
@@ -110,8 +128,9 @@ def test_nemos_loss_mask_begins_where_ours_does(folder: Path) -> None:
     (ours,) = tokenize([ROW], chat, "completion")
     formatter = prompts._formatter(folder)
     answer = "<think>\n" + reasoned(ROW["completion"])
-    theirs = formatter.encode_dialog([{"role": "user", "content": ROW["prompt"]},
-                                      {"role": "assistant", "content": answer}])
+    theirs = formatter.encode_dialog(
+        [{"role": "user", "content": ROW["prompt"]}, {"role": "assistant", "content": answer}]
+    )
     masked = whole(chat, theirs["input_ids"][theirs["mask"]].tolist())
     taught = whole(chat, [label for label in ours.labels if label != IGNORE])
     assert masked == "<|im_start|>assistant\n<think>\n" + taught + "\n"

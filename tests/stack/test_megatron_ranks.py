@@ -91,14 +91,20 @@ def recipe_path(short_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def alone(
-    one_rank: torch.device, short_recipe: Recipe, train_path: Path, nemotron_base: Path,
-    dense_base: Path, tmp_path_factory: pytest.TempPathFactory,
+    one_rank: torch.device,
+    short_recipe: Recipe,
+    train_path: Path,
+    nemotron_base: Path,
+    dense_base: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, list[float]]:
     """Losses of one process, by base."""
     found = {}
-    for name, base, recipe in (("nemotron_base", nemotron_base, short_recipe),
-                               ("dense_base", dense_base, short_recipe),
-                               ("wide", nemotron_base, wide(short_recipe))):
+    for name, base, recipe in (
+        ("nemotron_base", nemotron_base, short_recipe),
+        ("dense_base", dense_base, short_recipe),
+        ("wide", nemotron_base, wide(short_recipe)),
+    ):
         out = tmp_path_factory.mktemp(name)
         run_here(recipe, train_path, base, out)
         found[name] = losses(out)
@@ -108,7 +114,10 @@ def alone(
 
 @pytest.fixture(scope="module")
 def pair(
-    short_recipe: Recipe, train_path: Path, nemotron_base: Path, dense_base: Path,
+    short_recipe: Recipe,
+    train_path: Path,
+    nemotron_base: Path,
+    dense_base: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """What two ranks made of all of TRAINED and ANSWERED, a folder each."""
@@ -130,16 +139,17 @@ def pair(
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_two_processes_learn_as_one(
-    name: str, pair: Path, alone: dict[str, list[float]]
-) -> None:
+def test_two_processes_learn_as_one(name: str, pair: Path, alone: dict[str, list[float]]) -> None:
     which, sizes = TRAINED[name]
     expected = alone["wide" if "wide" in name else which]
     assert losses(pair / name) == pytest.approx(expected, abs=SAME)
     result = json.loads((pair / name / "result.json").read_text())
     assert result["layout"]["processes"] == 2 and sizes.items() <= result["layout"].items()
     assert sorted(path.name for path in (pair / name / "checkpoints").iterdir()) == [
-        "step-000004", "step-000008", "step-000012"]
+        "step-000004",
+        "step-000008",
+        "step-000012",
+    ]
 
 
 @pytest.mark.parametrize("name", ANSWERED)
@@ -171,8 +181,12 @@ def test_a_divided_model_and_its_adapter_are_the_whole_ones(
 
 
 def test_pipeline_times_tensor(
-    alone: dict[str, list[float]], recipe_path: Path, train_path: Path, dense_base: Path,
-    tmp_path: Path, started: Started,
+    alone: dict[str, list[float]],
+    recipe_path: Path,
+    train_path: Path,
+    dense_base: Path,
+    tmp_path: Path,
+    started: Started,
 ) -> None:
     layout = ["--tensor", "2", "--pipeline", "2", "--micro-batch", "4"]
     started.append(torchrun(4, *command(recipe_path, train_path, dense_base, tmp_path, *layout)))
@@ -198,7 +212,11 @@ def long_path(long_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.usefixtures("one_rank")
 def test_killed_on_two_ranks_it_goes_on_on_one(
-    long_recipe: Recipe, long_path: Path, train_path: Path, dense_base: Path, tmp_path: Path,
+    long_recipe: Recipe,
+    long_path: Path,
+    train_path: Path,
+    dense_base: Path,
+    tmp_path: Path,
     started: Started,
 ) -> None:
     """kill -9 of torchrun, with which its ranks die; another layout reads the state. The losses
@@ -218,15 +236,27 @@ def test_killed_on_two_ranks_it_goes_on_on_one(
 
 @pytest.mark.usefixtures("one_rank")
 def test_killed_it_gives_the_losses_of_an_undisturbed_run(
-    long_recipe: Recipe, long_path: Path, train_path: Path, nemotron_base: Path, tmp_path: Path,
+    long_recipe: Recipe,
+    long_path: Path,
+    train_path: Path,
+    nemotron_base: Path,
+    tmp_path: Path,
     started: Started,
 ) -> None:
     """kill -9 as soon as there is a state; the same layout gives the same numbers."""
     run_here(long_recipe, train_path, nemotron_base, tmp_path / "whole")
     out = tmp_path / "cut"
     argv = [sys.executable, *command(long_path, train_path, nemotron_base, out)]
-    started.append(subprocess.Popen(argv, cwd=SUBSTRATE, env=environment(), text=True,
-                                    stdout=subprocess.PIPE, start_new_session=True))
+    started.append(
+        subprocess.Popen(
+            argv,
+            cwd=SUBSTRATE,
+            env=environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+    )
     until((out / "state" / "latest.json").exists, 120)
     started[0].kill()
     started[0].wait()

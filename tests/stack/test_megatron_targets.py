@@ -33,8 +33,17 @@ __all__ = ["one_rank"]
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 CLOSE = 1e-4  # logits in fp32, absolute
-GROUPS = ("in_proj", "out_proj", "q_proj", "o_proj", "mixer.up_proj", "shared_experts.down_proj",
-          "experts.0.up_proj", "experts.3.down_proj", "lm_head")
+GROUPS = (
+    "in_proj",
+    "out_proj",
+    "q_proj",
+    "o_proj",
+    "mixer.up_proj",
+    "shared_experts.down_proj",
+    "experts.0.up_proj",
+    "experts.3.down_proj",
+    "lm_head",
+)
 PEFT = WIDE | {"targets": ["all", "experts", "lm_head"]}  # peft refuses out_proj
 
 
@@ -48,8 +57,11 @@ def with_lora(recipe: Recipe, steps: int, lora: dict[str, Any]) -> Recipe:
 def pairs(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """(A, B) of an adapter's modules, by name."""
     tensors = load_file(folder / "adapter_model.safetensors")
-    return {name.removesuffix(".lora_A.weight"): (a, tensors[name.replace("lora_A", "lora_B")])
-            for name, a in tensors.items() if name.endswith(".lora_A.weight")}
+    return {
+        name.removesuffix(".lora_A.weight"): (a, tensors[name.replace("lora_A", "lora_B")])
+        for name, a in tensors.items()
+        if name.endswith(".lora_A.weight")
+    }
 
 
 def merged(base: Path, folder: Path) -> torch.Tensor:
@@ -133,8 +145,11 @@ def test_every_target_has_a_gradient_and_keeps_its_rank(
         for name, (a, b) in found.items() if steps > 1 else ():
             values = torch.linalg.svdvals(b @ a)
             assert values[1] > 1e-3 * values[0], name
-        assert len(load_adapter(out / "checkpoints" / f"step-{steps:06d}",
-                                base_shapes(nemotron_base)).pairs) == len(found)
+        assert len(
+            load_adapter(
+                out / "checkpoints" / f"step-{steps:06d}", base_shapes(nemotron_base)
+            ).pairs
+        ) == len(found)
 
 
 def test_pefts_own_logits_are_those_of_its_merged_adapter(
@@ -161,8 +176,10 @@ def test_pefts_own_logits_are_those_of_its_merged_adapter(
 
 
 def test_what_peft_cannot_adapt_is_refused_in_one_line(nemotron_base: Path) -> None:
-    for change, reason in (({"targets": ["all", "mamba"]}, "out_proj"),
-                           ({"targets": ["experts"], "dropout": 0.1}, "lora_dropout")):
+    for change, reason in (
+        ({"targets": ["all", "mamba"]}, "out_proj"),
+        ({"targets": ["experts"], "dropout": 0.1}, "lora_dropout"),
+    ):
         with pytest.raises(ModelError, match=reason):
             peft_model.load(nemotron_base, LORA | change, 3, "cpu")
 
@@ -177,7 +194,12 @@ def test_groups_and_modules_may_be_listed_together() -> None:
     present = ["q_proj", "in_proj", "out_proj", "up_proj", "experts.up_proj", "lm_head"]
     assert resolve("all", present, "nemotron_h") == ["in_proj", "q_proj", "up_proj"]
     assert resolve(["all", "mamba", "experts"], present, "nemotron_h") == [
-        "in_proj", "q_proj", "up_proj", "out_proj", "experts.up_proj"]
+        "in_proj",
+        "q_proj",
+        "up_proj",
+        "out_proj",
+        "experts.up_proj",
+    ]
 
 
 def test_experts_in_bf16_of_any_rank_train(
@@ -189,9 +211,15 @@ def test_experts_in_bf16_of_any_rank_train(
     lora = WIDE | {"ranks": {"experts": 3}}
     recipe = with_lora(short_recipe, 4, lora)
     found = []
-    for name, layout in (("bf16", Layout(precision="bf16", recompute="selective")),
-                         ("fp32", Layout())):
+    for name, layout in (
+        ("bf16", Layout(precision="bf16", recompute="selective")),
+        ("fp32", Layout()),
+    ):
         train(recipe, train_path, nemotron_base, tmp_path / name, layout)
-        found.append([json.loads(line)["loss"] for line in
-                      (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
+        found.append(
+            [
+                json.loads(line)["loss"]
+                for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+            ]
+        )
     assert found[0] == pytest.approx(found[1], rel=0.05)

@@ -65,11 +65,15 @@ def test_a_run_learns_and_leaves_what_the_peft_trainer_leaves(
     for key in ("steps", "checkpoints", "tokens", "base_sha256", "data_sha256", "recipe"):
         assert result[key] == theirs[key]
     assert [p["lr"] for p in metrics(tmp_path / "ours")] == [
-        p["lr"] for p in metrics(tmp_path / "theirs")]
+        p["lr"] for p in metrics(tmp_path / "theirs")
+    ]
     for name in ("ours", "theirs"):
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         assert json.loads(lines[0])["paths"] == {
-            "scan": "torch", "convolution": "torch", "experts": "grouped_mm"}
+            "scan": "torch",
+            "convolution": "torch",
+            "experts": "grouped_mm",
+        }
         assert "paths" not in json.loads(lines[1])
     shapes = base_shapes(nemotron_base)
     for name in ("ours", "theirs"):
@@ -128,8 +132,9 @@ def test_what_is_computed_anew_is_not_kept(nemotron_base: Path) -> None:
         own = {p.data_ptr() for p in network.parameters()}
         found: dict[int, int] = {}
 
-        def note(tensor: torch.Tensor, own: set[int] = own,
-                 found: dict[int, int] = found) -> torch.Tensor:
+        def note(
+            tensor: torch.Tensor, own: set[int] = own, found: dict[int, int] = found
+        ) -> torch.Tensor:
             if tensor.data_ptr() not in own:
                 found[tensor.data_ptr()] = tensor.nbytes
             return tensor
@@ -156,18 +161,26 @@ def test_schedules_clipping_and_decay_are_those_of_the_recipe(
 ) -> None:
     from train.schedule import factor
 
-    recipe = changed(short_recipe, steps=6, schedule={"shape": shape, "warmup": 0.3, "final": 0.1},
-                     optimizer={"clip": 0.01, "weight_decay": 0.1})
+    recipe = changed(
+        short_recipe,
+        steps=6,
+        schedule={"shape": shape, "warmup": 0.3, "final": 0.1},
+        optimizer={"clip": 0.01, "weight_decay": 0.1},
+    )
     train(recipe, train_path, dense_base, tmp_path)
     peak = recipe["train"]["learning_rate"]
     assert [row["lr"] for row in metrics(tmp_path)] == [
-        peak * factor(step, 6, shape, 0.3, 0.1) for step in range(6)]
+        peak * factor(step, 6, shape, 0.3, 0.1) for step in range(6)
+    ]
     assert all(row["grad_norm"] > 0.01 for row in metrics(tmp_path))  # as it was before clipping
 
 
 @pytest.mark.usefixtures("one_rank")
 def test_clipping_bounds_the_gradient(
-    short_recipe: Recipe, train_path: Path, dense_base: Path, tmp_path: Path,
+    short_recipe: Recipe,
+    train_path: Path,
+    dense_base: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = []
@@ -175,12 +188,13 @@ def test_clipping_bounds_the_gradient(
 
     def recording(self: Any, *rest: Any) -> Any:
         squares = sum(float(p.grad.pow(2).sum()) for g in self.param_groups for p in g["params"])
-        seen.append(squares ** 0.5)
+        seen.append(squares**0.5)
         return step(self, *rest)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", recording)
-    train(changed(short_recipe, steps=3, optimizer={"clip": 0.01}), train_path, dense_base,
-          tmp_path)
+    train(
+        changed(short_recipe, steps=3, optimizer={"clip": 0.01}), train_path, dense_base, tmp_path
+    )
     assert seen == pytest.approx([0.01] * 3, rel=1e-3)
 
 
@@ -191,8 +205,13 @@ class Killed(BaseException):
 @pytest.mark.usefixtures("one_rank")
 @pytest.mark.parametrize(("after", "resumed"), [(1, []), (5, [4]), (11, [9])])
 def test_interrupted_after_any_step_it_gives_the_same_bytes(
-    after: int, resumed: list[int], short_recipe: Recipe, train_path: Path, nemotron_base: Path,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    resumed: list[int],
+    short_recipe: Recipe,
+    train_path: Path,
+    nemotron_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """States are written every third step here and at checkpoints, which are at 4, 8 and 12."""
     monkeypatch.setattr(loop, "STATE_STEPS", 3)

@@ -15,36 +15,48 @@ TINY, CHALLENGE = puzzles.load_preset("tiny"), puzzles.load_preset("challenge")
 # are ambiguous, and an operator that is in no example cannot be known.
 SOLVABLE = {
     "tiny": dict.fromkeys(DOMAINS, 1.0),
-    "challenge": {"bits": 0.95, "gravity": 0.99, "unit": 0.99, "numeral": 1.0, "cipher": 0.97,
-                  "equation": 0.42},
+    "challenge": {
+        "bits": 0.95,
+        "gravity": 0.99,
+        "unit": 0.99,
+        "numeral": 1.0,
+        "cipher": 0.97,
+        "equation": 0.42,
+    },
 }
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("preset", [TINY, CHALLENGE], ids=lambda preset: preset.name)
-def test_solver_finds_the_answer_from_the_prompt_alone(
-    preset: puzzles.Preset, domain: str
-) -> None:
+def test_solver_finds_the_answer_from_the_prompt_alone(preset: puzzles.Preset, domain: str) -> None:
     drawn = puzzles.draw(preset, domain, 60, seed=5, split="train")
     solved = [puzzles.solve(puzzle.prompt, domain, preset) for puzzle in drawn]
-    right = sum(found is not None and verify(puzzle.answer, found)
-                for puzzle, found in zip(drawn, solved, strict=True))
+    right = sum(
+        found is not None and verify(puzzle.answer, found)
+        for puzzle, found in zip(drawn, solved, strict=True)
+    )
     assert len(drawn) == 60
     assert right / 60 >= SOLVABLE[preset.name][domain]
 
 
 @pytest.mark.parametrize(
     ("form", "operators", "right", "wrong"),
-    [("numeric", "narrow", 0.94, 0.06), ("numeric", "broad", 0.88, 0.12),
-     ("symbolic", "narrow", 0.25, 0.10), ("symbolic", "broad", 0.18, 0.10)],
+    [
+        ("numeric", "narrow", 0.94, 0.06),
+        ("numeric", "broad", 0.88, 0.12),
+        ("symbolic", "narrow", 0.25, 0.10),
+        ("symbolic", "broad", 0.18, 0.10),
+    ],
 )
 def test_challenge_equations_with_a_shown_operator_are_solved(
     form: str, operators: str, right: float, wrong: float
 ) -> None:
-    drawn = puzzles.draw(CHALLENGE, "equation", 120, 12, "train", form=form, guess=0.0,
-                         operators=operators)
-    pairs = [(puzzle.answer, puzzles.solve(puzzle.prompt, "equation", CHALLENGE))
-             for puzzle in drawn]
+    drawn = puzzles.draw(
+        CHALLENGE, "equation", 120, 12, "train", form=form, guess=0.0, operators=operators
+    )
+    pairs = [
+        (puzzle.answer, puzzles.solve(puzzle.prompt, "equation", CHALLENGE)) for puzzle in drawn
+    ]
     assert sum(gold == given for gold, given in pairs) >= right * len(pairs)
     assert sum(given is not None and gold != given for gold, given in pairs) <= wrong * len(pairs)
 
@@ -112,8 +124,10 @@ def test_hidden_distribution_is_shifted_in_mixture_and_in_operators() -> None:
     count = [Counter(row["domain"] for row in rows) for rows in (dev, hidden, unshifted)]
     assert count[0]["equation"] > 2 * count[1]["equation"]
     assert count[2] == count[0]
-    rules = [{row["meta"]["rule"] for row in rows if row["domain"] == "equation"}
-             for rows in (dev, hidden, unshifted)]
+    rules = [
+        {row["meta"]["rule"] for row in rows if row["domain"] == "equation"}
+        for rows in (dev, hidden, unshifted)
+    ]
     assert rules[0] == rules[2] and rules[0] < rules[1]
     ids = [{row["id"] for row in rows} for rows in (dev, hidden, unshifted)]
     assert not ids[0] & (ids[1] | ids[2])
@@ -131,9 +145,12 @@ def test_numerals_and_words_are_inverse(n: int) -> None:
 @pytest.mark.parametrize(
     ("rule", "a", "b", "expected"),
     [
-        (("add", "plain"), "34", "44", "78"), (("add", "reversed"), "34", "44", "78"),
-        (("sub", "plain"), "12", "30", "-18"), (("cat", "plain"), "07", "24", "724"),
-        (("mul", "reversed"), "12", "10", "12"), (("mod", "plain"), "50", "00", "0"),
+        (("add", "plain"), "34", "44", "78"),
+        (("add", "reversed"), "34", "44", "78"),
+        (("sub", "plain"), "12", "30", "-18"),
+        (("cat", "plain"), "07", "24", "724"),
+        (("mul", "reversed"), "12", "10", "12"),
+        (("mod", "plain"), "50", "00", "0"),
     ],
 )
 def test_equation_rules(rule: tuple[str, str], a: str, b: str, expected: str) -> None:

@@ -28,9 +28,19 @@ ROWS, LENGTH = 8, 64
 def alone(model: Architecture, trainer: str) -> Division:
     """One process, fp32, as both trainers have it on CPU."""
     return Division(
-        trainer=trainer, nodes=1, gpus=0, ranks=1, tensor=1, pipeline=1, expert=1, rows=ROWS,
-        micro_rows=ROWS, row_tokens=LENGTH, number_bytes=4,
-        adapter=Adapter(8, leaves("all", model), fused=trainer == "megatron"))
+        trainer=trainer,
+        nodes=1,
+        gpus=0,
+        ranks=1,
+        tensor=1,
+        pipeline=1,
+        expert=1,
+        rows=ROWS,
+        micro_rows=ROWS,
+        row_tokens=LENGTH,
+        number_bytes=4,
+        adapter=Adapter(8, leaves("all", model), fused=trainer == "megatron"),
+    )
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_nemotron_h"])
@@ -53,26 +63,46 @@ def test_shipped_architectures_are_those_of_the_checkpoints(
 ) -> None:
     for name, base in (("tiny", tiny_base), ("tiny_nemotron_h", nemotron_base)):
         both = (known(name), read(base))
-        assert len({item.model_copy(update={"name": "", "source": ""}).model_dump_json()
-                    for item in both}) == 1
+        assert (
+            len(
+                {
+                    item.model_copy(update={"name": "", "source": ""}).model_dump_json()
+                    for item in both
+                }
+            )
+            == 1
+        )
 
 
-@pytest.mark.parametrize("wanted", [
-    "all", "attention", "mlp", "mamba", "lm_head", ["in_proj", "o_proj"],
-    ["all", "shared_experts", "experts", "lm_head"]])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "all",
+        "attention",
+        "mlp",
+        "mamba",
+        "lm_head",
+        ["in_proj", "o_proj"],
+        ["all", "shared_experts", "experts", "lm_head"],
+    ],
+)
 def test_targets_are_the_trainers_own(wanted: str | list[str]) -> None:
     for name, kind in (("tiny", "llama"), ("tiny_nemotron_h", "nemotron_h")):
         model = known(name)
         present = {item.leaf for item in weights(model) if item.leaf}
         inner = {"shared experts": "shared_experts.", "routed experts": "experts."}
-        present |= {inner[item.group] + item.leaf for item in weights(model)
-                    if item.group in inner and item.leaf}
+        present |= {
+            inner[item.group] + item.leaf
+            for item in weights(model)
+            if item.group in inner and item.leaf
+        }
         try:
             expected = set(resolve(wanted, present, kind))
         except TargetError:  # not in this model
             continue
-        assert leaves(wanted, model) == {name for name in expected
-                                         if not name.startswith("experts.")}
+        assert leaves(wanted, model) == {
+            name for name in expected if not name.startswith("experts.")
+        }
 
 
 def test_what_the_sheets_take_from_the_trainers_is_what_they_do() -> None:
@@ -83,16 +113,30 @@ def test_what_the_sheets_take_from_the_trainers_is_what_they_do() -> None:
 
     assert {family.shape[1]: family.layout for family in families.FAMILIES.values()} == {
         hidden: (tensor, pipeline, expert)
-        for hidden, (tensor, pipeline, expert, _) in BRIDGE.items()}
+        for hidden, (tensor, pipeline, expert, _) in BRIDGE.items()
+    }
     for name, family in families.FAMILIES.items():
         size = {"nano": "30b", "super": "120b", "ultra": "550b"}[name]
         model = known(f"nemotron3_{name}_{size}")
         assert family.shape == (len(model.pattern), model.hidden)
-    train = {"steps": 5, "batch_size": 4, "learning_rate": 1e-4, "lora": LORA,
-             "optimizer": {"weight_decay": 0.0, "clip": 1.0, "beta1": 0.9, "beta2": 0.99}}
+    train = {
+        "steps": 5,
+        "batch_size": 4,
+        "learning_rate": 1e-4,
+        "lora": LORA,
+        "optimizer": {"weight_decay": 0.0, "clip": 1.0, "beta1": 0.9, "beta2": 0.99},
+    }
     here = Path("x")
-    set_there = overrides.overrides(train, families.Layout(1, 1, 8, 4096, 1, 8), length=128,
-                                    seed=1, base=here, imported=here, state=here, targets=["*"])
+    set_there = overrides.overrides(
+        train,
+        families.Layout(1, 1, 8, 4096, 1, 8),
+        length=128,
+        seed=1,
+        base=here,
+        imported=here,
+        state=here,
+        targets=["*"],
+    )
     assert set_there["model.mtp_num_layers"] == 0
     assert set_there["checkpoint.save_interval"] == storage.BRIDGE_STEPS
     assert set_there["checkpoint.most_recent_k"] == storage.BRIDGE_STATES
@@ -129,21 +173,25 @@ def test_files_of_a_peft_training(
 
     execute(Run(two_steps, train_path, tiny_base, tmp_path, seed=7, threads=1))
     model = known("tiny")
-    check_run(tmp_path, model, alone(model, "peft"),
-              (tmp_path / "state" / "state.pt").stat().st_size)
+    check_run(
+        tmp_path, model, alone(model, "peft"), (tmp_path / "state" / "state.pt").stat().st_size
+    )
 
 
 def test_files_of_a_megatron_training(
-    two_steps: dict[str, Any], train_path: Path, nemotron_base: Path, tmp_path: Path,
-    one_rank: None,
+    two_steps: dict[str, Any], train_path: Path, nemotron_base: Path, tmp_path: Path, one_rank: None
 ) -> None:
     from tests.stack.mcore_support import run_here
 
     run_here(two_steps, train_path, nemotron_base, tmp_path)
     model = known("tiny_nemotron_h")
     folder = next((tmp_path / "state").glob("step-*"))
-    check_run(tmp_path, model, alone(model, "megatron"),
-              sum(path.stat().st_size for path in folder.glob("*.distcp")))
+    check_run(
+        tmp_path,
+        model,
+        alone(model, "megatron"),
+        sum(path.stat().st_size for path in folder.glob("*.distcp")),
+    )
 
 
 @pytest.fixture
@@ -194,8 +242,12 @@ def megatron_keeps(base: Path) -> int:
     loader.load(built, config, base)
     lora.inject(built, config, LORA, 7)
     part = pipeline.split(some_batch(), layout.Layout(), torch.device("cpu"))[0][0]
-    return kept([*built.parameters(), *built.buffers()], lambda: model.token_losses(
-        built, model.hidden(built, part.ids, None), part.targets, part.at).sum())
+    return kept(
+        [*built.parameters(), *built.buffers()],
+        lambda: model.token_losses(
+            built, model.hidden(built, part.ids, None), part.targets, part.at
+        ).sum(),
+    )
 
 
 @pytest.mark.parametrize("pattern", ["****", "----", "EEEE"])

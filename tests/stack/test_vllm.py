@@ -65,11 +65,26 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def arguments(
-    items: Path, base: Path, out: Path, adapters: dict[str, Path], *more: str,
+    items: Path,
+    base: Path,
+    out: Path,
+    adapters: dict[str, Path],
+    *more: str,
     command: str = COMMAND,
 ) -> list[str]:
-    words = ["--items", items, "--base", base, "--out", out, "--decoder", "vllm",
-             "--command", command, *more]
+    words = [
+        "--items",
+        items,
+        "--base",
+        base,
+        "--out",
+        out,
+        "--decoder",
+        "vllm",
+        "--command",
+        command,
+        *more,
+    ]
     for setting in ENGINE:
         words += ["--engine", setting]
     for name, folder in adapters.items():
@@ -83,8 +98,11 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def asked_of(log: Path) -> list[str]:
     """The requests for items, without the canary's."""
-    return [line["asked"] for line in lines(log)
-            if "asked" in line and not line["asked"].startswith("canary")]
+    return [
+        line["asked"]
+        for line in lines(log)
+        if "asked" in line and not line["asked"].startswith("canary")
+    ]
 
 
 def outputs(out: Path, name: str) -> list[tuple[str, str, bool]]:
@@ -92,7 +110,11 @@ def outputs(out: Path, name: str) -> list[tuple[str, str, bool]]:
 
 
 def test_two_shards_and_hot_swap_give_what_transformers_gives(
-    tiny_base: Path, few_items: Path, checkpoints: dict[str, Path], tmp_path: Path, log: Path,
+    tiny_base: Path,
+    few_items: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    log: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = os.environ.get("AEVO_VLLM_COMMAND")
@@ -105,12 +127,16 @@ def test_two_shards_and_hot_swap_give_what_transformers_gives(
         assert evaluation.main(argv) == 0
     ours, theirs = (json.loads((both[d] / "scores.json").read_text()) for d in ("vllm", "hf"))
     assert list(ours["scores"]) == ["base", *checkpoints]
-    same = [a == b for name in ours["scores"]
-            for a, b in zip(outputs(both["vllm"], name), outputs(both["hf"], name), strict=True)]
+    same = [
+        a == b
+        for name in ours["scores"]
+        for a, b in zip(outputs(both["vllm"], name), outputs(both["hf"], name), strict=True)
+    ]
     assert len(same) == 4 * ITEMS
     assert sum(same) >= 0.99 * len(same)
     assert {r["output"] for r in lines(both["vllm"] / "base.predictions.jsonl")} != {
-        r["output"] for r in lines(both["vllm"] / "60.predictions.jsonl")}
+        r["output"] for r in lines(both["vllm"] / "60.predictions.jsonl")
+    }
     row = lines(both["vllm"] / "60.predictions.jsonl")[0]
     assert row["end"] == "stop" and row["tokens"] > 1
     if real is not None:
@@ -126,12 +152,20 @@ def test_two_shards_and_hot_swap_give_what_transformers_gives(
         assert start["enable_prefix_caching"] and start["enable_chunked_prefill"]
         assert start["max_model_len"] == 512  # 8192, but the model goes no further
     # Nothing is asked again, and nothing but the logs stays of the engines.
-    assert sorted(p.name for p in (both["vllm"] / "engine").iterdir()) == ["shard-0.log",
-                                                                           "shard-1.log"]
+    assert sorted(p.name for p in (both["vllm"] / "engine").iterdir()) == [
+        "shard-0.log",
+        "shard-1.log",
+    ]
     before = (both["vllm"] / "scores.json").read_bytes()
     (both["vllm"] / "scores.json").unlink()
-    argv = arguments(few_items, tiny_base, both["vllm"], checkpoints, "--include-base",
-                     command="/no/python/is/needed")
+    argv = arguments(
+        few_items,
+        tiny_base,
+        both["vllm"],
+        checkpoints,
+        "--include-base",
+        command="/no/python/is/needed",
+    )
     assert evaluation.main(argv) == 0
     assert (both["vllm"] / "scores.json").read_bytes() == before
 
@@ -145,16 +179,24 @@ def alive(pid: int) -> bool:
 
 
 def test_after_kill_9_the_missing_answers_alone_are_asked(
-    tiny_base: Path, few_items: Path, checkpoints: dict[str, Path], tmp_path: Path, log: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tiny_base: Path,
+    few_items: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     hold = tmp_path / "hold"
     hold.touch()
     monkeypatch.setenv("STAND_IN_HOLD", str(hold))
     out, chosen = tmp_path / "out", {"60": checkpoints["60"]}
     argv = arguments(few_items, tiny_base, out, chosen, "--engine", "max_loras=2")
-    process = subprocess.Popen([sys.executable, "-m", "eval.evaluate", *argv], text=True,
-                               cwd=STAND_IN.parents[2] / "substrate" / "default")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eval.evaluate", *argv],
+        text=True,
+        cwd=STAND_IN.parents[2] / "substrate" / "default",
+    )
     part = out / "engine" / "shard-0.jsonl"
     try:
         until(lambda: any("item" in row for row in shards.rows_of(part)), 240)
@@ -181,7 +223,11 @@ def test_after_kill_9_the_missing_answers_alone_are_asked(
 
 
 def test_an_adapter_that_vllm_refuses_or_leaves_out_stops_no_other(
-    tiny_base: Path, few_items: Path, checkpoints: dict[str, Path], tmp_path: Path, log: Path,
+    tiny_base: Path,
+    few_items: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    log: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, part = checkpoints["30"], tmp_path / "part"
@@ -198,21 +244,38 @@ def test_an_adapter_that_vllm_refuses_or_leaves_out_stops_no_other(
     scores = json.loads((out / "scores.json").read_text())["scores"]
     assert scores["base"]["n"] == ITEMS
     assert "expected target modules in" in scores["whole"]["error"]
-    assert scores["part"] == {"error": "vLLM: 1 of its modules vLLM leaves out: "
-                                       "model.layers.0.mlp.up_proj"}
+    assert scores["part"] == {
+        "error": "vLLM: 1 of its modules vLLM leaves out: model.layers.0.mlp.up_proj"
+    }
     assert len(asked_of(log)) == ITEMS  # the base's alone
 
 
-@pytest.mark.parametrize(("variable", "value", "message", "asks"), [
-    ("WRONG", "deaf", "canary: a loud adapter changed 0 of 8 texts: this vLLM does not apply", 0),
-    ("WRONG", "stained", "canary: the base answers otherwise after an adapter was loaded", 0),
-    ("WRONG", "late", "canary: the base answers otherwise after the work", 1),
-    ("VERSION", "0.21.0", "vLLM 0.21.0: from 0.20 to 0.22.1 a loaded adapter may change", 0),
-])
+@pytest.mark.parametrize(
+    ("variable", "value", "message", "asks"),
+    [
+        (
+            "WRONG",
+            "deaf",
+            "canary: a loud adapter changed 0 of 8 texts: this vLLM does not apply",
+            0,
+        ),
+        ("WRONG", "stained", "canary: the base answers otherwise after an adapter was loaded", 0),
+        ("WRONG", "late", "canary: the base answers otherwise after the work", 1),
+        ("VERSION", "0.21.0", "vLLM 0.21.0: from 0.20 to 0.22.1 a loaded adapter may change", 0),
+    ],
+)
 def test_an_engine_that_does_not_treat_adapters_right_is_not_believed(
-    variable: str, value: str, message: str, asks: int, tiny_base: Path, few_items: Path,
-    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], log: Path,
+    variable: str,
+    value: str,
+    message: str,
+    asks: int,
+    tiny_base: Path,
+    few_items: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    log: Path,
 ) -> None:
     monkeypatch.setenv(f"STAND_IN_{variable}", value)
     one = {"60": checkpoints["60"]}
@@ -225,7 +288,11 @@ def test_an_engine_that_does_not_treat_adapters_right_is_not_believed(
 
 
 def test_a_start_that_is_believed_says_so(
-    tiny_base: Path, few_items: Path, checkpoints: dict[str, Path], tmp_path: Path, log: Path,
+    tiny_base: Path,
+    few_items: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    log: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     argv = arguments(few_items, tiny_base, tmp_path / "out", {"60": checkpoints["60"]})
@@ -236,8 +303,13 @@ def test_a_start_that_is_believed_says_so(
 
 
 def test_limits_are_checked_before_an_engine_starts(
-    tiny_base: Path, few_items: Path, checkpoints: dict[str, Path], tmp_path: Path, log: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tiny_base: Path,
+    few_items: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     one = {"60": checkpoints["60"]}
     argv = arguments(few_items, tiny_base, tmp_path / "rank", one, "--engine", "max_lora_rank=1")
@@ -251,7 +323,8 @@ def test_limits_are_checked_before_an_engine_starts(
     argv = arguments(few_items, tiny_base, tmp_path / "few", one, "--engine", "tensor_parallel=4")
     assert evaluation.main(argv) == 2
     assert "4 GPUs are needed (shards 1 x tensor_parallel 4) and 2 are here (0, 1)" in (
-        capsys.readouterr().err)
+        capsys.readouterr().err
+    )
     assert not log.exists()
 
 
@@ -261,20 +334,42 @@ def test_limits_are_checked_before_an_engine_starts(
         ("", "", "no `command`; give the Python"),
         ("/no/such/python", "", "`command`: /no/such/python: No such file or directory"),
         (sys.executable, "", "No module named 'vllm': `command` must be the Python"),
-        (COMMAND, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
-         "CUDA out of memory. Tried to allocate 2.00 GiB.: the GPU is too small: raise tensor_pa"),
-        (COMMAND, "ValueError: Free memory on device cuda:0 (9.1/79.2 GiB) on startup is less than "
-         "desired GPU memory utilization (0.85, 67.3 GiB).", "something else holds memory"),
-        (COMMAND, "ValueError: No available memory for the cache blocks. Try increasing ...",
-         "the GPU is too small"),
-        (COMMAND, "ValueError: To serve at least one request with the models's max seq len (8192), "
-         "(9.0 GiB KV cache is needed, which is larger than ...", "the GPU is too small"),
+        (
+            COMMAND,
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+            "CUDA out of memory. Tried to allocate 2.00 GiB.: the GPU is too small: raise "
+            "tensor_pa",
+        ),
+        (
+            COMMAND,
+            "ValueError: Free memory on device cuda:0 (9.1/79.2 GiB) on startup is less than "
+            "desired GPU memory utilization (0.85, 67.3 GiB).",
+            "something else holds memory",
+        ),
+        (
+            COMMAND,
+            "ValueError: No available memory for the cache blocks. Try increasing ...",
+            "the GPU is too small",
+        ),
+        (
+            COMMAND,
+            "ValueError: To serve at least one request with the models's max seq len (8192), "
+            "(9.0 GiB KV cache is needed, which is larger than ...",
+            "the GPU is too small",
+        ),
         (COMMAND, "RuntimeError: Worker failed with error 'no kernel'", "error 'no kernel'; log: "),
     ],
 )
 def test_an_engine_that_does_not_start_is_one_line(
-    command: str, fault: str, message: str, tiny_base: Path, few_items: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: Path,
+    command: str,
+    fault: str,
+    message: str,
+    tiny_base: Path,
+    few_items: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    log: Path,
 ) -> None:
     """The faults are the words of vLLM 0.17.1."""
     monkeypatch.setenv("STAND_IN_FAULT", fault)
@@ -292,8 +387,16 @@ def test_an_engine_that_is_killed_ends_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Processes of any kind: one ends by a signal, the other would go on for a minute."""
-    pair = [shards.Shard(n, tmp_path / f"task-{n}", tmp_path / f"shard-{n}.jsonl",
-                         tmp_path / f"shard-{n}.log", None) for n in (0, 1)]
+    pair = [
+        shards.Shard(
+            n,
+            tmp_path / f"task-{n}",
+            tmp_path / f"shard-{n}.jsonl",
+            tmp_path / f"shard-{n}.log",
+            None,
+        )
+        for n in (0, 1)
+    ]
     script = "import os, sys, time; '-0' in sys.argv[1] or time.sleep(60); os.kill(os.getpid(), 9)"
     with pytest.raises(EvaluationError, match=r"engine 0 ended with SIGKILL: no word of why; log"):
         shards.run([sys.executable, "-c", script], pair, 1)
@@ -334,29 +437,46 @@ def test_an_engine_gets_no_path_of_ours() -> None:
 
 def test_settings_are_the_challenges_and_mistakes_are_named() -> None:
     assert parse_settings([]) == Settings(
-        max_model_len=8192, max_num_seqs=0, max_lora_rank=32, gpu_memory_utilization=0.85,
-        tensor_parallel=1, prefix_caching="auto", chunked_prefill=True)
+        max_model_len=8192,
+        max_num_seqs=0,
+        max_lora_rank=32,
+        gpu_memory_utilization=0.85,
+        tensor_parallel=1,
+        prefix_caching="auto",
+        chunked_prefill=True,
+    )
     given = parse_settings(["shards=0", "prefix_caching=false", 'extra={"kv_cache_dtype": "fp8"}'])
     assert given.prefix_caching == "false" and given.extra == {"kv_cache_dtype": "fp8"}
-    for wrong, message in (("shard=1", "NAME=VALUE, of max_model_len"), ("shards", "NAME=VALUE"),
-                           ("shards=x", "invalid literal"), ("max_num_seqs=-1", "positive"),
-                           ("dtype", "NAME=VALUE"), ("prefix_caching=1", "auto, true or false"),
-                           ("extra=[]", "a JSON object"), ("max_lora_rank=30", "vLLM has 1, 8")):
+    for wrong, message in (
+        ("shard=1", "NAME=VALUE, of max_model_len"),
+        ("shards", "NAME=VALUE"),
+        ("shards=x", "invalid literal"),
+        ("max_num_seqs=-1", "positive"),
+        ("dtype", "NAME=VALUE"),
+        ("prefix_caching=1", "auto, true or false"),
+        ("extra=[]", "a JSON object"),
+        ("max_lora_rank=30", "vLLM has 1, 8"),
+    ):
         with pytest.raises(EvaluationError, match=message):
             parse_settings([wrong])
 
 
-NANO = {"model_type": "nemotron_h", "hybrid_override_pattern": "M" * 23 + "E" * 23 + "*" * 6,
-        "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128,
-        "mamba_num_heads": 64, "mamba_head_dim": 64, "ssm_state_size": 128}
+NANO = {
+    "model_type": "nemotron_h",
+    "hybrid_override_pattern": "M" * 23 + "E" * 23 + "*" * 6,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "mamba_num_heads": 64,
+    "mamba_head_dim": 64,
+    "ssm_state_size": 128,
+}
 
 
-@pytest.mark.parametrize(("gib", "gpus", "rows"), [
-    (140, 1, 512), (80, 1, 8), (80, 2, 512), (90, 1, 152), (None, 1, 64),
-])
-def test_answers_at_once_fill_what_the_weights_leave(
-    gib: int | None, gpus: int, rows: int
-) -> None:
+@pytest.mark.parametrize(
+    ("gib", "gpus", "rows"), [(140, 1, 512), (80, 1, 8), (80, 2, 512), (90, 1, 152), (None, 1, 64)]
+)
+def test_answers_at_once_fill_what_the_weights_leave(gib: int | None, gpus: int, rows: int) -> None:
     memory = None if gib is None else gib * 2**30
     assert fitting.at_once(NANO, 63 * 10**9, gpus, 0.85, lambda: memory) == rows
 

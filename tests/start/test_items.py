@@ -22,8 +22,9 @@ MODEL = ("agent=openai", "agent.base_url=http://127.0.0.1:1/v1", "agent.model=m"
 
 def configuration(*overrides: str) -> Config:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load(compose("config", overrides=[
-            "model.dev_items=24", "model.hidden_items=24", *overrides]))
+        return load(
+            compose("config", overrides=["model.dev_items=24", "model.hidden_items=24", *overrides])
+        )
 
 
 def drawn(root: Path, *overrides: str) -> tuple[bytes, bytes]:
@@ -45,12 +46,14 @@ def test_a_language_model_gets_a_secret_of_the_campaigns_own(tmp_path: Path) -> 
     assert not set(first[0].splitlines()) & set(first[1].splitlines())
     assert first != other and first != drawn(tmp_path / "c")
     layout = Layout(tmp_path / "a")
-    assert int(layout.items_seed.read_text()) != int(
-        Layout(tmp_path / "b").items_seed.read_text())
+    assert int(layout.items_seed.read_text()) != int(Layout(tmp_path / "b").items_seed.read_text())
     assert layout.items_seed.stat().st_mode & 0o777 == 0o600
     assert layout.vault.stat().st_mode & 0o777 == 0o700
     assert {path.name for path in layout.vault.iterdir()} == {
-        "items-seed", "dev.jsonl", "hidden.jsonl"}
+        "items-seed",
+        "dev.jsonl",
+        "hidden.jsonl",
+    }
 
 
 def test_a_start_that_was_killed_goes_on_with_the_same_secret(
@@ -95,7 +98,8 @@ def test_the_secret_is_in_no_command_line_and_no_configuration(
 def test_a_stack_that_blurts_the_secret_out_is_not_quoted(tmp_path: Path) -> None:
     shutil.copytree(REGRESSION, tmp_path / "stack")
     (tmp_path / "stack" / "eval" / "items.py").write_text(
-        "import os, sys\nsys.exit('seed ' + os.environ['ITEMS_SEED'])\n")
+        "import os, sys\nsys.exit('seed ' + os.environ['ITEMS_SEED'])\n"
+    )
     layout = Layout(tmp_path / "campaign")
     with pytest.raises(JobError, match=r"seed \(secret\)") as caught:
         items.draw(configuration(*MODEL), layout, open_substrate(tmp_path / "stack"))

@@ -50,8 +50,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def git(root: Path, *arguments: str) -> None:
-    subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *arguments], cwd=root,
-                   check=True, capture_output=True)
+    subprocess.run(
+        ["git", "-c", "user.name=x", "-c", "user.email=x@x", *arguments],
+        cwd=root,
+        check=True,
+        capture_output=True,
+    )
 
 
 def tree(folder: Path) -> str:
@@ -117,9 +121,7 @@ def test_installed_package_has_no_conf_beside_it(
     assert (code.parent / "changes.diff").read_text() == ""
 
 
-def test_edited_snapshot_is_refused_by_name(
-    checkout: Path, layout: Layout, config: Config
-) -> None:
+def test_edited_snapshot_is_refused_by_name(checkout: Path, layout: Layout, config: Config) -> None:
     code = snapshot.take_from(checkout, layout, config)
     (code / "aevo" / "cli.py").chmod(0o644)
     (code / "aevo" / "cli.py").write_text("pass\n")
@@ -213,8 +215,14 @@ def test_redaction_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def python(code: Path, where: Path, text: str) -> str:
     """What a program prints that imports aevo as a job does."""
-    done = subprocess.run([sys.executable, "-c", text], cwd=where, capture_output=True, text=True,
-                          env=os.environ | package_first(str(code)), check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=where,
+        capture_output=True,
+        text=True,
+        env=os.environ | package_first(str(code)),
+        check=True,
+    )
     return done.stdout.strip()
 
 
@@ -225,10 +233,13 @@ def test_job_imports_the_snapshot_wherever_it_starts(
     code = snapshot.take_from(checkout, layout, config)
     for where in (REPO, checkout, layout.root):
         assert python(code, where, "import aevo; print(aevo.__file__)") == str(
-            code / "aevo" / "__init__.py")
-    again = ("from pathlib import Path; import sys; from aevo.start import snapshot;"
-             "from aevo.files.paths import Layout; sys.dont_write_bytecode = True;"
-             f"print(snapshot.take(Layout(Path({str(layout.root)!r})), None))")
+            code / "aevo" / "__init__.py"
+        )
+    again = (
+        "from pathlib import Path; import sys; from aevo.start import snapshot;"
+        "from aevo.files.paths import Layout; sys.dont_write_bytecode = True;"
+        f"print(snapshot.take(Layout(Path({str(layout.root)!r})), None))"
+    )
     assert python(code, REPO, again) == str(code), "a job submits what it runs"
     assert [path.name for path in layout.snapshots.iterdir()] == [code.parent.name]
 
@@ -316,9 +327,7 @@ def test_constitution_is_copied_byte_by_byte(tmp_path: Path, layout: Layout) -> 
 
 
 @pytest.mark.long(25)
-def test_campaign_goes_on_with_its_copies_when_the_sources_change(
-    cli: Cli, source: Path
-) -> None:
+def test_campaign_goes_on_with_its_copies_when_the_sources_change(cli: Cli, source: Path) -> None:
     text = cli.folder / "constitution.txt"
     shutil.copy(REPO / "constitution.txt", text)
     assert cli.run("round", f"constitution={text}", "follow=false", n=2).returncode == 0

@@ -43,8 +43,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(root: Path, *overrides: str) -> str:
-    return items.prepare(configuration(*SETTINGS, *overrides), Layout(root),
-                         open_substrate(DEFAULT))
+    return items.prepare(
+        configuration(*SETTINGS, *overrides), Layout(root), open_substrate(DEFAULT)
+    )
 
 
 def test_an_absent_file_is_stood_in_for_and_said(tmp_path: Path) -> None:
@@ -103,8 +104,11 @@ def test_what_cannot_be_split_is_one_line(tmp_path: Path, source: Path) -> None:
     with pytest.raises(JobError, match="has no column id, prompt, answer"):
         prepared(tmp_path / "a", f"model.source={bad}")
     with pytest.raises(ConfigError, match="no command `split`"):
-        items.prepare(configuration(f"model.source={source}"), Layout(tmp_path / "b"),
-                      open_substrate(REGRESSION))
+        items.prepare(
+            configuration(f"model.source={source}"),
+            Layout(tmp_path / "b"),
+            open_substrate(REGRESSION),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +116,29 @@ def layout(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     """A round of two candidates on the file, the second with real rows only."""
     folder = tmp_path_factory.mktemp("round")
     done = subprocess.run(
-        [sys.executable, "-m", "aevo.round", "+round=1", "worker.n=2", "worker.anchor_seeds=1",
-         f"runs={folder}", f"cluster.slot_folder={folder / 'slots'}", *SETTINGS, *SANDBOX,
-         f"model.source={source}", "policy.axes=[real_share]", "+model.recipe.train.steps=2",
-         "+model.recipe.train.batch_size=4", "+model.recipe.train.checkpoints=1",
-         "+model.recipe.data.examples=90", "+model.recipe.data.trace.style=short"],
-        cwd=folder, capture_output=True, text=True, timeout=300,
+        [
+            sys.executable,
+            "-m",
+            "aevo.round",
+            "+round=1",
+            "worker.n=2",
+            "worker.anchor_seeds=1",
+            f"runs={folder}",
+            f"cluster.slot_folder={folder / 'slots'}",
+            *SETTINGS,
+            *SANDBOX,
+            f"model.source={source}",
+            "policy.axes=[real_share]",
+            "+model.recipe.train.steps=2",
+            "+model.recipe.train.batch_size=4",
+            "+model.recipe.train.checkpoints=1",
+            "+model.recipe.data.examples=90",
+            "+model.recipe.data.trace.style=short",
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": str(REPO)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -144,8 +165,10 @@ def test_a_whole_round_trains_on_real_rows_and_is_scored_on_others(
         assert any(source.startswith("real:") for source in summary["sources"])
         text = (run.data / "train.jsonl").read_text()
         assert not any(json.dumps(prompt)[1:-1] in text for prompt in held)
-    mixed, real = (json.loads((files.candidate(name).run(1).data / "data.json").read_text())
-                   for name in ("c00", "c01"))
+    mixed, real = (
+        json.loads((files.candidate(name).run(1).data / "data.json").read_text())
+        for name in ("c00", "c01")
+    )
     assert sum(real["real_domains"].values()) > sum(mixed["real_domains"].values())
     found = read(Manifest, files.candidate("c01").manifest).change
     assert found.set == {"data.real.share": 1.0}
@@ -159,9 +182,9 @@ HOSTILE = {
     "vault": "cat {root}/vault/*; ls -R {root}/vault; cat {root}/source.json",
     "links": "ln -s {source} a; cat a; ln {source} b; cat b; ln -s {root}/vault c; cat c/*; rm a c",
     "search": "grep -rIsl 'In Alice' {root} {folder} /proc/*/environ --include=*.jsonl "
-              "--include=*.csv --include=*.json",
+    "--include=*.csv --include=*.json",
     "split": "ITEMS_SEED=1 python3 -m eval.split --source {source} --preset challenge --dev 18 "
-             "--hidden 9 --vault $TMPDIR/v --rows $TMPDIR/r --report $TMPDIR/s; cat $TMPDIR/v/*",
+    "--hidden 9 --vault $TMPDIR/v --rows $TMPDIR/r --report $TMPDIR/s; cat $TMPDIR/v/*",
 }
 
 
@@ -175,13 +198,17 @@ def test_a_hostile_worker_sees_neither_the_file_nor_what_was_held_back(
     tools = Toolbox(broker.files.fork, broker.substrate, broker)
     command = HOSTILE[attack].format(source=source, folder=source.parent, root=layout.root)
     said = tools._run(Shell(command=command, timeout_s=60))
-    held = [json.loads(line) for path in (layout.dev_items, layout.hidden_items)
-            for line in path.read_text().splitlines()]
+    held = [
+        json.loads(line)
+        for path in (layout.dev_items, layout.hidden_items)
+        for line in path.read_text().splitlines()
+    ]
     assert not [row for row in held if row["prompt"][-20:] in said or row["id"] in said], said
     assert "id,prompt,answer" not in said and "dev.jsonl" not in said
     if attack == "search":
         assert {line for line in said.splitlines() if line.endswith("train.jsonl")} == {
-            f"{layout.rows}/train.jsonl"}, said
+            f"{layout.rows}/train.jsonl"
+        }, said
 
 
 @pytest.mark.skipif(bool(SANDBOX), reason="nothing here confines a command")
@@ -224,8 +251,7 @@ def test_the_overlap_check_looked_for_the_rows_that_were_held_back(layout: Layou
     for name in ("c00", "c01"):
         found = read(Inspection, layout.round(1).candidate(name).run(1).inspection).overlap
         assert max(report.rows for report in found) > 50  # of train.jsonl
-        assert all(report.items == 27 and report.complete and not report.found
-                   for report in found)
+        assert all(report.items == 27 and report.complete and not report.found for report in found)
 
 
 @pytest.mark.parametrize("kind", sandbox.offered())
@@ -239,8 +265,10 @@ def test_the_file_is_out_of_reach_in_a_folder_that_may_be_read(
     path = folder / "train.csv"
     path.write_bytes(source.read_bytes())
     (folder / "beside").write_text("beside it")
-    command = (f"cat {folder}/beside {path}; ln -s {path} a; cat a; ln {path} b; cat b; "
-               f"cp {path} c; cat c; grep -rs Alice {folder}; rm -f a b c")
+    command = (
+        f"cat {folder}/beside {path}; ln -s {path} a; cat a; ln {path} b; cat b; "
+        f"cp {path} c; cat c; grep -rs Alice {folder}; rm -f a b c"
+    )
     _, said = run_shell(command, fork, [str(folder)], [str(path)], kind, 30)
     assert "beside it" in said and "Alice" not in said
     _, said = run_shell(command, fork, [str(folder)], [], kind, 30)

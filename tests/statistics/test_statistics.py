@@ -250,7 +250,10 @@ def test_several_probes_decide_where_one_does_not() -> None:
     aligned = judged((0.05, 0.04), (0.03, 0.02), (0.04, 0.03))
     assert one and two and aligned
     assert [divergence(PAPER[:3], NOISE, found).verdict for found in (one, two, aligned)] == [
-        "evidence", "suspect", "evidence"]
+        "evidence",
+        "suspect",
+        "evidence",
+    ]
     grave = judged((0.06, -0.03), (0.05, -0.02))
     assert divergence(PAPER[:3], NOISE, grave).verdict == "not_evidence"
     assert "passed on -0." in divergence(PAPER[:3], NOISE, grave).reason
@@ -299,13 +302,14 @@ def shares_found(passed: dict[str, float], seed: int) -> list[DomainShare]:
         for number in range(1, 5):
             anchor = generator.normal(0, 0.01)
             true = [{n: generator.normal(0, 0.03 * w) for n, w in SHARES.items()} for _ in range(7)]
-            seen = [{n: v + generator.normal(0, noise[n] ** 0.5) for n, v in one.items()}
-                    for one in true]
+            seen = [
+                {n: v + generator.normal(0, noise[n] ** 0.5) for n, v in one.items()}
+                for one in true
+            ]
             everyone += seen
             for index in sorted(range(7), key=lambda i: -sum(seen[i].values()))[:4]:
                 lb = sum(passed[n] * v for n, v in true[index].items()) - anchor
-                probes.append(
-                    DomainProbe(number, seen[index], lb + generator.normal(0, 0.01)))
+                probes.append(DomainProbe(number, seen[index], lb + generator.normal(0, 0.01)))
         share = leading_share(probes, everyone, noise, own=0.01**2, shared=0.01**2)
         if share is not None and share.domain == "equation":
             found.append(share)

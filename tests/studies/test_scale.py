@@ -39,7 +39,8 @@ def test_document_is_what_the_command_writes(
 ) -> None:
     main(["write", str(tmp_path / "scale.md")])
     assert (REPO / "docs" / "scale.md").read_text() == (tmp_path / "scale.md").read_text(), (
-        "run `python -m aevo.scale write docs/scale.md`")
+        "run `python -m aevo.scale write docs/scale.md`"
+    )
     assert capsys.readouterr().out == f"wrote {tmp_path}/scale.md\n"
 
 
@@ -63,15 +64,23 @@ def test_counts_are_the_published_ones() -> None:
 
 def test_lora_parameters_are_those_that_participants_counted() -> None:
     """shared experts 9.4M, routed 856M, Mamba 14.6M, attention 3.7M, lm_head 4.3M at rank 32."""
-    found = {group: round(count / 1e6, 1)
-             for group, count in by_target(known(LARGE[0]), 32).items()}
-    assert found == {"mamba": 14.6, "routed experts": 856.2, "shared experts": 9.4,
-                     "attention": 3.7, "lm_head": 4.3}
+    found = {
+        group: round(count / 1e6, 1) for group, count in by_target(known(LARGE[0]), 32).items()
+    }
+    assert found == {
+        "mamba": 14.6,
+        "routed experts": 856.2,
+        "shared experts": 9.4,
+        "attention": 3.7,
+        "lm_head": 4.3,
+    }
 
 
 def test_an_official_adapter_has_as_many_tensors_as_its_card_says() -> None:
-    assert published.lora_on(known("nemotron3_super_120b")).tensors(
-        known("nemotron3_super_120b")) == 82_304
+    assert (
+        published.lora_on(known("nemotron3_super_120b")).tensors(known("nemotron3_super_120b"))
+        == 82_304
+    )
 
 
 def test_flops_are_those_of_published_throughputs() -> None:
@@ -106,8 +115,10 @@ def test_memory_is_divided_as_the_layout_says() -> None:
     assert longer.weights == wide.weights
     kept = memory.of(model, replace(layout, recompute=frozenset({"moe"})), ASSUMED)
     assert kept.activations < wide.activations
-    steps = (steptime.step_flops(model, layout),
-             steptime.step_flops(model, replace(layout, recompute=frozenset({"moe"}))))
+    steps = (
+        steptime.step_flops(model, layout),
+        steptime.step_flops(model, replace(layout, recompute=frozenset({"moe"}))),
+    )
     assert steps[0] < steps[1] < 1.5 * steps[0]
 
 
@@ -135,17 +146,22 @@ def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     main(["cluster=h200", "model=nemotron3_nano_30b", "check=true"])
 
 
-@pytest.mark.parametrize(("words", "problem"), [
-    ("trainer.options.expert=7 trainer.processes=7 model.train.gpus=7",
-     "expert 7 does not divide 128 experts"),
-    ("trainer.options.tensor=3 trainer.processes=8 model.train.gpus=8", "cannot be divided"),
-    ("trainer.processes=2", "2 ranks for 1 GPU"),
-    ("trainer.options.pipeline=8 trainer.processes=8 model.train.gpus=8", "does not divide 52"),
-    ("row_tokens=16384 trainer.options.recompute=none", "training does not fit"),
-    ("model.train.memory_gb=32", "host memory: 58.8 GiB"),
-    ("model.train.time_min=1 cluster.resumes=0", "train: "),
-    ("+model.train.disk_gb=0.1", "disk: a run leaves 156 MB"),
-])
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (
+            "trainer.options.expert=7 trainer.processes=7 model.train.gpus=7",
+            "expert 7 does not divide 128 experts",
+        ),
+        ("trainer.options.tensor=3 trainer.processes=8 model.train.gpus=8", "cannot be divided"),
+        ("trainer.processes=2", "2 ranks for 1 GPU"),
+        ("trainer.options.pipeline=8 trainer.processes=8 model.train.gpus=8", "does not divide 52"),
+        ("row_tokens=16384 trainer.options.recompute=none", "training does not fit"),
+        ("model.train.memory_gb=32", "host memory: 58.8 GiB"),
+        ("model.train.time_min=1 cluster.resumes=0", "train: "),
+        ("+model.train.disk_gb=0.1", "disk: a run leaves 156 MB"),
+    ],
+)
 def test_problems_are_named(words: str, problem: str) -> None:
     found = made(f"cluster=h200 model=nemotron3_nano_30b {words}")
     assert any(problem in item for item in found.problems), found.problems
@@ -203,12 +219,22 @@ def test_h100_is_found_in_what_the_cluster_asks_for() -> None:
 def test_architecture_is_read_from_a_checkpoint_at_hand(tmp_path: Path) -> None:
     """In the hub's spelling, which names the pattern as a string."""
     config = {
-        "model_type": "nemotron_h", "hidden_size": 4096, "vocab_size": 131072,
-        "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128,
-        "hybrid_override_pattern": known(LARGE[1]).pattern, "num_nextn_predict_layers": 1,
-        "mtp_hybrid_override_pattern": "*E", "mamba_num_heads": 128, "n_routed_experts": 512,
-        "num_experts_per_tok": 22, "moe_intermediate_size": 2688, "moe_latent_size": 1024,
-        "moe_shared_expert_intermediate_size": 5376, "torch_dtype": "bfloat16",
+        "model_type": "nemotron_h",
+        "hidden_size": 4096,
+        "vocab_size": 131072,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "hybrid_override_pattern": known(LARGE[1]).pattern,
+        "num_nextn_predict_layers": 1,
+        "mtp_hybrid_override_pattern": "*E",
+        "mamba_num_heads": 128,
+        "n_routed_experts": 512,
+        "num_experts_per_tok": 22,
+        "moe_intermediate_size": 2688,
+        "moe_latent_size": 1024,
+        "moe_shared_expert_intermediate_size": 5376,
+        "torch_dtype": "bfloat16",
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert parameters(read(tmp_path), mtp=True) == 123_611_033_088
@@ -242,12 +268,18 @@ def test_targets_as_the_recipe_names_them() -> None:
     assert "out_proj" not in leaves("all", model)
     everything = Adapter(32, leaves("all", model) | {"out_proj"}, routed=True)
     assert everything.parameters(model) == sum(
-        count for group, count in by_target(model, 32).items() if group != "lm_head")
+        count for group, count in by_target(model, 32).items() if group != "lm_head"
+    )
 
 
 def command(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "aevo.scale", *words], capture_output=True,
-                          text=True, timeout=180, cwd=REPO)
+    return subprocess.run(
+        [sys.executable, "-m", "aevo.scale", *words],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        cwd=REPO,
+    )
 
 
 def test_a_mistake_is_one_line() -> None:
@@ -256,13 +288,16 @@ def test_a_mistake_is_one_line() -> None:
     assert done.stderr.startswith("error: nemotron3_nano_30b: ") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("words", "part"), [
-    (["imbalance=0.5"], "imbalance"),
-    (["model=nothing"], "nothing"),
-    (["trainer.option.tensor=8"], "option"),
-    (["write"], "write takes one file"),
-    (["write", "a.md", "model=tiny"], "write takes one file"),
-])
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["imbalance=0.5"], "imbalance"),
+        (["model=nothing"], "nothing"),
+        (["trainer.option.tensor=8"], "option"),
+        (["write"], "write takes one file"),
+        (["write", "a.md", "model=tiny"], "write takes one file"),
+    ],
+)
 def test_wrong_words_are_refused(words: list[str], part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         main(words)

@@ -373,8 +373,9 @@ def test_what_is_shipped_may_hold_a_gain_that_was_not_promoted(bench: Bench) -> 
 
 def test_what_the_table_says_follows_from_the_outcomes() -> None:
     def outcome(seed: int, hidden: float, false: int, verdicts: tuple[str, ...]) -> Outcome:
-        return Outcome("aevo", seed, hidden, 0.0, 2, false, 4, 36, seed, 2 * hidden,
-                       verdicts=verdicts)
+        return Outcome(
+            "aevo", seed, hidden, 0.0, 2, false, 4, 36, seed, 2 * hidden, verdicts=verdicts
+        )
 
     good, bad = "evidence", "not_evidence"
     outcomes = [

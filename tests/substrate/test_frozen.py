@@ -61,7 +61,9 @@ def test_fork_holds_only_mutable_files_with_the_standing_recipe(copy: Path, tmp_
     substrate = open_substrate(copy)
     substrate.fork(tmp_path / "fork", [Change(set={"train.steps": 7})])
     assert sorted(path.name for path in (tmp_path / "fork").iterdir()) == [
-        "data", "recipe.yaml", "train",
+        "data",
+        "recipe.yaml",
+        "train",
     ]
     assert substrate.diff(tmp_path / "fork").set == {"train.steps": 7}
     substrate.verify()

@@ -71,15 +71,33 @@ def make_campaign(root: Path, world: World, *overrides: str) -> Layout:
     write_text(substrate / "export.py", EXPORT)
     write_text(substrate / "recipe.yaml", "{}\n")
     write_yaml(substrate / "axes.yaml", catalogue())
-    write_yaml(substrate / "substrate.yaml", SubstrateFile(
-        name="built", recipe="recipe.yaml", catalogue="axes.yaml", mutable=["recipe.yaml"],
-        frozen=["axes.yaml", "export.py"], commands={"export": Command(
-            cwd="substrate", argv=["{python}", "export.py", "{adapter}", "{out}"])}))
+    write_yaml(
+        substrate / "substrate.yaml",
+        SubstrateFile(
+            name="built",
+            recipe="recipe.yaml",
+            catalogue="axes.yaml",
+            mutable=["recipe.yaml"],
+            frozen=["axes.yaml", "export.py"],
+            commands={
+                "export": Command(
+                    cwd="substrate", argv=["{python}", "export.py", "{adapter}", "{out}"]
+                )
+            },
+        ),
+    )
     pinned = Substrate(substrate, read(SubstrateFile, substrate / "substrate.yaml")).freeze()
     campaign = read(Campaign, layout.campaign)
-    write_yaml(layout.campaign, campaign.model_copy(update={
-        "pins": campaign.pins.model_copy(update={"substrate": pinned}), "base_path": str(base),
-        "config": configuration(*overrides).model_dump(mode="json")}))
+    write_yaml(
+        layout.campaign,
+        campaign.model_copy(
+            update={
+                "pins": campaign.pins.model_copy(update={"substrate": pinned}),
+                "base_path": str(base),
+                "config": configuration(*overrides).model_dump(mode="json"),
+            }
+        ),
+    )
     add_round(layout, 1, world)
     return layout
 
@@ -88,8 +106,9 @@ def add_round(layout: Layout, number: int, world: World) -> None:
     """A round whose workers have ended, with one seed of the anchor: what a board does with an
     entry is asked here, not which seeds are submitted."""
     write_round(layout, number, world)
-    write_yaml(layout.round(number).config,
-               Config.model_validate(read(Campaign, layout.campaign).config))
+    write_yaml(
+        layout.round(number).config, Config.model_validate(read(Campaign, layout.campaign).config)
+    )
     for path in sorted(layout.round(number).root.glob("c*/manifest.json")):
         manifest = read(Manifest, path)
         assert manifest.selected is not None
@@ -101,8 +120,9 @@ def add_round(layout: Layout, number: int, world: World) -> None:
         write_json(path, manifest.model_copy(update=update))
 
 
-def write_adapter(folder: Path, seed: int, rank: int = 2, module: str = MODULE,
-                  value: float | None = None) -> str:
+def write_adapter(
+    folder: Path, seed: int, rank: int = 2, module: str = MODULE, value: float | None = None
+) -> str:
     """A LoRA of `module`; returns the digest by which an evaluation names it."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -110,10 +130,24 @@ def write_adapter(folder: Path, seed: int, rank: int = 2, module: str = MODULE,
     if value is not None:
         a[0, 0] = value
     b = rng.normal(size=(6, rank)).astype(np.float32)
-    save_file({f"base_model.model.{module}.lora_A.weight": a,
-               f"base_model.model.{module}.lora_B.weight": b}, folder / WEIGHTS)
-    write_text(folder / CONFIG, json.dumps({
-        "peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none",
-        "target_modules": [module.rpartition(".")[2]]}))
+    save_file(
+        {
+            f"base_model.model.{module}.lora_A.weight": a,
+            f"base_model.model.{module}.lora_B.weight": b,
+        },
+        folder / WEIGHTS,
+    )
+    write_text(
+        folder / CONFIG,
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "r": rank,
+                "lora_alpha": 2 * rank,
+                "bias": "none",
+                "target_modules": [module.rpartition(".")[2]],
+            }
+        ),
+    )
     sha = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     return identities(sha, rank, 2.0)[1]

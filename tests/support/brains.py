@@ -21,8 +21,10 @@ def researcher(request: Request) -> Said:
     finishes; as the anchor it only trains and evaluates. What it does depends on the conversation
     alone, so it is the same after any restart."""
     messages = request["messages"]
-    step = sum(item["role"] == "assistant" and (item.get("content") or "").startswith("Step")
-               for item in messages)  # what a fault said in its place is no step
+    step = sum(
+        item["role"] == "assistant" and (item.get("content") or "").startswith("Step")
+        for item in messages
+    )  # what a fault said in its place is no step
     task = next(item["content"] for item in messages if item["role"] == "user")
     usage = {"prompt_tokens": 100 + 10 * step, "completion_tokens": 10}
     return {"content": f"Step {step}.", "usage": usage, "tool_calls": _next(step, task, messages)}
@@ -40,18 +42,32 @@ def _next(step: int, task: str, messages: list[Said]) -> list[Said]:
         return [call(0, "list_files"), call(0, "read_file", path="recipe.yaml", numbers=False)]
     if step == 1:
         return [call(1, "write_file", path="recipe.yaml", content=_changed(messages, move))]
-    plan = [call(2, "run", command="ls && cat recipe.yaml | head -3"), call(3, "train"),
-            call(4, "wait", run=1), call(5, "evaluate", run=1),
-            call(6, "finish", run=1, move=move.group(1) if move else None,
-                 summary="one move of the axis", claimed_dev=0.99,
-                 findings=["it trained"], failure_modes=[])]
+    plan = [
+        call(2, "run", command="ls && cat recipe.yaml | head -3"),
+        call(3, "train"),
+        call(4, "wait", run=1),
+        call(5, "evaluate", run=1),
+        call(
+            6,
+            "finish",
+            run=1,
+            move=move.group(1) if move else None,
+            summary="one move of the axis",
+            claimed_dev=0.99,
+            findings=["it trained"],
+            failure_modes=[],
+        ),
+    ]
     return [plan[step - 2]] if step - 2 < len(plan) else []
 
 
 def _changed(messages: list[Said], move: "re.Match[str] | None") -> str:
     """The recipe with the move made; unchanged if there is none or it is an edit of code."""
-    text = next(item["content"] for item in messages
-                if item["role"] == "tool" and item["tool_call_id"].endswith("read_file"))
+    text = next(
+        item["content"]
+        for item in messages
+        if item["role"] == "tool" and item["tool_call_id"].endswith("read_file")
+    )
     recipe = yaml.safe_load(text)
     for key, value in re.findall(r"([a-z_.]+)=([^;]+)", move.group(2) if move else ""):
         place, names = recipe, key.split(".")

@@ -168,8 +168,14 @@ def start_campaign(root: Path, n_axes: int = 7, settings: PolicySettings | None 
     """campaign.yaml, the catalogue, a constitution and the operator's policy."""
     substrate = root.parent / "substrate"
     write_yaml(substrate / "axes.yaml", catalogue())
-    interface = SubstrateFile(name="built", recipe="recipe.yaml", catalogue="axes.yaml",
-                              mutable=["recipe.yaml"], frozen=["axes.yaml"], commands={})
+    interface = SubstrateFile(
+        name="built",
+        recipe="recipe.yaml",
+        catalogue="axes.yaml",
+        mutable=["recipe.yaml"],
+        frozen=["axes.yaml"],
+        commands={},
+    )
     write_yaml(substrate / "substrate.yaml", interface)
     constitution = root.parent / "constitution.txt"
     write_text(constitution, CONSTITUTION.read_text())

@@ -15,8 +15,15 @@ if str(SUBSTRATE) not in sys.path:
 
 # Rows by kind in the competition's file.
 COMPETITION = {
-    "bits": 1602, "gravity": 1597, "unit": 1594, "cipher": 1576, "numeral": 1576,
-    "numeric_deduce": 596, "numeric_guess": 136, "symbolic_deduce": 659, "symbolic_guess": 164,
+    "bits": 1602,
+    "gravity": 1597,
+    "unit": 1594,
+    "cipher": 1576,
+    "numeral": 1576,
+    "numeric_deduce": 596,
+    "numeric_guess": 136,
+    "symbolic_deduce": 659,
+    "symbolic_guess": 164,
 }
 Row = tuple[str, str, str]
 

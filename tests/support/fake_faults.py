@@ -33,8 +33,13 @@ class Fault:
     times: int = 1
 
 
-def error(status: int, message: str, kind: str = "error", headers: dict[str, str] | None = None,
-          **more: Any) -> Fault:
+def error(
+    status: int,
+    message: str,
+    kind: str = "error",
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> Fault:
     """An error in the usual shape."""
     body = {"error": {"message": message, "type": kind, "code": kind}}
     return Fault(status=status, headers=headers or {}, body=body, **more)
@@ -82,8 +87,13 @@ def tools_refused(**more: Any) -> Fault:
 
 
 def context_exceeded(limit: int = 2000, **more: Any) -> Fault:
-    return error(400, f"This model's maximum context length is {limit} tokens. Please reduce the "
-                 "length of the messages.", "context_length_exceeded", **more)
+    return error(
+        400,
+        f"This model's maximum context length is {limit} tokens. Please reduce the "
+        "length of the messages.",
+        "context_length_exceeded",
+        **more,
+    )
 
 
 class Faults:

@@ -54,8 +54,12 @@ def page(status: int = 200) -> Fault:
 class FakeKaggle:
     """One competition as one team sees it. `now` is its clock."""
 
-    def __init__(self, competition: str = "the-challenge", page_size: int = 3,
-                 now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        competition: str = "the-challenge",
+        page_size: int = 3,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.competition, self.page_size, self.now = competition, page_size, now
         self.user, self.key, self.token = "alice", "k3y-of-alice-0123456789", "KGAT_tok3n0123"
         self.daily, self.entered, self.disabled = 5, True, False
@@ -76,9 +80,15 @@ class FakeKaggle:
     def environment(self) -> dict[str, str]:
         """Variables by which the kaggle package finds this site, with credentials."""
         address = f"http://127.0.0.1:{self._server.server_port}"
-        return {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "http_proxy": address, "HTTP_PROXY": address,
-                "no_proxy": "", "NO_PROXY": "", "KAGGLE_USERNAME": self.user,
-                "KAGGLE_KEY": self.key}
+        return {
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "http_proxy": address,
+            "HTTP_PROXY": address,
+            "no_proxy": "",
+            "NO_PROXY": "",
+            "KAGGLE_USERNAME": self.user,
+            "KAGGLE_KEY": self.key,
+        }
 
     def __enter__(self) -> "FakeKaggle":
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -99,21 +109,29 @@ class FakeKaggle:
 
     def described(self) -> list[str]:
         """Descriptions of our submissions, oldest first."""
-        return [item["description"] for item in self.submissions
-                if item["description"].startswith("aevo-")]
+        return [
+            item["description"]
+            for item in self.submissions
+            if item["description"].startswith("aevo-")
+        ]
 
     def put(self, description: str, age_s: float = 0.0, size: int = 0) -> dict[str, Any]:
         """A submission, by us or by somebody else of the team."""
-        item = {"ref": 1000 + len(self.submissions), "description": description,
-                "at": self.now() - age_s, "total_bytes": size}
+        item = {
+            "ref": 1000 + len(self.submissions),
+            "description": description,
+            "at": self.now() - age_s,
+            "total_bytes": size,
+        }
         self.submissions.append(item)
         return item
 
     def today(self) -> int:
         """Submissions of the present UTC day."""
         day = datetime.fromtimestamp(self.now(), UTC).date()
-        return sum(datetime.fromtimestamp(item["at"], UTC).date() == day
-                   for item in self.submissions)
+        return sum(
+            datetime.fromtimestamp(item["at"], UTC).date() == day for item in self.submissions
+        )
 
     def answer(self, method: str, data: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Carries out a call."""
@@ -127,14 +145,21 @@ class FakeKaggle:
         return 200, {"active": known, "username": self.user if known else ""}
 
     def _GetCompetition(self, data: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        return 200, {"ref": self.competition, "userHasEntered": self.entered,
-                     "submissionsDisabled": self.disabled, "maxDailySubmissions": self.daily,
-                     "deadline": "2026-06-15T23:59:00Z"}
+        return 200, {
+            "ref": self.competition,
+            "userHasEntered": self.entered,
+            "submissionsDisabled": self.disabled,
+            "maxDailySubmissions": self.daily,
+            "deadline": "2026-06-15T23:59:00Z",
+        }
 
     def _GetSubmissionLimits(self, data: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         today = self.today()
-        return 200, {"numToday": today, "numTotal": len(self.submissions),
-                     "numAllowedNow": max(0, self.daily - today)}
+        return 200, {
+            "numToday": today,
+            "numTotal": len(self.submissions),
+            "numAllowedNow": max(0, self.daily - today),
+        }
 
     def _ListSubmissions(self, data: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         newest = [self._shown(item) for item in reversed(self.submissions)]
@@ -145,8 +170,12 @@ class FakeKaggle:
         if not data.get("overridePublic"):
             self.private_asked += 1
         rows, following = self._page(
-            [{"teamId": i, "teamName": f"team {i}", "score": score}
-             for i, score in enumerate(self.board, start=1)], data)
+            [
+                {"teamId": i, "teamName": f"team {i}", "score": score}
+                for i, score in enumerate(self.board, start=1)
+            ],
+            data,
+        )
         return 200, {"submissions": rows, "nextPageToken": following}
 
     def _StartSubmissionUpload(self, data: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -171,14 +200,22 @@ class FakeKaggle:
 
     def _shown(self, item: dict[str, Any]) -> dict[str, Any]:
         date = datetime.fromtimestamp(item["at"], UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-        shown = {"ref": item["ref"], "description": item["description"], "date": date,
-                 "totalBytes": item["total_bytes"], "status": "PENDING"}
+        shown = {
+            "ref": item["ref"],
+            "description": item["description"],
+            "date": date,
+            "totalBytes": item["total_bytes"],
+            "status": "PENDING",
+        }
         if self.now() - item["at"] >= self.score_after_s:
             complaint = self.failing(item["description"])
             if complaint:
                 return shown | {"status": "ERROR", "errorDescription": complaint}
-            return shown | {"status": "COMPLETE", "privateScore": "0.99",
-                            "publicScore": self.scores(item["description"])}
+            return shown | {
+                "status": "COMPLETE",
+                "privateScore": "0.99",
+                "publicScore": self.scores(item["description"]),
+            }
         return shown
 
     def allowed(self, header: str) -> bool:
@@ -200,7 +237,8 @@ def _handler(site: FakeKaggle) -> type[BaseHTTPRequestHandler]:
                 self._send(fault.status, fault.body, fault.kind, fault.headers)
                 return
             if method != "IntrospectToken" and not site.allowed(
-                    self.headers.get("Authorization", "")):
+                self.headers.get("Authorization", "")
+            ):
                 self._send(401, b'{"code": 401, "message": "Unauthenticated"}')
                 return
             status, answer = 0, dict[str, Any]()
@@ -233,8 +271,13 @@ def _handler(site: FakeKaggle) -> type[BaseHTTPRequestHandler]:
             self.rfile.readline()
             return found
 
-        def _send(self, status: int, body: bytes, kind: str = "application/json",
-                  headers: dict[str, str] | None = None) -> None:
+        def _send(
+            self,
+            status: int,
+            body: bytes,
+            kind: str = "application/json",
+            headers: dict[str, str] | None = None,
+        ) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))

@@ -49,10 +49,19 @@ class FakeOpenAI:
         record: file to which each request is appended as a JSON line.
     """
 
-    def __init__(self, brain: Brain, *, port: int = 0, key: str | None = None,
-                 models: list[str] | None = None, list_models: bool = True,
-                 public_models: bool = False, context_tokens: int | None = None,
-                 native_tools: bool = True, record: Path | None = None) -> None:
+    def __init__(
+        self,
+        brain: Brain,
+        *,
+        port: int = 0,
+        key: str | None = None,
+        models: list[str] | None = None,
+        list_models: bool = True,
+        public_models: bool = False,
+        context_tokens: int | None = None,
+        native_tools: bool = True,
+        record: Path | None = None,
+    ) -> None:
         self.brain, self.key, self.context_tokens = brain, key, context_tokens
         self.models = models or ["fake-model"]
         self.list_models, self.public_models = list_models, public_models
@@ -89,15 +98,23 @@ class FakeOpenAI:
     def chats(self) -> list[dict[str, Any]]:
         """Bodies of the chat requests so far."""
         with self._lock:
-            return [item["body"] for item in self.requests
-                    if item["path"].endswith("/chat/completions")]
+            return [
+                item["body"] for item in self.requests if item["path"].endswith("/chat/completions")
+            ]
 
     def note(self, path: str, headers: dict[str, str], body: Any) -> None:
         """Keeps a request, without its key."""
-        kept = {name.lower(): value for name, value in headers.items()
-                if name.lower() not in ("authorization", "api-key", "x-api-key")}
-        entry = {"path": path, "headers": kept, "authorized": self.authorized(headers),
-                 "body": body}
+        kept = {
+            name.lower(): value
+            for name, value in headers.items()
+            if name.lower() not in ("authorization", "api-key", "x-api-key")
+        }
+        entry = {
+            "path": path,
+            "headers": kept,
+            "authorized": self.authorized(headers),
+            "body": body,
+        }
         with self._lock:
             self.requests.append(entry)
             if self.record is not None:
@@ -189,17 +206,19 @@ class _Handler(BaseHTTPRequestHandler):
         return fault
 
     def _answer(self, request: dict[str, Any], given: dict[str, Any], drop: Drop) -> None:
-        usage = given.get("usage", {
-            "prompt_tokens": tokens(request["messages"]), "completion_tokens": tokens(given),
-        })
+        usage = given.get(
+            "usage",
+            {"prompt_tokens": tokens(request["messages"]), "completion_tokens": tokens(given)},
+        )
         common = {"id": "chatcmpl-fake", "created": 0, "model": request["model"]}
         if request.get("stream"):
             wanted = (request.get("stream_options") or {}).get("include_usage")
             events = list(pieces(given))
             if wanted and usage is not None:
                 events.append({"choices": [], "usage": usage})
-            self._stream([{**common, "object": "chat.completion.chunk", **event}
-                          for event in events], drop)
+            self._stream(
+                [{**common, "object": "chat.completion.chunk", **event} for event in events], drop
+            )
             return
         choice = {"index": 0, "message": message(given), "finish_reason": finish(given)}
         whole = {**common, "object": "chat.completion", "choices": [choice]}
@@ -227,8 +246,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         self.wfile.flush()
 
-    def _send(self, status: int, body: Any, headers: dict[str, str] | None = None,
-              half: bool = False) -> None:
+    def _send(
+        self, status: int, body: Any, headers: dict[str, str] | None = None, half: bool = False
+    ) -> None:
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
@@ -245,8 +265,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _unauthorized(self) -> None:
         """Says back what it was sent, as some proxies do: a client must not pass that on."""
-        self._error(401, f"Incorrect API key, Authorization: {self.headers.get('Authorization')}",
-                    "invalid_api_key")
+        self._error(
+            401,
+            f"Incorrect API key, Authorization: {self.headers.get('Authorization')}",
+            "invalid_api_key",
+        )
 
     def _reset(self) -> None:
         self.close_connection = True
@@ -273,6 +296,7 @@ def message(given: dict[str, Any]) -> dict[str, Any]:
 
 def pieces(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A brain's reply as the events of a stream, in small pieces."""
+
     def event(delta: dict[str, Any], ended: str | None = None) -> dict[str, Any]:
         return {"choices": [{"index": 0, "delta": delta, "finish_reason": ended}]}
 
@@ -290,15 +314,17 @@ def pieces(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def finish(given: dict[str, Any]) -> str:
-    return str(given.get("finish_reason")
-               or ("tool_calls" if given.get("tool_calls") else "stop"))
+    return str(given.get("finish_reason") or ("tool_calls" if given.get("tool_calls") else "stop"))
 
 
 def _wire(call: dict[str, Any]) -> dict[str, Any]:
     raw = call.get("arguments", {})
     text = raw if isinstance(raw, str) else json.dumps(raw)
-    return {"id": call.get("id", "call-1"), "type": "function",
-            "function": {"name": call["name"], "arguments": text}}
+    return {
+        "id": call.get("id", "call-1"),
+        "type": "function",
+        "function": {"name": call["name"], "arguments": text},
+    }
 
 
 def _cut(text: str) -> list[str]:
@@ -322,14 +348,22 @@ def main() -> None:
     module, _, function = given.brain.partition(":")
     brain = getattr(importlib.import_module(module), function)
     key = os.environ[given.key_env] if given.key_env else None
-    with FakeOpenAI(brain, port=given.port, key=key, models=given.models, record=given.record,
-                    context_tokens=given.context_tokens,
-                    native_tools=not given.no_tools) as server:
+    with FakeOpenAI(
+        brain,
+        port=given.port,
+        key=key,
+        models=given.models,
+        record=given.record,
+        context_tokens=given.context_tokens,
+        native_tools=not given.no_tools,
+    ) as server:
         if given.faults:
             server.faults.add(*(Fault(**item) for item in json.loads(given.faults.read_text())))
         if given.endpoint:
-            write_text(given.endpoint, json.dumps(
-                {"schema_version": 1, "base_url": server.url, "model": server.model}))
+            write_text(
+                given.endpoint,
+                json.dumps({"schema_version": 1, "base_url": server.url, "model": server.model}),
+            )
         print(server.url, flush=True)
         with suppress(KeyboardInterrupt):
             server.closing.wait()

@@ -30,19 +30,47 @@ class Jobs:
         queue = Queue(cache=str(self.files.root / ".queue.json"), poll_s=60, settle_s=5, watch_s=5)
         if len(parts) == 3:
             fields.setdefault("owner", str(self.files.jobs / f"{parts[0]}-worker"))
-        write_json(job.spec, JobSpec.model_validate({
-            "name": name, "kind": parts[1] if len(parts) > 1 else name, "campaign": "camp",
-            "folder": str(job.root), "product": str(job.root / "product"),
-            "entry": "aevo.work.worker:main", "queue": queue if slurm else None,
-            "resources": Resources(gpus=4 if len(parts) == 3 else 0), **fields,
-        }))
+        write_json(
+            job.spec,
+            JobSpec.model_validate(
+                {
+                    "name": name,
+                    "kind": parts[1] if len(parts) > 1 else name,
+                    "campaign": "camp",
+                    "folder": str(job.root),
+                    "product": str(job.root / "product"),
+                    "entry": "aevo.work.worker:main",
+                    "queue": queue if slurm else None,
+                    "resources": Resources(gpus=4 if len(parts) == 3 else 0),
+                    **fields,
+                }
+            ),
+        )
         return job
 
-    def line(self, job: JobFolder, event: str, ago: float, attempt: int = 1,
-             job_id: str | None = None, text: str = "") -> None:
-        append_line(job.ledger, LedgerLine.model_validate({
-            "event": event, "name": job.root.name, "attempt": attempt, "time": self.now - ago,
-            "job_id": job_id, "text": text, "job_name": f"{job.root.name}-{attempt}"}))
+    def line(
+        self,
+        job: JobFolder,
+        event: str,
+        ago: float,
+        attempt: int = 1,
+        job_id: str | None = None,
+        text: str = "",
+    ) -> None:
+        append_line(
+            job.ledger,
+            LedgerLine.model_validate(
+                {
+                    "event": event,
+                    "name": job.root.name,
+                    "attempt": attempt,
+                    "time": self.now - ago,
+                    "job_id": job_id,
+                    "text": text,
+                    "job_name": f"{job.root.name}-{attempt}",
+                }
+            ),
+        )
 
     def submitted(self, name: str, job_id: str, ago: float = 100.0, **fields: Any) -> JobFolder:
         """A job that was submitted to Slurm."""
@@ -55,16 +83,41 @@ class Jobs:
     def running(self, job: JobFolder, ago: float, attempt: int = 1, log: str = "") -> None:
         """Its attempt starts."""
         self.line(job, "started", ago, attempt)
-        write_json(job.running, Running(name=job.root.name, attempt=attempt, pid=1, host="node",
-                                        started=self.now - ago, phase="running"))
+        write_json(
+            job.running,
+            Running(
+                name=job.root.name,
+                attempt=attempt,
+                pid=1,
+                host="node",
+                started=self.now - ago,
+                phase="running",
+            ),
+        )
         write_text(job.log(attempt), log)
 
-    def end(self, job: JobFolder, code: int, message: str, attempt: int = 1, seconds: float = 1.0,
-            **fields: Any) -> None:
+    def end(
+        self,
+        job: JobFolder,
+        code: int,
+        message: str,
+        attempt: int = 1,
+        seconds: float = 1.0,
+        **fields: Any,
+    ) -> None:
         """Its attempt ends."""
-        write_json(job.end(attempt), JobEnd(
-            name=job.root.name, attempt=attempt, exit_code=code, seconds=seconds, host="node7",
-            message=message, **fields))
+        write_json(
+            job.end(attempt),
+            JobEnd(
+                name=job.root.name,
+                attempt=attempt,
+                exit_code=code,
+                seconds=seconds,
+                host="node7",
+                message=message,
+                **fields,
+            ),
+        )
 
     def finish(self, job: JobFolder) -> None:
         write_text(job.root / "product", "done")
@@ -82,13 +135,17 @@ class FakeSlurm:
         folder.mkdir()
         for command in ("squeue", "sinfo", "sacct"):
             script = folder / command
-            write_text(script, f"""#!/bin/sh
+            write_text(
+                script,
+                f"""#!/bin/sh
 echo "$*" >> {folder}/{command}.calls
 case "$*" in *"%i|%P"*) exec cat {folder}/partitions.out ;; esac
 cat {folder}/{command}.err >&2
 cat {folder}/{command}.out
 exit $(cat {folder}/{command}.code)
-""", mode=0o755)
+""",
+                mode=0o755,
+            )
             self.say(command, "")
         write_text(folder / "partitions.out", "")
 
@@ -98,8 +155,13 @@ exit $(cat {folder}/{command}.code)
 
     def queue(self, *rows: tuple[str, str, str, str]) -> None:
         """Rows of squeue: id, state, reason, expected start."""
-        self.say("squeue", "".join(f"{job_id}|{state}|{reason}||{start}|N/A|name\n"
-                                   for job_id, state, reason, start in rows))
+        self.say(
+            "squeue",
+            "".join(
+                f"{job_id}|{state}|{reason}||{start}|N/A|name\n"
+                for job_id, state, reason, start in rows
+            ),
+        )
 
     def calls(self, command: str) -> int:
         path = self.folder / f"{command}.calls"

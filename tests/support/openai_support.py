@@ -17,10 +17,16 @@ KEY = "sk-test-5f3759df0badc0de"
 SYSTEM = Turn(role="system", content="You are a test.")
 TASK = Turn(role="user", content="Do the task.")
 OPENING = [SYSTEM, TASK]
-READ = ToolSchema(name="read_file", description="Read a file.", parameters={
-    "type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]})
-RUN = ToolSchema(name="run", description="Run <it> & see.", parameters={
-    "type": "object", "properties": {"command": {"type": "string"}}})
+READ = ToolSchema(
+    name="read_file",
+    description="Read a file.",
+    parameters={"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]},
+)
+RUN = ToolSchema(
+    name="run",
+    description="Run <it> & see.",
+    parameters={"type": "object", "properties": {"command": {"type": "string"}}},
+)
 TOOLS = [READ, RUN]
 both = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 
@@ -71,6 +77,8 @@ def conversation(*outputs: str, name: str = "read_file") -> list[Turn]:
     turns = [*OPENING]
     for number, output in enumerate(outputs):
         call = ToolCall(id=f"id{number}", name=name, arguments={"path": f"f{number}"})
-        turns += [Turn(role="assistant", content="", tool_calls=[call]),
-                  Turn(role="tool", tool_call_id=call.id, content=output)]
+        turns += [
+            Turn(role="assistant", content="", tool_calls=[call]),
+            Turn(role="tool", tool_call_id=call.id, content=output),
+        ]
     return turns

@@ -31,8 +31,12 @@ def collector(request: dict[str, Any]) -> dict[str, Any]:
     """True sentences, one per candidate."""
     task = request["messages"][1]["content"]
     lines = [json.loads(line) for line in _block(task, r'figures section="candidates"[^>]*')]
-    said = [f"[{item['candidate']}] was not scored." if item["dev"] is None
-            else f"[{item['candidate']}] has dev {item['dev']:.3f}." for item in lines]
+    said = [
+        f"[{item['candidate']}] was not scored."
+        if item["dev"] is None
+        else f"[{item['candidate']}] has dev {item['dev']:.3f}."
+        for item in lines
+    ]
     verdict = json.loads(_block(task, r'figures section="calibration"[^>]*')[0])["verdict"]
     prose = {
         "candidates": " ".join(said),
@@ -58,16 +62,22 @@ def meta(request: dict[str, Any]) -> dict[str, Any]:
     best = list(earned[objective].items())[:1]
     gone = {(t["axis"], t["move"]) for t in trials if t["candidate"] in dict(best)}
     names = [name.partition(" (")[0] for name in policy["axes"]]
-    axes = [{"axis": name, "reason": "its other moves are open",
-             "moves": [m for m in catalogue[name]["open_moves"] if (name, m) not in gone]}
-            for name in names]
+    axes = [
+        {
+            "axis": name,
+            "reason": "its other moves are open",
+            "moves": [m for m in catalogue[name]["open_moves"] if (name, m) not in gone],
+        }
+        for name in names
+    ]
     figure = f"best dev {found['best_dev']:.4f}"
     proposal = {
-        "mode": "transfer" if lost else policy["mode"], "objective": objective,
+        "mode": "transfer" if lost else policy["mode"],
+        "objective": objective,
         "reason": f"by {figure}" if lost else "one round more",
-        "axes": axes, "promotions": [{"candidate": c, "figure": f} for c, f in best],
-        "discoveries": [{"kind": "summary", "text": "A round of the same axes.",
-                         "figure": figure}],
+        "axes": axes,
+        "promotions": [{"candidate": c, "figure": f} for c, f in best],
+        "discoveries": [{"kind": "summary", "text": "A round of the same axes.", "figure": figure}],
     }
     if lost:
         proposal["selection"] = {"criterion": "last", "figure": figure}

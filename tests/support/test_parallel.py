@@ -20,15 +20,28 @@ def test_groups_and_modules_stay_in_one_process_and_the_longest_begins(tmp_path:
     hooks = (REPO / "tests" / "parallel.py").read_text()
     (tmp_path / "conftest.py").write_text(hooks)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    together\n    long\n")
-    marks = {"a": "long(1)", "b": "long(2)", "c": "long(3)", "d": "together('x')",
-             "e": "together('x')"}
+    marks = {
+        "a": "long(1)",
+        "b": "long(2)",
+        "c": "long(3)",
+        "d": "together('x')",
+        "e": "together('x')",
+    }
     for name, mark in marks.items():
-        (tmp_path / f"test_{name}.py").write_text(MODULE.format(
-            mark=f"pytestmark = [pytest.mark.{mark}, pytest.mark.long(1)]", name=name,
-            place=str(tmp_path / "ran")))
+        (tmp_path / f"test_{name}.py").write_text(
+            MODULE.format(
+                mark=f"pytestmark = [pytest.mark.{mark}, pytest.mark.long(1)]",
+                name=name,
+                place=str(tmp_path / "ran"),
+            )
+        )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadscope", "--strict-markers"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     ran = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
     assert len(ran) == 20
@@ -42,10 +55,15 @@ def test_reasons_of_what_was_skipped_are_counted(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((REPO / "tests" / "parallel.py").read_text())
     (tmp_path / "test_it.py").write_text(
         "import pytest\n@pytest.mark.parametrize('n', range(3))\n"
-        "def test_it(n): pytest.skip('no such machine')\n")
+        "def test_it(n): pytest.skip('no such machine')\n"
+    )
     (tmp_path / "test_all.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")
     for processes in ("0", "2"):
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-n", processes, "--dist", "loadscope"],
-            cwd=tmp_path, capture_output=True, text=True, timeout=200)
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
         assert "skipped: 4\n  3 no such machine\n  1 could not import" in done.stdout, done.stdout

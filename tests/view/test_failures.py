@@ -111,7 +111,12 @@ def test_cause_is_not_taken_from_long_before_the_end(jobs: Jobs, fake: FakeSlurm
     ],
 )
 def test_outcome_by_the_record(
-    jobs: Jobs, fake: FakeSlurm, code: int, message: str, requeued: bool, by: str,
+    jobs: Jobs,
+    fake: FakeSlurm,
+    code: int,
+    message: str,
+    requeued: bool,
+    by: str,
     outcome: str | None,
 ) -> None:
     job = jobs.submitted("c00-worker", "10")
@@ -154,8 +159,15 @@ def test_without_sacct_they_are_lost(jobs: Jobs, fake: FakeSlurm) -> None:
 
 @pytest.mark.parametrize(
     ("row", "outcome"),
-    [("OUT_OF_MEMORY", "OUT_OF_MEMORY"), ("TIMEOUT", "TIMEOUT"), ("NODE_FAIL", "NODE_FAIL"),
-     ("FAILED", "FAILED"), ("COMPLETED", "exit 0"), (None, "LOST"), ("RUNNING", None)],
+    [
+        ("OUT_OF_MEMORY", "OUT_OF_MEMORY"),
+        ("TIMEOUT", "TIMEOUT"),
+        ("NODE_FAIL", "NODE_FAIL"),
+        ("FAILED", "FAILED"),
+        ("COMPLETED", "exit 0"),
+        (None, "LOST"),
+        ("RUNNING", None),
+    ],
 )
 def test_last_attempt_without_a_word_is_told_by_squeue(
     jobs: Jobs, fake: FakeSlurm, row: str | None, outcome: str | None
@@ -231,5 +243,3 @@ def test_command_lists_blocks_newest_last(cli: Cli) -> None:
     assert [item["job"] for item in made["failures"]] == ["collector", "meta"]
     wrong = listed("--round", "9")
     assert wrong.returncode == 3 and wrong.stderr.count("\n") == 1
-
-

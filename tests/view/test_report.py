@@ -131,28 +131,61 @@ def _write_round(layout: Layout, number: int) -> None:
     write_json(layout.round(number).leaderboard, board)
     promoted = Provenance(round=number, candidate="c03", figure="LB +0.031")
     entries = [
-        Discovery(id=f"{number}-p", round=number, kind="promotion", provenance=promoted,
-                  text="trace_style: short traces raise dev and LB"),
-        Discovery(id=f"{number}-d", round=number, kind="dead_end", provenance=promoted,
-                  text="rank 32 is within the noise band"),
+        Discovery(
+            id=f"{number}-p",
+            round=number,
+            kind="promotion",
+            provenance=promoted,
+            text="trace_style: short traces raise dev and LB",
+        ),
+        Discovery(
+            id=f"{number}-d",
+            round=number,
+            kind="dead_end",
+            provenance=promoted,
+            text="rank 32 is within the noise band",
+        ),
     ]
     if number > 1:
         text = f"Round {number}: early improvements stacked <b>but</b> noise | is large."
-        entries.append(Discovery(id=f"{number}-s", round=number, kind="summary", text=text,
-                                 provenance=promoted))
+        entries.append(
+            Discovery(
+                id=f"{number}-s", round=number, kind="summary", text=text, provenance=promoted
+            )
+        )
     for entry in entries:
         append_line(layout.discoveries, entry)
     _write_policy(layout, number + 1)
 
 
 def _manifest(layout: Layout, number: int) -> Manifest:
-    run = TrainingRun(number=1, seed=7, status="ok", steps=200, final_loss=0.4, tokens=90_000,
-                      seconds=61.0, recipe_sha256="r" * 64, data_sha256=None, change=Change(),
-                      checkpoints=[])
+    run = TrainingRun(
+        number=1,
+        seed=7,
+        status="ok",
+        steps=200,
+        final_loss=0.4,
+        tokens=90_000,
+        seconds=61.0,
+        recipe_sha256="r" * 64,
+        data_sha256=None,
+        change=Change(),
+        checkpoints=[],
+    )
     return Manifest(
-        campaign=layout.root.name, round=number, candidate="c00", role="anchor", axis=None,
-        status="ok", change=Change(), recipe_sha256="r" * 64, substrate_sha256="a" * 64,
-        runs=[run], selected=None, claims=Claims(), agent="scripted",
+        campaign=layout.root.name,
+        round=number,
+        candidate="c00",
+        role="anchor",
+        axis=None,
+        status="ok",
+        change=Change(),
+        recipe_sha256="r" * 64,
+        substrate_sha256="a" * 64,
+        runs=[run],
+        selected=None,
+        claims=Claims(),
+        agent="scripted",
         cost=Cost(turns=3, training_s=61.0),
     )
 
@@ -160,29 +193,64 @@ def _manifest(layout: Layout, number: int) -> Manifest:
 def _evidence(name: str, number: int) -> tuple[Evidence, Leaderboard]:
     summaries = _summaries(number)
     submissions = [
-        Submission(candidate=s.candidate, run=1, checkpoint="step-000200", dev=s.dev, score=s.lb,
-                   adapter_sha256="e" * 64)
+        Submission(
+            candidate=s.candidate,
+            run=1,
+            checkpoint="step-000200",
+            dev=s.dev,
+            score=s.lb,
+            adapter_sha256="e" * 64,
+        )
         for s in summaries
         if s.dev is not None
     ]
     lost = number == 3
     calibration = Calibration(
-        pairs=[], seed_sd=0.008, seed_runs=3, seed_dof=2, dev_band=0.016, lb_noise=0.02,
-        slope=0.4, slope_low=0.1, slope_high=0.7,
-        rank_correlation=0.5, best_dev=0.6, best_lb=0.5, dev_gain_of_round=0.05,
-        lb_gain_of_round=0.01, leverage={"equation": 0.3}, plateau_rounds=0,
+        pairs=[],
+        seed_sd=0.008,
+        seed_runs=3,
+        seed_dof=2,
+        dev_band=0.016,
+        lb_noise=0.02,
+        slope=0.4,
+        slope_low=0.1,
+        slope_high=0.7,
+        rank_correlation=0.5,
+        best_dev=0.6,
+        best_lb=0.5,
+        dev_gain_of_round=0.05,
+        lb_gain_of_round=0.01,
+        leverage={"equation": 0.3},
+        plateau_rounds=0,
         verdict="not_evidence" if lost else "evidence",
-        reason=("c04 gained +0.111 dev and +0.002 LB" if lost
-                else "gains on dev were confirmed by LB (slope 0.81 [0.52, 1.10])"),
+        reason=(
+            "c04 gained +0.111 dev and +0.002 LB"
+            if lost
+            else "gains on dev were confirmed by LB (slope 0.81 [0.52, 1.10])"
+        ),
         text="…",
     )
     evidence = Evidence(
-        campaign=name, round=number, mode=MODES[number - 1], policy_sha256="p" * 64, manifests={},
-        submissions=submissions, candidates=summaries, calibration=calibration, surprises=[],
-        audit=[], patterns=Patterns(gain_by_category={}, domain_movers={}, text="…"),
+        campaign=name,
+        round=number,
+        mode=MODES[number - 1],
+        policy_sha256="p" * 64,
+        manifests={},
+        submissions=submissions,
+        candidates=summaries,
+        calibration=calibration,
+        surprises=[],
+        audit=[],
+        patterns=Patterns(gain_by_category={}, domain_movers={}, text="…"),
     )
-    board = Leaderboard(kind="holdout", round=number, decimals=3, quota=40,
-                        quota_left=40 - 8 * number, submissions=submissions)
+    board = Leaderboard(
+        kind="holdout",
+        round=number,
+        decimals=3,
+        quota=40,
+        quota_left=40 - 8 * number,
+        submissions=submissions,
+    )
     return evidence, board
 
 
@@ -193,9 +261,19 @@ def _summaries(number: int) -> list[CandidateSummary]:
     for index, axis in enumerate(AXES, start=1):
         name = f"c{index:02d}"
         if index == 7 and number == 2:
-            found.append(CandidateSummary(
-                candidate=name, role="explorer", axis=axis[0], category=axis[1], move=None,
-                change=Change(), status="failed", failure="diverged at step 40", text="failed"))
+            found.append(
+                CandidateSummary(
+                    candidate=name,
+                    role="explorer",
+                    axis=axis[0],
+                    category=axis[1],
+                    move=None,
+                    change=Change(),
+                    status="failed",
+                    failure="diverged at step 40",
+                    text="failed",
+                )
+            )
             continue
         gain = rng.gauss(0.005, 0.012)
         own = (best_dev, best_lb) if index == 3 else (dev + gain, round(lb + gain * 0.4, 3))
@@ -206,14 +284,30 @@ def _summaries(number: int) -> list[CandidateSummary]:
 
 
 def _summary(
-    name: str, axis: tuple[str, str] | None, dev: float, lb: float, anchor: float | None,
+    name: str,
+    axis: tuple[str, str] | None,
+    dev: float,
+    lb: float,
+    anchor: float | None,
     rng: random.Random,
 ) -> CandidateSummary:
     gain = dev - (anchor or dev)
-    comparison = Comparison(gain=gain, low=gain - 0.021, high=gain + 0.021, p=0.01, p_adjusted=0.07,
-                            n=600, won=60, lost=30, beyond_band=gain > 0.02, domains={})
-    domains = {d: min(1.0, max(0.0, dev + offset + rng.gauss(0, 0.03)))
-               for d, offset in zip(DOMAINS, (-0.3, 0.1, -0.15, 0.35, 0.05, -0.05), strict=True)}
+    comparison = Comparison(
+        gain=gain,
+        low=gain - 0.021,
+        high=gain + 0.021,
+        p=0.01,
+        p_adjusted=0.07,
+        n=600,
+        won=60,
+        lost=30,
+        beyond_band=gain > 0.02,
+        domains={},
+    )
+    domains = {
+        d: min(1.0, max(0.0, dev + offset + rng.gauss(0, 0.03)))
+        for d, offset in zip(DOMAINS, (-0.3, 0.1, -0.15, 0.35, 0.05, -0.05), strict=True)
+    }
     return CandidateSummary(
         candidate=name,
         role="explorer" if axis else "anchor",
@@ -237,12 +331,29 @@ def _write_policy(layout: Layout, number: int) -> None:
         where = Provenance(round=earlier, candidate="c03", figure="LB +0.031")
         edit = Edit(file="data/build.py", find="</pre><script>", replace="FLIPS = False")
         change = Change(set={"data.trace.style": "short"}, edits=[edit])
-        standing.append(StandingChange(id=f"s{earlier}", axis="trace_style", change=change,
-                                       provenance=where))
-        dead.append(DeadEnd(id=f"d{earlier}", axis="rank", move=f"rank {2 ** earlier}",
-                            what="no gain beyond the band", provenance=where))
-        tried.append(Trial(axis="rank", move="raise", round=earlier, candidate="c05", gain=0.001,
-                           outcome="dead_end", reason="within the band"))
+        standing.append(
+            StandingChange(id=f"s{earlier}", axis="trace_style", change=change, provenance=where)
+        )
+        dead.append(
+            DeadEnd(
+                id=f"d{earlier}",
+                axis="rank",
+                move=f"rank {2**earlier}",
+                what="no gain beyond the band",
+                provenance=where,
+            )
+        )
+        tried.append(
+            Trial(
+                axis="rank",
+                move="raise",
+                round=earlier,
+                candidate="c05",
+                gain=0.001,
+                outcome="dead_end",
+                reason="within the band",
+            )
+        )
     noise = NoiseRule(promotion_threshold=0.02, lb_threshold=0.01, provenance=origin)
     policy = Policy(
         round=number,
@@ -321,8 +432,9 @@ def test_lesson_comes_from_the_log_else_from_discoveries(finished: Path) -> None
     first, second = read_trajectory(finished).rounds[:2]
     assert first.learned.startswith("trace_style: short traces raise dev and LB. rank 32")
     assert second.learned.startswith("Round 2: early improvements stacked")
-    assert second.learned.endswith("Promoted: data.trace.style=short; data/build.py edited "
-                                   "(LB +0.031).")
+    assert second.learned.endswith(
+        "Promoted: data.trace.style=short; data/build.py edited (LB +0.031)."
+    )
 
 
 def test_best_is_by_leaderboard_and_promotion_by_policy(finished: Path) -> None:
@@ -346,8 +458,10 @@ def test_costs_of_collector_and_meta_stand_apart(finished: Path, tmp_path: Path)
     evidence = read(Evidence, files.evidence)
     prose = Prose(author="m", sections={}, refusals=0, cost=cost)
     write_json(files.evidence, evidence.model_copy(update={"prose": prose}))
-    write_json(files.meta / "session.json",
-               Session(author="m", model="m", refusals=0, reason=None, cost=cost))
+    write_json(
+        files.meta / "session.json",
+        Session(author="m", model="m", refusals=0, reason=None, cost=cost),
+    )
     spent, before = read_trajectory(root).spent, read_trajectory(finished).spent
     assert (spent.control_tokens, spent.control_dollars) == (2000, 0.5)
     assert (spent.tokens, spent.dollars) == (before.tokens, before.dollars)
@@ -355,8 +469,10 @@ def test_costs_of_collector_and_meta_stand_apart(finished: Path, tmp_path: Path)
     assert "collector and meta: 2000 tokens, $0.50" in (root / "report/report.md").read_text()
     assert "2000 tokens of collector and meta" in (root / "report/index.html").read_text()
     unknown = cost.model_copy(update={"dollars": None})
-    write_json(files.meta / "session.json",
-               Session(author="m", model="m", refusals=0, reason=None, cost=unknown))
+    write_json(
+        files.meta / "session.json",
+        Session(author="m", model="m", refusals=0, reason=None, cost=unknown),
+    )
     write_report(root)
     assert "collector and meta: 2000 tokens, $ unknown" in (root / "report/report.md").read_text()
     assert "$ unknown</b><span>for 2000 tokens" in (root / "report/index.html").read_text()
@@ -419,6 +535,10 @@ def test_mistakes_are_one_line(tmp_path: Path, spoil: str) -> None:
 def _report(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "aevo.report", *arguments],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=120,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
         env={**os.environ, "PYTHONPATH": str(REPO)},
     )

@@ -97,8 +97,11 @@ def test_requeue_hold_without_a_reason_is_named(jobs: Jobs, fake: FakeSlurm) -> 
 def test_drained_node_that_a_waiting_job_needs_is_named(jobs: Jobs, fake: FakeSlurm) -> None:
     waiting(jobs, fake, "Resources")
     write_text(fake.folder / "partitions.out", "11|h200\n")
-    fake.say("sinfo", "cpu-0|cpu|down*|Not responding\nh200-0|h200|idle|none\n"
-                      "h200-1|h200|drained|bad | fan\nh200-1|other|drained|bad fan\n")
+    fake.say(
+        "sinfo",
+        "cpu-0|cpu|down*|Not responding\nh200-0|h200|idle|none\n"
+        "h200-1|h200|drained|bad | fan\nh200-1|other|drained|bad fan\n",
+    )
     problem = only(look(jobs))
     assert problem.job == "c00-train-1" and "h200-1" in problem.problem
     assert "bad | fan" in problem.problem
@@ -111,9 +114,7 @@ def test_nodes_are_not_asked_for_when_no_job_waits_for_one(jobs: Jobs, fake: Fak
     assert fake.calls("sinfo") == 0
 
 
-def test_scheduler_away_is_one_problem_and_records_still_show(
-    jobs: Jobs, fake: FakeSlurm
-) -> None:
+def test_scheduler_away_is_one_problem_and_records_still_show(jobs: Jobs, fake: FakeSlurm) -> None:
     for number in range(4):
         jobs.running(jobs.submitted(f"c0{number}-worker", f"{number}1"), 50, log="turn 3\n")
     done = jobs.submitted("plan", "5")
@@ -206,8 +207,12 @@ def test_failed_training_is_its_workers_business(jobs: Jobs, fake: FakeSlurm) ->
 def test_refused_submission_and_cap(jobs: Jobs, fake: FakeSlurm) -> None:
     worker = jobs.spec("c00-worker")
     jobs.line(worker, "intent", 50)
-    jobs.line(worker, "refused", 49, text="Slurm refused c00-worker: no such partition -- change "
-                                          "partition in cluster.control")
+    jobs.line(
+        worker,
+        "refused",
+        49,
+        text="Slurm refused c00-worker: no such partition -- change partition in cluster.control",
+    )
     write_text(jobs.files.config, "worker: {n: 2}\ncluster: {max_jobs_per_round: 1}\n")
     refused, cap = look(jobs).problems
     assert refused.problem == "Slurm refused c00-worker: no such partition"
@@ -259,8 +264,7 @@ def test_times_and_gpu_hours_of_all_attempts(jobs: Jobs, fake: FakeSlurm) -> Non
     """4 GPUs on 2 nodes: 100 s that ended in order, 50 s until the last sign, 30 s until now."""
     worker = jobs.submitted("c00-worker", "10", ago=1000)
     jobs.running(worker, 990)
-    train = jobs.submitted("c00-train-1", "11", ago=900,
-                           resources={"gpus": 4, "nodes": 2})
+    train = jobs.submitted("c00-train-1", "11", ago=900, resources={"gpus": 4, "nodes": 2})
     jobs.running(train, 800, log="x\n")
     jobs.end(train, 130, "requeued by Slurm", seconds=100, requeued=True)
     os.utime(train.end(1), (jobs.now - 700, jobs.now - 700))

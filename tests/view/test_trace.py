@@ -28,15 +28,24 @@ def campaign(tmp_path: Path) -> Path:
     trace.message(Turn(role="system", content="\n".join(f"rule {i}" for i in range(30))))
     for name, arguments in (("train", {}), ("run", {"command": "echo " + HOSTILE})):
         call = ToolCall(id=f"id-{name}", name=name, arguments=arguments)
-        trace.message(Turn(role="assistant", content=f"I call {name}", tool_calls=[call]),
-                      Usage(tokens_in=100, tokens_out=10, dollars=0.25))
+        trace.message(
+            Turn(role="assistant", content=f"I call {name}", tool_calls=[call]),
+            Usage(tokens_in=100, tokens_out=10, dollars=0.25),
+        )
         if name == "train":
             trace.note("job", run=1, job="c01-train-1", seed=7)
         trace.message(Turn(role="tool", tool_call_id=call.id, content=HOSTILE))
     trace.note("note", retry="rate_limited", trial=1, wait_s=2.5, text="429")
-    trace.note("score", run=1, selected="step-2", scores={"step-1": {"dev": 0.5},
-                                                          "step-2": {"dev": 0.625},
-                                                          "step-3": {"error": "not finite"}})
+    trace.note(
+        "score",
+        run=1,
+        selected="step-2",
+        scores={
+            "step-1": {"dev": 0.5},
+            "step-2": {"dev": 0.625},
+            "step-3": {"error": "not finite"},
+        },
+    )
     trace.note("finish", status="ok", reason="finished")
     for name in ("c01-train-1", "c01-evaluate-1"):
         job = JobFolder(files.jobs / name)
@@ -49,12 +58,19 @@ def campaign(tmp_path: Path) -> Path:
 def test_a_trace_reads_as_a_person_would(cli: Cli, campaign: Path) -> None:
     shown = cli.plain("trace", "show", str(campaign), "--round", "1", "--candidate", "c01")
     assert shown.returncode == 0, shown.stderr
-    for text in ("rule 0", "… 27 more lines", "turn 2, 200 tokens in, 20 out so far, $0.5000",
-                 "train()", 'run(command="echo ok', "-> train: ok",
-                 "job=c01-train-1, seed=7; attempt 1, waited 4.0 s, ran 6.5 s, ok",
-                 "retry 1 after rate_limited, waited 2.5 s: 429",
-                 "step-1 0.5000, step-2 0.6250 (selected), step-3 not finite; attempt 1",
-                 "finish: status=ok, reason=finished", "2 turns, 200 tokens in"):
+    for text in (
+        "rule 0",
+        "… 27 more lines",
+        "turn 2, 200 tokens in, 20 out so far, $0.5000",
+        "train()",
+        'run(command="echo ok',
+        "-> train: ok",
+        "job=c01-train-1, seed=7; attempt 1, waited 4.0 s, ran 6.5 s, ok",
+        "retry 1 after rate_limited, waited 2.5 s: 429",
+        "step-1 0.5000, step-2 0.6250 (selected), step-3 not finite; attempt 1",
+        "finish: status=ok, reason=finished",
+        "2 turns, 200 tokens in",
+    ):
         assert text in shown.stdout, text
     assert "rule 29" not in shown.stdout
     direct = cli.plain("trace", "show", str(campaign / "round-01" / "c01"), "--full")
@@ -92,9 +108,10 @@ def test_json_is_one_object_a_line(cli: Cli, campaign: Path) -> None:
     assert {"assistant", "call", "result", "job", "score", "note"} <= {row["kind"] for row in rows}
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--candidate", "c99"], "candidates: c01"), (["--round", "7"], "rounds: 1"), ([], "c01"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--candidate", "c99"], "candidates: c01"), (["--round", "7"], "rounds: 1"), ([], "c01")],
+)
 def test_an_unknown_candidate_is_one_line(
     cli: Cli, campaign: Path, arguments: list[str], said: str
 ) -> None:

@@ -21,12 +21,7 @@ from aevo.work.budget import Meter
 from aevo.work.loop import run_loop
 from aevo.work.scripted import ScriptedModel
 from aevo.work.tools import FINISHED, Toolbox, shorten
-from aevo.work.worker import (
-    build_manifest,
-    build_model,
-    check_command,
-    open_broker,
-)
+from aevo.work.worker import build_manifest, build_model, check_command, open_broker
 from tests.conftest import REGRESSION, Cli
 from tests.support.fake_faults import overloaded
 from tests.support.fake_openai import FakeOpenAI, says_hello
@@ -197,8 +192,9 @@ def test_model_without_tool_call_is_nudged_and_turns_are_bounded(
             return Reply(turn=Turn(role="assistant", content="let me think"))
 
     trace = Trace(tmp_path / "trace.jsonl")
-    outcome = run_loop(Talker([]), toolbox, trace, OPENING,
-                       Meter(Budget(trainings=1, turns=8, wall_s=60), trace))
+    outcome = run_loop(
+        Talker([]), toolbox, trace, OPENING, Meter(Budget(trainings=1, turns=8, wall_s=60), trace)
+    )
     assert outcome.reason == "turns"
     said = [turn.content for turn in trace.turns() if turn.role == "user"]
     assert sum(turn.role == "assistant" for turn in trace.turns()) == 9, "8, and the last word"
@@ -228,9 +224,14 @@ def test_scripted_model_leaves_a_move_that_does_not_build() -> None:
     model = ScriptedModel(moves, 1, "recipe.yaml", "build", seed=0)
     turns = [*OPENING]
     seen: list[ToolCall] = []
-    answers = {"list_files": "", "read_file": "a: {b: 0, c: 0}\n", "write_file": "written",
-               "train": '{"run": 1}', "evaluate": json.dumps({"selected": None, "scores": {}}),
-               "wait": json.dumps({"status": "failed", "failure": "x", "checkpoints": []})}
+    answers = {
+        "list_files": "",
+        "read_file": "a: {b: 0, c: 0}\n",
+        "write_file": "written",
+        "train": '{"run": 1}',
+        "evaluate": json.dumps({"selected": None, "scores": {}}),
+        "wait": json.dumps({"status": "failed", "failure": "x", "checkpoints": []}),
+    }
     while not seen or seen[-1].name != "finish":
         turn = model.complete(turns, []).turn
         seen += turn.tool_calls

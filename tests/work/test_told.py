@@ -43,9 +43,7 @@ def finished_round(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
 
 
 @pytest.fixture
-def fresh(
-    finished_round: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Tools:
+def fresh(finished_round: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
     """The tools of a candidate that has done nothing yet, in a copy of the campaign; what it
     submits is not run."""
     shutil.copytree(finished_round.runs, tmp_path / "runs", symlinks=True)
@@ -196,10 +194,20 @@ class Batch:
 
     def complete(self, turns: list[Turn], tools: list[ToolSchema]) -> Reply:
         done = any(turn.role == "assistant" for turn in turns)
-        batch = [ToolCall(id="f", name="finish", arguments={"summary": ""})] if done else [
-            ToolCall(id=str(at), name=name, arguments={"path": "recipe.yaml", "find": "absent",
-                     "replace": ""} if name == "edit_file" else {})
-            for at, name in enumerate(self.names)]
+        batch = (
+            [ToolCall(id="f", name="finish", arguments={"summary": ""})]
+            if done
+            else [
+                ToolCall(
+                    id=str(at),
+                    name=name,
+                    arguments={"path": "recipe.yaml", "find": "absent", "replace": ""}
+                    if name == "edit_file"
+                    else {},
+                )
+                for at, name in enumerate(self.names)
+            ]
+        )
         return Reply(turn=Turn(role="assistant", content="", tool_calls=batch))
 
 
@@ -207,8 +215,13 @@ def test_what_stands_behind_a_failed_edit_does_not_run(fresh: Tools) -> None:
     tools = fresh("c01")
     trace = tools.broker.trace
     opening = [Turn(role="system", content="s"), Turn(role="user", content="u")]
-    run_loop(Batch("list_files", "edit_file", "train", "train"), tools, trace, opening,
-             Meter(tools.broker.plan.budget, trace))
+    run_loop(
+        Batch("list_files", "edit_file", "train", "train"),
+        tools,
+        trace,
+        opening,
+        Meter(tools.broker.plan.budget, trace),
+    )
     said = [turn.content for turn in trace.turns() if turn.role == "tool"]
     assert not said[0].startswith("error") and "occurs 0 times" in said[1]
     assert said[2] == said[3] == "error: not run: `edit_file` before it in this turn failed"
@@ -266,8 +279,9 @@ def test_a_move_of_the_catalogue_is_made_exactly_and_only_once(fresh: Tools) -> 
         said = call(tools, "apply_move", move="no_flips")
         assert said == "no_flips applied: data/build.py edited"
     assert "LABEL_FLIPS = False" in (tools.fork / "data/build.py").read_text()
-    assert "your axis has no move linear; it has: no_flips" in call(tools, "apply_move",
-                                                                    move="linear")
+    assert "your axis has no move linear; it has: no_flips" in call(
+        tools, "apply_move", move="linear"
+    )
     keys = on_axis(tools, "schedule")
     assert call(keys, "apply_move", move="linear") == "linear applied: train.schedule=linear"
     assert "schedule: linear" in (tools.fork / "recipe.yaml").read_text()
@@ -282,8 +296,15 @@ def test_a_move_that_fits_no_more_changes_nothing(fresh: Tools) -> None:
 
 def test_a_task_shows_the_patches_of_its_moves(fresh: Tools) -> None:
     broker = on_axis(fresh("c01"), "pipeline").broker
-    text = first_turns(policies.read(broker.campaign.layout, 1), broker.candidate, ["data"],
-                       broker.moves(), "check", 2, 40)[-1].content
+    text = first_turns(
+        policies.read(broker.campaign.layout, 1),
+        broker.candidate,
+        ["data"],
+        broker.moves(),
+        "check",
+        2,
+        40,
+    )[-1].content
     assert "- no_flips: data/build.py edited (the same as clean labels, in code)\n" in text
     assert "    in data/build.py\n    - LABEL_FLIPS = True\n    + LABEL_FLIPS = False\n" in text
     assert "`apply_move`" in text
@@ -307,11 +328,19 @@ def test_the_prompt_says_what_the_campaign_is(fresh: Tools) -> None:
     text = page(broker, policy)
     base = base_score(layout)
     assert base is not None and base.dev is not None
-    for expected in (f"Base checkpoint on dev: {base.dev:.3f} (line ", f"dev has {base.n} items",
-                     "the anchor trains it while you work", "Noise: not measured yet",
-                     "trainer `peft`", "stopped after 5 min", "`dev` selects", "smoke tests",
-                     "mends a first that failed", "7200 s of wall time",
-                     "12 failed calls in a row"):
+    for expected in (
+        f"Base checkpoint on dev: {base.dev:.3f} (line ",
+        f"dev has {base.n} items",
+        "the anchor trains it while you work",
+        "Noise: not measured yet",
+        "trainer `peft`",
+        "stopped after 5 min",
+        "`dev` selects",
+        "smoke tests",
+        "mends a first that failed",
+        "7200 s of wall time",
+        "12 failed calls in a row",
+    ):
         assert expected in text, text
     assert "hidden" not in text and "None" not in text
     opening = first_turns(policy, broker.candidate, ["data"], [], "check", 2, 40, text)

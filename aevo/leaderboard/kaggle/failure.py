@@ -10,36 +10,41 @@ from aevo.leaderboard.site import BoardError, foreign
 PASSING = ("html", "connection", "rate", "server", "timeout", "odd")
 
 # Of the team's submissions, not of the size of one.
-QUOTA = re.compile(r"^(?!.*\b(size|rows?|columns?|bytes|[GM]i?B)\b)"
-                   r".*((daily|maximum|max|allowed)( number of)? submissions?\b|"
-                   r"submissions?\b.{0,40}(limit|quota|per day|today|remaining)|"
-                   r"(limit|quota)\b.{0,40}submissions?\b)", re.IGNORECASE)
-RULES = re.compile(r"\brules?\b|must accept|agree to|joined|not entered|enter the competition",
-                   re.IGNORECASE)
-CLOSED = re.compile(r"deadline|has ended|is over|closed|no longer accept|not accepting|disabled",
-                    re.IGNORECASE)
+QUOTA = re.compile(
+    r"^(?!.*\b(size|rows?|columns?|bytes|[GM]i?B)\b)"
+    r".*((daily|maximum|max|allowed)( number of)? submissions?\b|"
+    r"submissions?\b.{0,40}(limit|quota|per day|today|remaining)|"
+    r"(limit|quota)\b.{0,40}submissions?\b)",
+    re.IGNORECASE,
+)
+RULES = re.compile(
+    r"\brules?\b|must accept|agree to|joined|not entered|enter the competition", re.IGNORECASE
+)
+CLOSED = re.compile(
+    r"deadline|has ended|is over|closed|no longer accept|not accepting|disabled", re.IGNORECASE
+)
 MENDS = {
     "package": "pip install -e '.[kaggle]' in the environment that the command and its jobs use",
     "credentials": "set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or put the token into "
-                   "~/.kaggle/access_token or kaggle.json into KAGGLE_CONFIG_DIR, where the "
-                   "collector runs (kaggle.com/settings makes one)",
+    "~/.kaggle/access_token or kaggle.json into KAGGLE_CONFIG_DIR, where the "
+    "collector runs (kaggle.com/settings makes one)",
     "rules": "open kaggle.com/competitions/{competition}/rules with the same account and accept "
-             "them, then run the same command again",
+    "them, then run the same command again",
     "missing": "leaderboard.competition is the last part of the competition's address; a private "
-               "one must have invited the account",
+    "one must have invited the account",
     "closed": "choose another competition or leaderboard=file; a campaign's leaderboard is pinned",
     "forbidden": "accept the competition's rules with this account, and give its token the right "
-                 "to submit",
+    "to submit",
     "quota": "it begins anew at 00:00 UTC; run the same command again then",
     "rejected": "see docs/leaderboards.md for what the scorer takes",
     "html": "a proxy or a login page may stand in between: try `kaggle competitions submissions "
-            "{competition}` on the same machine",
+    "{competition}` on the same machine",
     "connection": "the collector needs the network where it runs (on Slurm: cluster.control); "
-                  "behind a proxy set HTTPS_PROXY. Nothing is submitted twice: run it again",
+    "behind a proxy set HTTPS_PROXY. Nothing is submitted twice: run it again",
     "rate": "wait and run the same command again; nothing is submitted twice",
     "server": "wait and run the same command again; nothing is submitted twice",
     "timeout": "run the same command again, nothing is submitted twice; leaderboard.timeout_s and "
-               "leaderboard.upload_timeout_s allow more",
+    "leaderboard.upload_timeout_s allow more",
     "odd": "the kaggle package may be too old or too new: pip install -U kaggle",
 }
 SAYS = {
@@ -71,9 +76,11 @@ class KaggleFailure(NamedTuple):
         """As one line for the user."""
         says = SAYS[self.kind].format(competition=competition)
         text = foreign(self.text)
-        return BoardError(f"{says}: {text}" if text else says,
-                          MENDS[self.kind].format(competition=competition),
-                          lasting=self.kind not in PASSING)
+        return BoardError(
+            f"{says}: {text}" if text else says,
+            MENDS[self.kind].format(competition=competition),
+            lasting=self.kind not in PASSING,
+        )
 
 
 def of_status(status: int, body: str, retry_after: str | None) -> KaggleFailure:

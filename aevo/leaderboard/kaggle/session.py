@@ -47,15 +47,21 @@ class Conversation:
         except ImportError as error:
             raise Failed(KaggleFailure("package", str(error))) from error
         except OSError as error:  # it makes its folder of settings when it is imported
-            raise Failed(KaggleFailure("package", f"{error.strerror}: {error.filename}; set "
-                                  "KAGGLE_CONFIG_DIR to a folder that can be written")) from error
+            raise Failed(
+                KaggleFailure(
+                    "package",
+                    f"{error.strerror}: {error.filename}; set "
+                    "KAGGLE_CONFIG_DIR to a folder that can be written",
+                )
+            ) from error
         self.api = kaggle.api
         if self.api.get_config_value("auth_method") is None:
             try:
                 self.api.authenticate()
             except SystemExit as error:
-                raise Failed(KaggleFailure(
-                    "credentials", "none were found, or the token has expired")) from error
+                raise Failed(
+                    KaggleFailure("credentials", "none were found, or the token has expired")
+                ) from error
         return {"user": self.api.get_config_value("username") or ""}
 
     def competition(self, competition: str) -> dict[str, Any]:
@@ -67,11 +73,13 @@ class Conversation:
         with self._client() as client:
             found = client.get_competition(request)
         deadline = found.deadline
-        return {"entered": bool(found.user_has_entered),
-                "disabled": bool(found.submissions_disabled),
-                "code_only": bool(found.is_kernels_submissions_only),
-                "daily": int(found.max_daily_submissions or 0),
-                "deadline": deadline.replace(tzinfo=UTC).timestamp() if deadline else None}
+        return {
+            "entered": bool(found.user_has_entered),
+            "disabled": bool(found.submissions_disabled),
+            "code_only": bool(found.is_kernels_submissions_only),
+            "daily": int(found.max_daily_submissions or 0),
+            "deadline": deadline.replace(tzinfo=UTC).timestamp() if deadline else None,
+        }
 
     def limits(self, competition: str) -> dict[str, Any]:
         """The team's submissions today, and how many more it may make."""
@@ -89,8 +97,10 @@ class Conversation:
             request.page_token = page
         with self._client() as client:
             found = client.list_submissions(request)
-        return {"items": [_submission(item) for item in found.submissions or []],
-                "next": found.next_page_token or ""}
+        return {
+            "items": [_submission(item) for item in found.submissions or []],
+            "next": found.next_page_token or "",
+        }
 
     def leaderboard(self, competition: str, page: str) -> dict[str, Any]:
         """Scores of one page of the public board, which the package's own wrapper does not ask for
@@ -105,8 +115,10 @@ class Conversation:
             request.page_token = page
         with self._client() as client:
             found = client.get_leaderboard(request)
-        return {"scores": [item.score for item in found.submissions or []],
-                "next": found.next_page_token or ""}
+        return {
+            "scores": [item.score for item in found.submissions or []],
+            "next": found.next_page_token or "",
+        }
 
     def submit(self, competition: str, file: str, message: str) -> dict[str, Any]:
         """Uploads and submits one file."""
@@ -159,8 +171,11 @@ def _of_request(error: Any) -> KaggleFailure:
 def _submission(item: Any) -> dict[str, Any]:
     date: datetime | None = item.date
     return {
-        "ref": str(item.ref), "description": item.description or "", "state": item.status.name,
-        "score": item.public_score or "", "error": item.error_description or "",
+        "ref": str(item.ref),
+        "description": item.description or "",
+        "state": item.status.name,
+        "score": item.public_score or "",
+        "error": item.error_description or "",
         "time": date.replace(tzinfo=UTC).timestamp() if date else None,
     }
 

@@ -35,9 +35,11 @@ class KaggleSite:
         self, settings: KaggleSettings, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         if settings.competition is None:
-            raise ConfigError("leaderboard.competition is not set",
-                              "leaderboard=kaggle leaderboard.competition=SLUG, the last part of "
-                              "the competition's address")
+            raise ConfigError(
+                "leaderboard.competition is not set",
+                "leaderboard=kaggle leaderboard.competition=SLUG, the last part of "
+                "the competition's address",
+            )
         self.settings, self.competition, self._sleep = settings, settings.competition, sleep
         self._session: KaggleProcess | None = None
 
@@ -92,8 +94,13 @@ class KaggleSite:
                 found = self.find([request.token], 0.0).get(request.token)
                 if found is not None:
                     return found.reference
-            answer = self._ask("submit", self.settings.upload_timeout_s, file=str(archive),
-                               message=request.description, competition=self.competition)
+            answer = self._ask(
+                "submit",
+                self.settings.upload_timeout_s,
+                file=str(archive),
+                message=request.description,
+                competition=self.competition,
+            )
             if not isinstance(answer, KaggleFailure):
                 return str(answer["ref"])
             failure = answer
@@ -111,11 +118,16 @@ class KaggleSite:
             if score is not None:
                 score = round(score, self.settings.decimals)
                 scores[score] = scores.get(score, 0) + 1
-        shown = {f"{score:.{self.settings.decimals}f}": count
-                 for score, count in sorted(scores.items(), reverse=True)}
+        shown = {
+            f"{score:.{self.settings.decimals}f}": count
+            for score, count in sorted(scores.items(), reverse=True)
+        }
         return Standing(
-            taken=utc(time), teams=sum(scores.values()), best=max(scores, default=None),
-            scores=shown, ours=ours,
+            taken=utc(time),
+            teams=sum(scores.values()),
+            best=max(scores, default=None),
+            scores=shown,
+            ours=ours,
             better=None if ours is None else sum(n for s, n in scores.items() if s > ours),
             tied=None if ours is None else scores.get(ours, 0),
         )
@@ -142,8 +154,9 @@ class KaggleSite:
         for attempt in range(tries or self.settings.retries + 1):
             if attempt:
                 self._pause(attempt, failure)
-            answer = self._ask(question, self.settings.timeout_s,
-                               competition=self.competition, **words)
+            answer = self._ask(
+                question, self.settings.timeout_s, competition=self.competition, **words
+            )
             if not isinstance(answer, KaggleFailure):
                 return answer
             failure = answer
@@ -184,8 +197,10 @@ class KaggleProcess:
     def __init__(self) -> None:
         ours = package_first(str(CHECKOUT), os.environ.get("PYTHONPATH", ""))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "aevo.leaderboard.kaggle.session"], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            [sys.executable, "-m", "aevo.leaderboard.kaggle.session"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             env={**os.environ, **ours},
         )
 
@@ -212,8 +227,11 @@ class KaggleProcess:
                 piece = os.read(source.fileno(), 1 << 16)
                 if not piece:
                     self.close()
-                    return KaggleFailure("odd", "the kaggle package ended without an answer; try "
-                                   "`kaggle competitions list`")
+                    return KaggleFailure(
+                        "odd",
+                        "the kaggle package ended without an answer; try "
+                        "`kaggle competitions list`",
+                    )
                 line += piece
         answer = json.loads(line)
         if "ok" in answer:

@@ -3,5 +3,3 @@
 `python -m aevo.scale` computes them from the conf files that a campaign would use and from the
 architecture of the model; nothing is loaded and no GPU is asked.
 """
-
-

@@ -42,8 +42,8 @@ class Adapter:
     def rank_on(self, weight: Weight) -> int:
         """The rank on a weight."""
         group = {"shared experts": "shared_experts", "routed experts": "experts"}.get(
-            weight.group) or next((name for name, leaves in GROUPS.items()
-                                   if weight.leaf in leaves), "mlp")
+            weight.group
+        ) or next((name for name, leaves in GROUPS.items() if weight.leaf in leaves), "mlp")
         return dict(self.ranks).get(group, self.rank)
 
     def on(self, weight: Weight) -> bool:
@@ -79,9 +79,12 @@ class Adapter:
 
     def file_bytes(self, model: Architecture, size: int = 4) -> int:
         """Of adapter_model.safetensors; `size` of a number. The header's part is not exact."""
-        names = sum(2 * weight.count * (ENTRY + len(_name(number, weight)))
-                    for number, kind in enumerate(model.pattern)
-                    for weight in layer(model, kind) if self.on(weight))
+        names = sum(
+            2 * weight.count * (ENTRY + len(_name(number, weight)))
+            for number, kind in enumerate(model.pattern)
+            for weight in layer(model, kind)
+            if self.on(weight)
+        )
         return self.parameters(model) * size + names
 
 
@@ -89,16 +92,21 @@ def adapter_of(lora: dict[str, Any], model: Architecture) -> Adapter:
     """The adapter of the recipe's `train.lora`."""
     wanted = lora["targets"]
     routed = "experts" in ([wanted] if isinstance(wanted, str) else wanted)
-    return Adapter(lora["rank"], leaves(wanted, model), routed=routed,
-                   ranks=tuple((lora.get("ranks") or {}).items()))
+    return Adapter(
+        lora["rank"],
+        leaves(wanted, model),
+        routed=routed,
+        ranks=tuple((lora.get("ranks") or {}).items()),
+    )
 
 
 def leaves(wanted: str | Iterable[str], model: Architecture) -> frozenset[str]:
     """The modules that the recipe's `train.lora.targets` (all, a group, or a list) means; what the
     substrate's train/targets.py says. The head is never one of `all`."""
     present = {weight.leaf for weight in weights(model) if weight.leaf}
-    shared = {f"{SHARED}{weight.leaf}" for weight in weights(model)
-              if weight.group == "shared experts"}
+    shared = {
+        f"{SHARED}{weight.leaf}" for weight in weights(model) if weight.group == "shared experts"
+    }
     found: set[str] = set()
     for item in [wanted] if isinstance(wanted, str) else wanted:
         if item == "all":

@@ -48,10 +48,14 @@ def way(config: Config) -> Way:
     gpus = max(resources(config, "evaluate").gpus, 1)
     tensor = int(options.get("tensor_parallel", 1))
     return Way(
-        number_bytes=_vllm_bytes(options), tensor=tensor,
+        number_bytes=_vllm_bytes(options),
+        tensor=tensor,
         engines=int(options.get("shards", 0)) or max(gpus // tensor, 1),
-        rows=int(options.get("max_num_seqs", 0)), longest=int(options.get("max_tokens", 7680)),
-        share=float(options.get("gpu_memory_utilization", 0.85)), graphs=True)
+        rows=int(options.get("max_num_seqs", 0)),
+        longest=int(options.get("max_tokens", 7680)),
+        share=float(options.get("gpu_memory_utilization", 0.85)),
+        graphs=True,
+    )
 
 
 def _vllm_bytes(options: Mapping[str, Any]) -> int:
@@ -91,18 +95,30 @@ def of(config: Config, model: Architecture, gpu: Gpu, assumed: Assumptions) -> E
     cache = chosen.rows * (assumed.prompt_tokens + answer) * _cache(model)
     state = chosen.rows * _state(model)
     held = parameters(model) * chosen.number_bytes + cache + state
-    step = (_read(model, chosen) + cache / 2 + 2 * state) / chosen.tensor / (
-        gpu.bandwidth * assumed.decode_efficiency)
+    step = (
+        (_read(model, chosen) + cache / 2 + 2 * state)
+        / chosen.tensor
+        / (gpu.bandwidth * assumed.decode_efficiency)
+    )
     if not chosen.graphs:
         step = max(step, len(model.pattern) * assumed.layer_ms / 1000 * FORWARD)
-    prefill = 2 * _used(model) * assumed.prompt_tokens / chosen.tensor / (
-        gpu.peak(chosen.number_bytes) * assumed.kernel_mfu)
+    prefill = (
+        2
+        * _used(model)
+        * assumed.prompt_tokens
+        / chosen.tensor
+        / (gpu.peak(chosen.number_bytes) * assumed.kernel_mfu)
+    )
     return Evaluation(
-        answer=answer, longest=chosen.longest, room=gpu.memory * chosen.share,
+        answer=answer,
+        longest=chosen.longest,
+        room=gpu.memory * chosen.share,
         memory=held / chosen.tensor * assumed.reserve + assumed.context_gb * 2**30,
-        used=chosen.tensor * chosen.engines, gpus=asked.gpus * asked.nodes,
+        used=chosen.tensor * chosen.engines,
+        gpus=asked.gpus * asked.nodes,
         engines=chosen.engines,
-        per_item=(answer * step / chosen.rows + prefill) / chosen.engines)
+        per_item=(answer * step / chosen.rows + prefill) / chosen.engines,
+    )
 
 
 def _fitting(model: Architecture, chosen: Way, gpu: Gpu, assumed: Assumptions) -> int:
@@ -120,8 +136,11 @@ def _read(model: Architecture, chosen: Way) -> float:
         copies = float(weight.count)
         if weight.split == "expert":
             copies *= 1 - (1 - weight.active / weight.count) ** chosen.rows
-        found += 0 if weight.group == "embedding" else (
-            weight.inputs * weight.outputs * copies * chosen.number_bytes)
+        found += (
+            0
+            if weight.group == "embedding"
+            else (weight.inputs * weight.outputs * copies * chosen.number_bytes)
+        )
     return found
 
 

@@ -129,8 +129,10 @@ def layer(model: Architecture, kind: str) -> list[Weight]:
 def ends(model: Architecture) -> tuple[list[Weight], list[Weight]]:
     """What stands before the layers, and what after them."""
     head = Weight("head", "lm_head", model.hidden, model.vocab, count=0 if model.tied else 1)
-    return ([Weight("embedding", None, model.vocab, model.hidden, active=0)],
-            [_vector("norm", model.hidden), head])
+    return (
+        [Weight("embedding", None, model.vocab, model.hidden, active=0)],
+        [_vector("norm", model.hidden), head],
+    )
 
 
 def prediction(model: Architecture) -> list[Weight]:
@@ -138,8 +140,7 @@ def prediction(model: Architecture) -> list[Weight]:
     next token's embedding, then its layers, then a norm; embedding and head are the model's."""
     if not model.mtp:
         return []
-    found = [_vector("norm", 3 * model.hidden),
-             Weight("mtp", None, 2 * model.hidden, model.hidden)]
+    found = [_vector("norm", 3 * model.hidden), Weight("mtp", None, 2 * model.hidden, model.hidden)]
     return found + [weight for kind in model.mtp for weight in layer(model, kind)]
 
 
@@ -163,8 +164,11 @@ def active(model: Architecture, embeddings: bool = True) -> int:
     model cards count."""
     found = sum(weight.used for weight in weights(model) if weight.group != "head")
     before, after = ends(model)
-    return found + sum(weight.parameters for weight in [*before, *after]
-                       if embeddings and weight.group in ("embedding", "head"))
+    return found + sum(
+        weight.parameters
+        for weight in [*before, *after]
+        if embeddings and weight.group in ("embedding", "head")
+    )
 
 
 def _vector(group: str, size: int, split: Split = "whole") -> Weight:
@@ -185,17 +189,22 @@ def _mamba(model: Architecture) -> list[Weight]:
 
 def _attention(model: Architecture) -> list[Weight]:
     wide, narrow = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    return [Weight("attention", "q_proj", model.hidden, wide),
-            Weight("attention", "k_proj", model.hidden, narrow),
-            Weight("attention", "v_proj", model.hidden, narrow),
-            Weight("attention", "o_proj", wide, model.hidden)]
+    return [
+        Weight("attention", "q_proj", model.hidden, wide),
+        Weight("attention", "k_proj", model.hidden, narrow),
+        Weight("attention", "v_proj", model.hidden, narrow),
+        Weight("attention", "o_proj", wide, model.hidden),
+    ]
 
 
 def _mlp(model: Architecture) -> list[Weight]:
     ffn = _given(model, model.ffn, "ffn")
     gate = [Weight("mlp", "gate_proj", model.hidden, ffn)] if model.family == "llama" else []
-    return [*gate, Weight("mlp", "up_proj", model.hidden, ffn),
-            Weight("mlp", "down_proj", ffn, model.hidden)]
+    return [
+        *gate,
+        Weight("mlp", "up_proj", model.hidden, ffn),
+        Weight("mlp", "down_proj", ffn, model.hidden),
+    ]
 
 
 def _experts(model: Architecture) -> list[Weight]:
@@ -210,8 +219,10 @@ def _experts(model: Architecture) -> list[Weight]:
         Weight("shared experts", "down_proj", own.shared_ffn, model.hidden),
     ]
     if own.latent:
-        found += [Weight("latent", None, model.hidden, own.latent, "whole"),
-                  Weight("latent", None, own.latent, model.hidden, "whole")]
+        found += [
+            Weight("latent", None, model.hidden, own.latent, "whole"),
+            Weight("latent", None, own.latent, model.hidden, "whole"),
+        ]
     return found
 
 
@@ -229,8 +240,10 @@ def known(name: str) -> Architecture:
     """
     found = _shipped()
     if name not in found:
-        raise ConfigError(f"model={name}: no architecture ships for it",
-                          f"set model.base to the checkpoint; known are {', '.join(found)}")
+        raise ConfigError(
+            f"model={name}: no architecture ships for it",
+            f"set model.base to the checkpoint; known are {', '.join(found)}",
+        )
     return Architecture.model_validate({"name": name, **found[name]})
 
 

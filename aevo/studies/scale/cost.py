@@ -51,25 +51,38 @@ class Round:
         return trainings * (self.training.reads + self.evaluation.reads) + board
 
 
-def of(config: Config, model: Architecture, layout: Division, recipe: dict[str, Any], step: Step,
-       evaluation: Evaluation, assumed: Assumptions) -> Round:
+def of(
+    config: Config,
+    model: Architecture,
+    layout: Division,
+    recipe: dict[str, Any],
+    step: Step,
+    evaluation: Evaluation,
+    assumed: Assumptions,
+) -> Round:
     """The estimate for one configuration; `recipe` is the `train` section."""
     worker, board = config.worker, config.leaderboard
     seeds = max(worker.anchor_seeds, 1)
     submissions = min(board.quota, worker.n) if isinstance(board, HoldoutSettings) else 0
     reads = storage.read_by_training(model, layout)
-    training = Job(_start(reads / layout.nodes, assumed) + recipe["steps"] * step.seconds,
-                   layout.nodes * layout.gpus, reads)
+    training = Job(
+        _start(reads / layout.nodes, assumed) + recipe["steps"] * step.seconds,
+        layout.nodes * layout.gpus,
+        reads,
+    )
     dev = recipe["checkpoints"] * evaluation.seconds(config.model.dev_items)
     hidden = submissions * evaluation.seconds(config.model.hidden_items)
     nodes = resources(config, "evaluate").nodes
     reads = storage.read_by_evaluation(model, evaluation.engines)
     begin = _start(reads / nodes, assumed)
     return Round(
-        trainings=seeds + worker.n - 1, most=seeds + (worker.n - 1) * worker.trainings,
-        submissions=submissions, training=training,
+        trainings=seeds + worker.n - 1,
+        most=seeds + (worker.n - 1) * worker.trainings,
+        submissions=submissions,
+        training=training,
         evaluation=Job(begin + dev, evaluation.gpus, reads),
-        leaderboard=Job(begin + hidden, evaluation.gpus, reads))
+        leaderboard=Job(begin + hidden, evaluation.gpus, reads),
+    )
 
 
 def _start(reads: float, assumed: Assumptions) -> float:

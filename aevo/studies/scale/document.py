@@ -38,20 +38,28 @@ SECTIONS = {
         Column("as configured", "cluster=h200 model=nemotron3_nano_30b"),
         Column("8 engines", "cluster=h200 model=nemotron3_nano_30b model.evaluate.gpus=8"),
         Column("peft", "cluster=h200 model=nemotron3_nano_30b trainer=peft"),
-        Column("megatron, 8 GPUs", "cluster=h200 model=nemotron3_nano_30b "
-               f"{EIGHT} trainer.options.expert=8"),
+        Column(
+            "megatron, 8 GPUs",
+            f"cluster=h200 model=nemotron3_nano_30b {EIGHT} trainer.options.expert=8",
+        ),
         Column("bridge", f"cluster=h200 model=nemotron3_nano_30b trainer=bridge {EIGHT}"),
     ],
     "Nemotron 3 Super 120B-A12B": [
         Column("as configured", "cluster=h200 model=nemotron3_super_120b"),
         Column("on H100", "cluster=h200 model=nemotron3_super_120b gpu=h100"),
-        Column("one node", "cluster=h200 model=nemotron3_super_120b trainer.nodes=1 "
-               "trainer.options.tensor=2 trainer.options.expert=8"),
+        Column(
+            "one node",
+            "cluster=h200 model=nemotron3_super_120b trainer.nodes=1 "
+            "trainer.options.tensor=2 trainer.options.expert=8",
+        ),
     ],
     "Nemotron 3 Ultra 550B-A55B": [
         Column("as configured", "cluster=h200 model=nemotron3_ultra_550b"),
-        Column("in bf16", "cluster=h200 model=nemotron3_ultra_550b evaluator=vllm "
-               "evaluator.options.tensor_parallel=8"),
+        Column(
+            "in bf16",
+            "cluster=h200 model=nemotron3_ultra_550b evaluator=vllm "
+            "evaluator.options.tensor_parallel=8",
+        ),
         Column("on H100", "cluster=h200 model=nemotron3_ultra_550b gpu=h100"),
     ],
     "The small ones": [
@@ -121,15 +129,23 @@ def assumptions(assumed: Assumptions) -> str:
     """The assumptions and their values, as a table."""
     rows = "".join(
         f"| `{key}` | {_plain(getattr(assumed, key))} | {field.description} |\n"
-        for key, field in Assumptions.model_fields.items())
-    return ("## Assumptions\n\n| key | value | what it is |\n|---|---|---|\n"
-            f"{rows}| GPUs | | {SHEETS} |\n")
+        for key, field in Assumptions.model_fields.items()
+    )
+    return (
+        "## Assumptions\n\n| key | value | what it is |\n|---|---|---|\n"
+        f"{rows}| GPUs | | {SHEETS} |\n"
+    )
 
 
 def _command(words: str) -> str:
     """A command in lines that fit a page, indented as code."""
-    lines = textwrap.wrap(f"python -m aevo.scale {words}", 96, break_long_words=False,
-                          break_on_hyphens=False, subsequent_indent="    ")
+    lines = textwrap.wrap(
+        f"python -m aevo.scale {words}",
+        96,
+        break_long_words=False,
+        break_on_hyphens=False,
+        subsequent_indent="    ",
+    )
     return "    " + " \\\n    ".join(lines) + "\n"
 
 
@@ -139,13 +155,17 @@ def _models() -> str:
         model = known(name)
         kinds = "/".join(str(model.layers(kind)) for kind in "ME*-")
         with_mtp = f"{parameters(model, mtp=True):,}" if model.mtp else "–"
-        rows += (f"| {title} | {len(model.pattern)}, {kinds} | {parameters(model):,} | "
-                 f"{active(model):,} | {with_mtp} | {size(base_bytes(model))} |\n")
+        rows += (
+            f"| {title} | {len(model.pattern)}, {kinds} | {parameters(model):,} | "
+            f"{active(model):,} | {with_mtp} | {size(base_bytes(model))} |\n"
+        )
         missing = f" Not verified: {', '.join(model.unverified)}." if model.unverified else ""
         sources += f"| {title} | {' '.join(model.source.split())}.{missing} |\n"
-    return ("## The models\n\n| model | layers, M/E/\\*/- | parameters | a token goes through | "
-            f"with multi-token prediction | checkpoint |\n|---|---|---|---|---|---|\n{rows}\n"
-            f"| model | source of its architecture |\n|---|---|\n{sources}")
+    return (
+        "## The models\n\n| model | layers, M/E/\\*/- | parameters | a token goes through | "
+        f"with multi-token prediction | checkpoint |\n|---|---|---|---|---|---|\n{rows}\n"
+        f"| model | source of its architecture |\n|---|---|\n{sources}"
+    )
 
 
 def _adapters() -> str:
@@ -153,22 +173,30 @@ def _adapters() -> str:
     rows = ""
     for name in list(MODELS)[:3]:
         found = by_target(known(name), 32)
-        rows += (f"| {MODELS[name]} | "
-                 f"{' | '.join(f'{found[group] / 1e6:,.1f}M' for group in groups)} |\n")
-    return ("LoRA parameters at rank 32, were each group a target (they grow with the rank):\n\n"
-            f"| model | {' | '.join(groups)} |\n|{'---|' * (len(groups) + 1)}\n{rows}\n"
-            "aevo refuses adapters above 8 GiB, and so does leaderboard=kaggle as it is set: those "
-            "of Super's or\nUltra's routed experts at rank 32 would not pass, not even in bf16.\n")
+        rows += (
+            f"| {MODELS[name]} | "
+            f"{' | '.join(f'{found[group] / 1e6:,.1f}M' for group in groups)} |\n"
+        )
+    return (
+        "LoRA parameters at rank 32, were each group a target (they grow with the rank):\n\n"
+        f"| model | {' | '.join(groups)} |\n|{'---|' * (len(groups) + 1)}\n{rows}\n"
+        "aevo refuses adapters above 8 GiB, and so does leaderboard=kaggle as it is set: those "
+        "of Super's or\nUltra's routed experts at rank 32 would not pass, not even in bf16.\n"
+    )
 
 
 def _published(assumed: Assumptions) -> str:
     runs = ""
     for run in published.lora_runs():
         found = run.estimate(assumed)
-        runs += (f"| {run.what} | {run.seconds:.1f} s, {run.rate:,.0f} | {found.seconds:.1f} s, "
-                 f"{found.rate / run.layout.ranks:,.0f} | {found.seconds / run.seconds:.2f} |\n")
-    counts = "".join(f"| {run.what} | {run.tflops:.1f} | {run.estimate():.1f} |\n"
-                     for run in published.throughputs())
+        runs += (
+            f"| {run.what} | {run.seconds:.1f} s, {run.rate:,.0f} | {found.seconds:.1f} s, "
+            f"{found.rate / run.layout.ranks:,.0f} | {found.seconds / run.seconds:.2f} |\n"
+        )
+    counts = "".join(
+        f"| {run.what} | {run.tflops:.1f} | {run.estimate():.1f} |\n"
+        for run in published.throughputs()
+    )
     return f"""## Against published runs
 
 From the model verification cards and the performance summary of Megatron-Bridge. LoRA, rank 32,

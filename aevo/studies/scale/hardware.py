@@ -7,8 +7,10 @@ from aevo.config.cluster import SlurmCluster
 from aevo.config.schema import Config
 from aevo.errors import ConfigError
 
-SHEETS = ("NVIDIA's data sheets: H100 SXM 3.35 TB/s, H200 4.8 TB/s, both 989 TFLOP/s in dense bf16 "
-          "and 67 in fp32; memory as nvidia-smi shows it, 79.6 and 140.4 GiB")
+SHEETS = (
+    "NVIDIA's data sheets: H100 SXM 3.35 TB/s, H200 4.8 TB/s, both 989 TFLOP/s in dense bf16 "
+    "and 67 in fp32; memory as nvidia-smi shows it, 79.6 and 140.4 GiB"
+)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,14 @@ from aevo.errors import ConfigError
 from aevo.files.documents import Foreign, problems
 from aevo.studies.scale.architecture import Architecture, Experts, Mamba
 
-KINDS = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*",
-         "moe": "E", "mlp": "-"}
+KINDS = {
+    "linear_attention": "M",
+    "mamba": "M",
+    "full_attention": "*",
+    "attention": "*",
+    "moe": "E",
+    "mlp": "-",
+}
 
 
 class _Config(Foreign):
@@ -63,31 +69,55 @@ def read(folder: Path) -> Architecture:
     elif config.model_type == "nemotron_h":
         pattern = config.hybrid_override_pattern or _letters(config.layers_block_type)
     else:
-        raise ConfigError(f"{path}: model_type {config.model_type} is not one whose weights are "
-                          "known here", "known are llama and nemotron_h")
-    mtp = (config.mtp_hybrid_override_pattern or _letters(config.mtp_layers_block_type)
-           if config.num_nextn_predict_layers else "")
+        raise ConfigError(
+            f"{path}: model_type {config.model_type} is not one whose weights are known here",
+            "known are llama and nemotron_h",
+        )
+    mtp = (
+        config.mtp_hybrid_override_pattern or _letters(config.mtp_layers_block_type)
+        if config.num_nextn_predict_layers
+        else ""
+    )
     return _architecture(config, folder.name, pattern, mtp, str(path))
 
 
 def _architecture(config: _Config, name: str, pattern: str, mtp: str, source: str) -> Architecture:
     kinds = pattern + mtp
     return Architecture(
-        name=name, family="llama" if config.model_type == "llama" else "nemotron_h",
-        pattern=pattern, mtp=mtp, mtp_passes=2 if mtp else 0, hidden=config.hidden_size,
-        vocab=config.vocab_size, tied=config.tie_word_embeddings,
-        heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim, ffn=config.intermediate_size if "-" in kinds else None,
-        mamba=None if "M" not in kinds else Mamba(
-            heads=config.mamba_num_heads or 0, head_dim=config.mamba_head_dim,
-            state=config.ssm_state_size, groups=config.n_groups, conv=config.conv_kernel,
-            chunk=config.chunk_size),
-        experts=None if "E" not in kinds else Experts(
-            count=config.n_routed_experts or 0, active=config.num_experts_per_tok,
-            ffn=config.moe_intermediate_size, latent=config.moe_latent_size,
-            shared_ffn=config.moe_shared_expert_intermediate_size * config.n_shared_experts),
+        name=name,
+        family="llama" if config.model_type == "llama" else "nemotron_h",
+        pattern=pattern,
+        mtp=mtp,
+        mtp_passes=2 if mtp else 0,
+        hidden=config.hidden_size,
+        vocab=config.vocab_size,
+        tied=config.tie_word_embeddings,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        ffn=config.intermediate_size if "-" in kinds else None,
+        mamba=None
+        if "M" not in kinds
+        else Mamba(
+            heads=config.mamba_num_heads or 0,
+            head_dim=config.mamba_head_dim,
+            state=config.ssm_state_size,
+            groups=config.n_groups,
+            conv=config.conv_kernel,
+            chunk=config.chunk_size,
+        ),
+        experts=None
+        if "E" not in kinds
+        else Experts(
+            count=config.n_routed_experts or 0,
+            active=config.num_experts_per_tok,
+            ffn=config.moe_intermediate_size,
+            latent=config.moe_latent_size,
+            shared_ffn=config.moe_shared_expert_intermediate_size * config.n_shared_experts,
+        ),
         dtype="float32" if (config.dtype or config.torch_dtype) == "float32" else "bfloat16",
-        source=source)
+        source=source,
+    )
 
 
 def _letters(kinds: list[str] | None) -> str:

@@ -38,8 +38,10 @@ class Memory:
 def of(model: Architecture, layout: Division, assumed: Assumptions) -> Memory:
     """The memory of the GPU that needs most: of the first pipeline stage or of the last."""
     stages = layout.stages(model)
-    return max((_of_stage(model, layout, assumed, number) for number in {0, len(stages) - 1}),
-               key=lambda found: found.total)
+    return max(
+        (_of_stage(model, layout, assumed, number) for number in {0, len(stages) - 1}),
+        key=lambda found: found.total,
+    )
 
 
 def _of_stage(model: Architecture, layout: Division, assumed: Assumptions, stage: int) -> Memory:
@@ -48,7 +50,7 @@ def _of_stage(model: Architecture, layout: Division, assumed: Assumptions, stage
     spread = layout.data if layout.shared_optimizer else 1
     last = stage == layout.pipeline - 1
     size = -(-len(model.pattern) // layout.pipeline)
-    pattern = model.pattern[stage * size:(stage + 1) * size]
+    pattern = model.pattern[stage * size : (stage + 1) * size]
     if last and layout.mtp:
         pattern += model.mtp * model.mtp_passes
     per_token = [saved(model, layout, assumed, kind) for kind in pattern]
@@ -59,8 +61,8 @@ def _of_stage(model: Architecture, layout: Division, assumed: Assumptions, stage
         "adapter": trained * layout.adapter_bytes,
         "gradients": trained * FP32,
         "optimiser": trained * layout.main_bytes / spread,
-        "activations": layout.micro_tokens * (sum(per_token) * layout.queued(stage)
-                                              + (again if layout.recompute else 0.0)),
+        "activations": layout.micro_tokens
+        * (sum(per_token) * layout.queued(stage) + (again if layout.recompute else 0.0)),
         "logits": _logits(model, layout) if last else 0.0,
         "dispatch": _dispatch(model, layout, assumed) if "E" in pattern else 0.0,
     }
@@ -68,8 +70,9 @@ def _of_stage(model: Architecture, layout: Division, assumed: Assumptions, stage
     return Memory(**parts, reserve=reserve if layout.gpus else 0.0)
 
 
-def saved(model: Architecture, layout: Division, assumed: Assumptions, kind: str,
-          anew: bool = True) -> float:
+def saved(
+    model: Architecture, layout: Division, assumed: Assumptions, kind: str, anew: bool = True
+) -> float:
     """Bytes a position that a layer keeps for its backward pass.
 
     Args:
@@ -102,8 +105,11 @@ def saved(model: Architecture, layout: Division, assumed: Assumptions, kind: str
         copies = own.active * (assumed.imbalance if layout.expert > 1 else 1.0)
         # Inputs of frozen experts are not kept; their outputs are, for the router's weights.
         wide = own.latent or model.hidden
-        inside += copies * (wide if "experts" in recompute else
-                            (own.ffn + wide) * (2 if layout.adapter.routed else 1))
+        inside += copies * (
+            wide
+            if "experts" in recompute
+            else (own.ffn + wide) * (2 if layout.adapter.routed else 1)
+        )
         fp32 = 3 * own.count  # scores of all experts
     return (between + inside) / tensor * size + fp32 / tensor * FP32
 

@@ -22,8 +22,11 @@ BRIDGE = {
     8192: (2, 4, 8, frozenset({"moe", "layernorm"})),
 }
 # What trainer=megatron computes anew, by its option.
-RECOMPUTE = {"none": frozenset[str](), "selective": frozenset({"scan", "experts"}),
-             "full": frozenset({"layer"})}
+RECOMPUTE = {
+    "none": frozenset[str](),
+    "selective": frozenset({"scan", "experts"}),
+    "full": frozenset({"layer"}),
+}
 LONG = 0.25  # of a step: pipeline stages that wait longer are noted
 ROWS = ("out_proj", "o_proj", "down_proj")  # split over ranks by their inputs
 
@@ -89,9 +92,14 @@ class Division:
         for it, the embedding again."""
         before, after = ends(model)
         size = -(-len(model.pattern) // self.pipeline)
-        found = [[weight for kind in model.pattern[start:start + size]
-                  for weight in layer(model, kind)]
-                 for start in range(0, len(model.pattern), size)]
+        found = [
+            [
+                weight
+                for kind in model.pattern[start : start + size]
+                for weight in layer(model, kind)
+            ]
+            for start in range(0, len(model.pattern), size)
+        ]
         found[0] = [*before, *found[0]]
         found[-1] += after
         if self.mtp:
@@ -124,35 +132,55 @@ def of(
     lora, rows = recipe["lora"], int(recipe["batch_size"])
     adapter = adapter_of(lora, model)
     common: dict[str, Any] = {
-        "trainer": trainer, "nodes": asked.nodes, "gpus": asked.gpus, "rows": rows,
+        "trainer": trainer,
+        "nodes": asked.nodes,
+        "gpus": asked.gpus,
+        "rows": rows,
         "ranks": asked.nodes * asked.tasks_per_node,
     }
     if trainer == "bridge":
         tensor, pipeline, expert, recompute = BRIDGE.get(model.hidden, (1, 1, 1, frozenset[str]()))
         found = Division(
-            **common, tensor=int(options["tensor"]) or tensor,
-            pipeline=int(options["pipeline"]) or pipeline, expert=int(options["expert"]) or expert,
+            **common,
+            tensor=int(options["tensor"]) or tensor,
+            pipeline=int(options["pipeline"]) or pipeline,
+            expert=int(options["expert"]) or expert,
             micro_rows=int(options["micro_batch"]),
             row_tokens=min(assumed.row(config.model.preset), int(options["sequence"])),
-            adapter=replace(adapter, fused=True), adapter_bytes=2, main_bytes=12,
-            shared_optimizer=True, recompute=recompute)
+            adapter=replace(adapter, fused=True),
+            adapter_bytes=2,
+            main_bytes=12,
+            shared_optimizer=True,
+            recompute=recompute,
+        )
     elif trainer == "megatron":
         pieces = int(options["tensor"]) * int(options["pipeline"])
         per_rank = -(-rows // max(common["ranks"] // pieces, 1))
         row_tokens, budget = assumed.row(config.model.preset), int(options["micro_tokens"])
         most = max(budget // row_tokens, 1) if budget else per_rank
         found = Division(
-            **common, tensor=int(options["tensor"]), pipeline=int(options["pipeline"]),
-            expert=int(options["expert"]), row_tokens=row_tokens,
+            **common,
+            tensor=int(options["tensor"]),
+            pipeline=int(options["pipeline"]),
+            expert=int(options["expert"]),
+            row_tokens=row_tokens,
             micro_rows=min(int(options["micro_batch"]) or per_rank, per_rank, most),
-            adapter=replace(adapter, fused=True), recompute=RECOMPUTE[str(options["recompute"])],
+            adapter=replace(adapter, fused=True),
+            recompute=RECOMPUTE[str(options["recompute"])],
             gpipe=int(options["pipeline"]) > 1,
-            number_bytes=2 if options["precision"] == "bf16" else 4)
+            number_bytes=2 if options["precision"] == "bf16" else 4,
+        )
     else:  # one process
         found = Division(
-            **(common | {"ranks": 1}), tensor=1, pipeline=1, expert=1, micro_rows=rows,
-            row_tokens=assumed.row(config.model.preset), adapter=adapter,
-            number_bytes=4)
+            **(common | {"ranks": 1}),
+            tensor=1,
+            pipeline=1,
+            expert=1,
+            micro_rows=rows,
+            row_tokens=assumed.row(config.model.preset),
+            adapter=adapter,
+            number_bytes=4,
+        )
     return replace(found, problems=tuple(_problems(found, model)), notes=tuple(_notes(found)))
 
 
@@ -162,8 +190,10 @@ def resources(config: Config, kind: JobKind) -> Resources:
     if not isinstance(config.cluster, SlurmCluster):
         return asked
     options = config.cluster.options(kind, asked)
-    given = {key: getattr(options, key) for key in ("nodes", "tasks_per_node", "gpus", "memory_gb",
-                                                    "time_min")}
+    given = {
+        key: getattr(options, key)
+        for key in ("nodes", "tasks_per_node", "gpus", "memory_gb", "time_min")
+    }
     return asked.model_copy(update={k: v for k, v in given.items() if v is not None})
 
 
@@ -184,9 +214,11 @@ def _problems(layout: Division, model: Architecture) -> list[str]:
         found.append(f"{layout.ranks} ranks for {gpus} GPU(s)")
     least = layout.pipeline * max(layout.tensor, layout.expert)
     if layout.ranks % pieces or layout.ranks % least:
-        found.append(f"{layout.ranks} ranks cannot be divided into tensor {layout.tensor} x "
-                     f"pipeline {layout.pipeline} x expert {layout.expert}, which takes a multiple "
-                     f"of {least}")
+        found.append(
+            f"{layout.ranks} ranks cannot be divided into tensor {layout.tensor} x "
+            f"pipeline {layout.pipeline} x expert {layout.expert}, which takes a multiple "
+            f"of {least}"
+        )
     if len(model.pattern) % layout.pipeline:
         found.append(f"pipeline {layout.pipeline} does not divide {len(model.pattern)} layers")
     if model.experts and model.experts.count % layout.expert:
@@ -204,13 +236,18 @@ def _notes(layout: Division) -> list[str]:
     found = []
     gpus = layout.nodes * layout.gpus
     if layout.ranks < gpus:
-        found.append(f"{gpus - layout.ranks} of the training's {gpus} GPUs idle: "
-                     f"{layout.ranks} rank(s)")
+        found.append(
+            f"{gpus - layout.ranks} of the training's {gpus} GPUs idle: {layout.ranks} rank(s)"
+        )
     waits = (layout.pipeline - 1) / (layout.microbatches + layout.pipeline - 1)
     if waits > LONG:
-        found.append(f"pipeline stages wait {100 * waits:.0f} % of a step: more rows a batch, or "
-                     "fewer stages")
+        found.append(
+            f"pipeline stages wait {100 * waits:.0f} % of a step: more rows a batch, or "
+            "fewer stages"
+        )
     if layout.rows < layout.data:
-        found.append(f"{layout.data - layout.rows} of {layout.data} data-parallel groups have no "
-                     "row of a batch")
+        found.append(
+            f"{layout.data - layout.rows} of {layout.data} data-parallel groups have no "
+            "row of a batch"
+        )
     return found

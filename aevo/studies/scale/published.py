@@ -50,7 +50,8 @@ class Throughput:
 def lightning() -> Architecture:
     """Nemotron 3.5 Lightning: Nano's architecture with multi-token prediction."""
     return known("nemotron3_nano_30b").model_copy(
-        update={"name": "nemotron_3_5_lightning", "mtp": "*E", "mtp_passes": 2})
+        update={"name": "nemotron_3_5_lightning", "mtp": "*E", "mtp_passes": 2}
+    )
 
 
 def lora_runs() -> list[LoraRun]:
@@ -60,15 +61,24 @@ def lora_runs() -> list[LoraRun]:
     return [
         LoraRun("3.5 Lightning 30B, 8 H100, TP2 EP8", small, GPUS["h100"], h100, 16.900, 3877.8),
         LoraRun("3.5 Lightning 30B, 8 GB200, TP2 EP8", small, GB200, h100, 19.230, 3407.9),
-        LoraRun("3 Super 120B, 16 GB200, TP8 EP16", large, GB200,
-                _layout(large, ranks=16, rows=16, row_tokens=8192), 12.699, 645.1),
+        LoraRun(
+            "3 Super 120B, 16 GB200, TP8 EP16",
+            large,
+            GB200,
+            _layout(large, ranks=16, rows=16, row_tokens=8192),
+            12.699,
+            645.1,
+        ),
     ]
 
 
 def throughputs() -> list[Throughput]:
     """Pretraining, all weights."""
-    small, large, ultra = (lightning(), known("nemotron3_super_120b"),
-                           known("nemotron3_ultra_550b"))
+    small, large, ultra = (
+        lightning(),
+        known("nemotron3_super_120b"),
+        known("nemotron3_ultra_550b"),
+    )
     if small.mamba:  # their count: an inner width of twice the model's
         wide = small.mamba.model_copy(update={"heads": 2 * small.hidden // small.mamba.head_dim})
         small = small.model_copy(update={"mamba": wide})
@@ -81,16 +91,31 @@ def throughputs() -> list[Throughput]:
 
 def lora_on(model: Architecture, rank: int = 32) -> Adapter:
     """The adapter of Megatron-Bridge's LoRA recipes: every linear layer that it names."""
-    return Adapter(rank, leaves("all", model) | {"out_proj"}, routed=True, per_rank=True,
-                   fused=True)
+    return Adapter(
+        rank, leaves("all", model) | {"out_proj"}, routed=True, per_rank=True, fused=True
+    )
 
 
-def _layout(model: Architecture, ranks: int, rows: int, row_tokens: int,
-            tensor: int | None = None) -> Division:
+def _layout(
+    model: Architecture, ranks: int, rows: int, row_tokens: int, tensor: int | None = None
+) -> Division:
     official = BRIDGE[model.hidden]
     found = Division(
-        trainer="bridge", nodes=-(-ranks // 8), gpus=8, ranks=ranks, tensor=official[0],
-        pipeline=official[1], expert=official[2], rows=rows, micro_rows=1, row_tokens=row_tokens,
-        adapter=lora_on(model), adapter_bytes=2, main_bytes=12, shared_optimizer=True, mtp=True,
-        recompute=official[3])
+        trainer="bridge",
+        nodes=-(-ranks // 8),
+        gpus=8,
+        ranks=ranks,
+        tensor=official[0],
+        pipeline=official[1],
+        expert=official[2],
+        rows=rows,
+        micro_rows=1,
+        row_tokens=row_tokens,
+        adapter=lora_on(model),
+        adapter_bytes=2,
+        main_bytes=12,
+        shared_optimizer=True,
+        mtp=True,
+        recompute=official[3],
+    )
     return replace(found, tensor=tensor) if tensor else found

@@ -44,17 +44,24 @@ def _check_size(config: Config, model: Architecture) -> None:
         f"evaluator={config.evaluator.name} computes in fp32 with transformers, which for the "
         f"{count / 1e9:.0f}B parameters of {model.name} takes {count * 4 / GIB:.0f} GiB and days",
         "evaluator=vllm; or, as its oracle on few items, evaluator=hf "
-        "evaluator.options.dtype=bfloat16 evaluator.options.max_tokens=7680")
+        "evaluator.options.dtype=bfloat16 evaluator.options.max_tokens=7680",
+    )
 
 
 def _check_length(config: Config, model: Architecture) -> None:
     longest = way(config).longest
     if longest >= THOUGHT or not thinks(config, model):
         return
-    mend = ("evaluator=vllm" if config.evaluator.name == "auto"
-            else "evaluator.options.max_tokens=7680, the challenge's")
-    raise ConfigError(f"evaluator={config.evaluator.name} ends answers after {longest} new tokens: "
-                      f"{model.name} thinks first and would seldom come to its answer", mend)
+    mend = (
+        "evaluator=vllm"
+        if config.evaluator.name == "auto"
+        else "evaluator.options.max_tokens=7680, the challenge's"
+    )
+    raise ConfigError(
+        f"evaluator={config.evaluator.name} ends answers after {longest} new tokens: "
+        f"{model.name} thinks first and would seldom come to its answer",
+        mend,
+    )
 
 
 def thinks(config: Config, model: Architecture) -> bool:
@@ -83,5 +90,7 @@ def _compare(config: Config, kind: str, needed: float | None) -> None:
         return
     raise ConfigError(
         f"{kind} asks for {given:g} GiB a node and needs {sheet.binary(needed)} while weights are "
-        "read", f"give {1.25 * needed / GIB:.0f} or more: model.{kind}.memory_gb, or "
-        f"cluster.{kind}.memory_gb where that is set")
+        "read",
+        f"give {1.25 * needed / GIB:.0f} or more: model.{kind}.memory_gb, or "
+        f"cluster.{kind}.memory_gb where that is set",
+    )

@@ -66,12 +66,19 @@ def of(config: Config, assumed: Assumptions, files: bool = True) -> Sheet:
     step = steptime.of(model, divided, gpu, assumed) if gpu else None
     scoring = answering.of(config, model, gpu, assumed) if gpu else None
     found = Sheet(
-        model=model, layout=divided, gpu=gpu, memory=held,
+        model=model,
+        layout=divided,
+        gpu=gpu,
+        memory=held,
         host=host_memory(model, divided, held),
         storage=storage.of(model, divided, recipe, step.seconds if step else None),
-        step=step, evaluation=scoring,
-        round=(cost.of(config, model, divided, recipe, step, scoring, assumed)
-               if step and scoring else None),
+        step=step,
+        evaluation=scoring,
+        round=(
+            cost.of(config, model, divided, recipe, step, scoring, assumed)
+            if step and scoring
+            else None
+        ),
         steps=int(recipe["steps"]),
         candidates=config.worker.n,
     )
@@ -105,25 +112,32 @@ def _misfits(sheet: Sheet, config: Config) -> list[str]:
     found = []
     room = sheet.gpu.memory if sheet.gpu else None
     if sheet.gpu and room and sheet.memory.total > room:
-        found.append(f"training does not fit: {binary(sheet.memory.total)} of an "
-                     f"{sheet.gpu.name}'s {binary(room)}")
+        found.append(
+            f"training does not fit: {binary(sheet.memory.total)} of an "
+            f"{sheet.gpu.name}'s {binary(room)}"
+        )
     if sheet.evaluation and not sheet.evaluates:
         own = sheet.evaluation
-        found.append(f"evaluation does not fit: evaluator={config.evaluator.name} takes "
-                     f"{binary(own.memory)} of each of {own.used} GPU(s); there are "
-                     f"{binary(own.room)} of {own.gpus}")
+        found.append(
+            f"evaluation does not fit: evaluator={config.evaluator.name} takes "
+            f"{binary(own.memory)} of each of {own.used} GPU(s); there are "
+            f"{binary(own.room)} of {own.gpus}"
+        )
     asked = resources(config, "train")
     given = asked.memory(asked.gpus)
     needed = sheet.host if sheet.gpu else sheet.memory.total
     if given and needed and needed > given * GIB:
-        found.append(f"host memory: {binary(needed)} while weights are read, {given:g} GiB "
-                     "asked for")
+        found.append(
+            f"host memory: {binary(needed)} while weights are read, {given:g} GiB asked for"
+        )
     disk, written = config.model.train.disk_gb * GIB, sheet.storage.left
     if written > disk:
         found.append(f"disk: a run leaves {size(written)}, model.train.disk_gb allows {size(disk)}")
     if sheet.storage.adapter > Limits().bytes:
-        found.append(f"adapter of {size(sheet.storage.adapter)}: more than the "
-                     f"{Limits().bytes / GIB:g} GiB that aevo takes")
+        found.append(
+            f"adapter of {size(sheet.storage.adapter)}: more than the "
+            f"{Limits().bytes / GIB:g} GiB that aevo takes"
+        )
     return found
 
 
@@ -137,8 +151,10 @@ def _limits(sheet: Sheet, config: Config) -> list[str]:
     for name, job in jobs:
         allowed = 60 * resources(config, "train" if name == "train" else "evaluate").time_min
         if job.seconds > allowed * (resumes + 1):
-            found.append(f"{name}: {job.seconds / 3600:.1f} h of {allowed / 3600:g} h, "
-                         f"{resumes} resumption(s)")
+            found.append(
+                f"{name}: {job.seconds / 3600:.1f} h of {allowed / 3600:g} h, "
+                f"{resumes} resumption(s)"
+            )
     return found
 
 
@@ -152,12 +168,15 @@ def _notes(sheet: Sheet, config: Config) -> list[str]:
         found.append(f"the fullest GPU uses {100 * share:.0f} % of its memory: fewer may do")
     idle = sheet.evaluation.gpus - sheet.evaluation.used
     if idle > 0:
-        found.append(f"evaluator={config.evaluator.name} leaves {idle} of {sheet.evaluation.gpus} "
-                     "GPUs idle")
+        found.append(
+            f"evaluator={config.evaluator.name} leaves {idle} of {sheet.evaluation.gpus} GPUs idle"
+        )
     longest = sheet.evaluation.longest
     if config.model.preset == "challenge" and longest < CHALLENGE:
-        found.append(f"evaluator={config.evaluator.name} ends answers after {longest} tokens, the "
-                     f"challenge after {CHALLENGE:,}")
+        found.append(
+            f"evaluator={config.evaluator.name} ends answers after {longest} tokens, the "
+            f"challenge after {CHALLENGE:,}"
+        )
     return found
 
 

@@ -58,8 +58,9 @@ def forward_flops(model: Architecture, row_tokens: int, mtp: bool = False) -> fl
     passes = model.mtp_passes if mtp else 0
     head = model.hidden * model.vocab * (1 + passes)
     joined = 2 * model.hidden**2 * passes
-    work = sum(weight.used for kind in kinds for weight in layer(model, kind)
-               if weight.group != "norm")
+    work = sum(
+        weight.used for kind in kinds for weight in layer(model, kind) if weight.group != "norm"
+    )
     found = 2.0 * (work + head + joined)
     found += 2 * model.heads * model.head_dim * row_tokens * kinds.count("*")
     if model.mamba:
@@ -75,11 +76,17 @@ def step_flops(model: Architecture, layout: Division) -> float:
     if "moe" in layout.recompute:
         again = 2.0 * model.layers("E") * sum(weight.used for weight in layer(model, "E"))
     if "experts" in layout.recompute:
-        again = 2.0 * model.layers("E") * sum(
-            weight.used for weight in layer(model, "E") if weight.split == "expert")
+        again = (
+            2.0
+            * model.layers("E")
+            * sum(weight.used for weight in layer(model, "E") if weight.split == "expert")
+        )
     if "layer" in layout.recompute:
         again = forward
-    trained = sum(layout.adapter.of(weight) / weight.count * weight.active
-                  for kind in model.pattern for weight in layer(model, kind))
+    trained = sum(
+        layout.adapter.of(weight) / weight.count * weight.active
+        for kind in model.pattern
+        for weight in layer(model, kind)
+    )
     tokens = layout.rows * layout.row_tokens
     return tokens * (2 * forward + again + 6 * trained)

@@ -47,8 +47,9 @@ class Storage:
         return 2 * self.checkpoints * self.adapter + self.states * self.state
 
 
-def of(model: Architecture, layout: Division, recipe: dict[str, Any],
-       seconds: float | None) -> Storage:
+def of(
+    model: Architecture, layout: Division, recipe: dict[str, Any], seconds: float | None
+) -> Storage:
     """Sizes for one configuration.
 
     Args:
@@ -63,9 +64,14 @@ def of(model: Architecture, layout: Division, recipe: dict[str, Any],
     states = steps / BRIDGE_STEPS if bridge else max(timed, steps / STATE_STEPS)
     each = layout.adapter_bytes + layout.main_bytes if bridge else FP32 * MOMENTS
     return Storage(
-        base=base_bytes(model), adapter=layout.adapter.file_bytes(model, FP32),
-        state=trained * each, states=int(max(states, checkpoints)),
-        last=BRIDGE_STATES if bridge else 1, checkpoints=checkpoints, trained=trained)
+        base=base_bytes(model),
+        adapter=layout.adapter.file_bytes(model, FP32),
+        state=trained * each,
+        states=int(max(states, checkpoints)),
+        last=BRIDGE_STATES if bridge else 1,
+        checkpoints=checkpoints,
+        trained=trained,
+    )
 
 
 def base_bytes(model: Architecture) -> float:
@@ -77,8 +83,11 @@ def base_bytes(model: Architecture) -> float:
 
 def trained_parameters(model: Architecture, layout: Division) -> int:
     """Of the whole model; fewer than the file has, where matrices share an adapter."""
-    return sum(layout.adapter.trained(weight, layout.expert)
-               for stage in layout.stages(model) for weight in stage)
+    return sum(
+        layout.adapter.trained(weight, layout.expert)
+        for stage in layout.stages(model)
+        for weight in stage
+    )
 
 
 def read_by_training(model: Architecture, layout: Division) -> float:

@@ -13,8 +13,10 @@ def table(sheets: Sequence[Sheet], heads: Sequence[str]) -> str:
     """All lines of some sheets, under their heads."""
     rows = [["", *heads], ["---"] * (len(heads) + 1)]
     rows += [[label, *(show(sheet) for sheet in sheets)] for label, show in LINES]
-    rows += [["**problems**", *("; ".join(sheet.problems) or "none" for sheet in sheets)],
-             ["notes", *("; ".join(sheet.notes) or "none" for sheet in sheets)]]
+    rows += [
+        ["**problems**", *("; ".join(sheet.problems) or "none" for sheet in sheets)],
+        ["notes", *("; ".join(sheet.notes) or "none" for sheet in sheets)],
+    ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -57,8 +59,11 @@ def _round(pick: str) -> Callable[[Sheet], str]:
 
 def _training(sheet: Sheet) -> str:
     own = sheet.round
-    return NONE if own is None else (
-        f"{own.training.seconds / HOUR:.2f} h, {own.training.gpu_hours:,.1f}")
+    return (
+        NONE
+        if own is None
+        else (f"{own.training.seconds / HOUR:.2f} h, {own.training.gpu_hours:,.1f}")
+    )
 
 
 def _scoring(sheet: Sheet) -> str:
@@ -86,8 +91,11 @@ def _rate(sheet: Sheet) -> str:
 
 
 def _work(sheet: Sheet) -> str:
-    return NONE if sheet.step is None else (
-        f"{sheet.step.flops / 1e15:.2f} PFLOP, {100 * sheet.step.mfu:.1f} %")
+    return (
+        NONE
+        if sheet.step is None
+        else (f"{sheet.step.flops / 1e15:.2f} PFLOP, {100 * sheet.step.mfu:.1f} %")
+    )
 
 
 def _evaluated(sheet: Sheet) -> str:
@@ -97,14 +105,16 @@ def _evaluated(sheet: Sheet) -> str:
 
 def _reads(sheet: Sheet) -> str:
     own = sheet.round
-    return NONE if own is None else (
-        f"{size(own.training.reads)}, {size(own.evaluation.reads)}")
+    return NONE if own is None else (f"{size(own.training.reads)}, {size(own.evaluation.reads)}")
 
 
 def _traffic(sheet: Sheet) -> str:
     own = sheet.round
-    return NONE if own is None else (
-        f"{size(own.reads(own.trainings))}, {size(own.trainings * sheet.storage.written)}")
+    return (
+        NONE
+        if own is None
+        else (f"{size(own.reads(own.trainings))}, {size(own.trainings * sheet.storage.written)}")
+    )
 
 
 LINES: list[Line] = [
@@ -123,8 +133,7 @@ LINES: list[Line] = [
     ("tokens to and from experts", _part("dispatch")),
     ("allocator, CUDA, NCCL", _part("reserve")),
     ("in all", _total),
-    ("host memory of a node while it reads",
-     lambda s: NONE if s.host is None else binary(s.host)),
+    ("host memory of a node while it reads", lambda s: NONE if s.host is None else binary(s.host)),
     ("step", _step),
     ("positions a second and GPU", _rate),
     ("work of a step, share of peak", _work),

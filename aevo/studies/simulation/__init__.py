@@ -8,5 +8,3 @@
 - `searchers`, `tpe`   other methods at the same number of runs
 - `study`      many campaigns, and the table of what came out
 """
-
-

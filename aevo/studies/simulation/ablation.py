@@ -44,11 +44,13 @@ def unpaired(evidence: Evidence) -> Evidence:
 
 def _with_effects(evidence: Evidence, **update: float) -> Evidence:
     def changed(item: CandidateSummary) -> CandidateSummary:
-        return item.model_copy(update={
-            name: effect.model_copy(update=update)
-            for name in ("effect", "external")
-            if (effect := getattr(item, name)) is not None
-        })
+        return item.model_copy(
+            update={
+                name: effect.model_copy(update=update)
+                for name in ("effect", "external")
+                if (effect := getattr(item, name)) is not None
+            }
+        )
 
     return evidence.model_copy(update={"candidates": [changed(i) for i in evidence.candidates]})
 
@@ -67,14 +69,21 @@ def unrotated(evidence: Evidence) -> Evidence:
 
 def dev_only(evidence: Evidence) -> Evidence:
     """The leaderboard is not looked at: effects and verdict rest on dev alone."""
+
     def changed(item: CandidateSummary) -> CandidateSummary:
         if item.effect is None or item.readings is None:
             return item
         gain, se = item.readings.dev, item.readings.dev_se
-        effect = item.effect.model_copy(update={
-            "gain": gain, "se": se, "low": gain - 1.96 * se, "high": gain + 1.96 * se,
-            "p_adjusted": min(1.0, 7 * _p(gain, se)), "basis": "dev",
-        })
+        effect = item.effect.model_copy(
+            update={
+                "gain": gain,
+                "se": se,
+                "low": gain - 1.96 * se,
+                "high": gain + 1.96 * se,
+                "p_adjusted": min(1.0, 7 * _p(gain, se)),
+                "basis": "dev",
+            }
+        )
         return item.model_copy(update={"effect": effect, "lb_gain": None, "external": None})
 
     evidence = evidence.model_copy(update={"candidates": [changed(i) for i in evidence.candidates]})
@@ -94,9 +103,7 @@ def without_stacks(policy: Policy) -> Policy:
 
 def without_threshold(policy: Policy) -> Policy:
     """Whatever is better than the anchor at all is promoted."""
-    noise = policy.noise.model_copy(
-        update={"promotion_threshold": 0.0, "prior": 0.0, "alpha": 1.0}
-    )
+    noise = policy.noise.model_copy(update={"promotion_threshold": 0.0, "prior": 0.0, "alpha": 1.0})
     return policy.model_copy(update={"noise": noise})
 
 

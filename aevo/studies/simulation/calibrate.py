@@ -77,9 +77,7 @@ def _paired(
     return float(np.mean(values)), flipped / known[0]["n"] * (0.5 + 0.5 / len(values))
 
 
-def _shrink(
-    seen: dict[str, tuple[float, float]],
-) -> tuple[dict[str, tuple[float, float]], float]:
+def _shrink(seen: dict[str, tuple[float, float]]) -> tuple[dict[str, tuple[float, float]], float]:
     """Posterior means and standard deviations; large effects (twice the spread) stay as they are,
     because the tails of effects are far heavier than normal."""
     gains = np.array([gain for gain, _ in seen.values()])

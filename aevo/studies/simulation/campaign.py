@@ -184,13 +184,27 @@ def _facts(
     change = move.change if move else Change()
     made = [
         TrainingRun.model_construct(
-            number=number, job=None, attempt=None, seed=seed, status="ok", steps=200,
-            final_loss=None, tokens=0, seconds=0.0, recipe_sha256=recipe, data_sha256=None,
-            change=change, failure=None,
+            number=number,
+            job=None,
+            attempt=None,
+            seed=seed,
+            status="ok",
+            steps=200,
+            final_loss=None,
+            tokens=0,
+            seconds=0.0,
+            recipe_sha256=recipe,
+            data_sha256=None,
+            change=change,
+            failure=None,
             checkpoints=[
                 CheckpointScore.model_construct(
-                    name=STEP, step=200, dev=run.dev, selection_score=run.dev,
-                    domains=_domains(world, run), adapter_sha256=NOWHERE,
+                    name=STEP,
+                    step=200,
+                    dev=run.dev,
+                    selection_score=run.dev,
+                    domains=_domains(world, run),
+                    adapter_sha256=NOWHERE,
                 )
             ],
         )
@@ -198,19 +212,38 @@ def _facts(
     ]
     first = made[0].checkpoints[0]
     manifest = Manifest.model_construct(
-        schema_version=1, campaign=plan.campaign, round=plan.round, candidate=item.id,
-        role=item.role, axis=item.axis, status="ok", failure=None,
-        move=move.id if move else None, change=change,
-        recipe_sha256=recipe, substrate_sha256=plan.substrate_sha256, runs=made,
+        schema_version=1,
+        campaign=plan.campaign,
+        round=plan.round,
+        candidate=item.id,
+        role=item.role,
+        axis=item.axis,
+        status="ok",
+        failure=None,
+        move=move.id if move else None,
+        change=change,
+        recipe_sha256=recipe,
+        substrate_sha256=plan.substrate_sha256,
+        runs=made,
         selected=Selected.model_construct(
-            run=1, checkpoint=STEP, criterion="dev", dev=first.dev, domains=first.domains,
+            run=1,
+            checkpoint=STEP,
+            criterion="dev",
+            dev=first.dev,
+            domains=first.domains,
             adapter_sha256=NOWHERE,
         ),
-        claims=Claims(), cost=Cost(turns=0), agent="scripted",
+        claims=Claims(),
+        cost=Cost(turns=0),
+        agent="scripted",
     )
     return CandidateFacts(
-        plan=item, status="ok", manifest=manifest, sha256=NOWHERE,
-        correct=_by_id(world, runs[0]), domain_of=world.domain_by_id,
+        plan=item,
+        status="ok",
+        manifest=manifest,
+        sha256=NOWHERE,
+        correct=_by_id(world, runs[0]),
+        domain_of=world.domain_by_id,
         replicates=tuple(_by_id(world, run) for run in runs[1:]),
     )
 
@@ -229,25 +262,44 @@ def _domains(world: World, run: Run) -> dict[str, DomainScore]:
 
 
 def _board(
-    number: int, submitted: Sequence[tuple[str, int]], runs: dict[tuple[str, int], Run],
-    quota: int, decimals: int,
+    number: int,
+    submitted: Sequence[tuple[str, int]],
+    runs: dict[tuple[str, int], Run],
+    quota: int,
+    decimals: int,
 ) -> Leaderboard:
     entries = [
         Submission.model_construct(
-            candidate=one[0], run=one[1], checkpoint=STEP, adapter_sha256=NOWHERE,
-            dev=runs[one].dev, score=runs[one].board(decimals), error=None,
+            candidate=one[0],
+            run=one[1],
+            checkpoint=STEP,
+            adapter_sha256=NOWHERE,
+            dev=runs[one].dev,
+            score=runs[one].board(decimals),
+            error=None,
         )
         for one in submitted
     ]
     return Leaderboard.model_construct(
-        schema_version=1, kind="simulated", round=number, decimals=decimals, quota=quota,
-        quota_left=quota - len(entries), submissions=entries,
+        schema_version=1,
+        kind="simulated",
+        round=number,
+        decimals=decimals,
+        quota=quota,
+        quota_left=quota - len(entries),
+        submissions=entries,
     )
 
 
 def _campaign() -> Campaign:
     pins = Pins(substrate=NOWHERE, constitution=NOWHERE, base=NOWHERE, dev_items=NOWHERE)
     return Campaign(
-        name="simulated", created="", pins=pins, substrate_path="", constitution_path="",
-        base_path="", config={}, versions={},
+        name="simulated",
+        created="",
+        pins=pins,
+        substrate_path="",
+        constitution_path="",
+        base_path="",
+        config={},
+        versions={},
     )

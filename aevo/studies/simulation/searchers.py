@@ -210,8 +210,9 @@ class Halving(Searcher):
 
     def propose(self, count: int) -> list[Recipe]:
         kept = sorted(self.scores, key=self._mean, reverse=True)[: count // 2]
-        fresh = [self.another(self.random.choice(kept) if kept else ())
-                 for _ in range(count - len(kept))]
+        fresh = [
+            self.another(self.random.choice(kept) if kept else ()) for _ in range(count - len(kept))
+        ]
         return [*kept, *fresh]
 
     def _mean(self, recipe: Recipe) -> float:
@@ -298,7 +299,8 @@ def search(
             others = searcher.submitted(seen, quota)
             seen = [
                 Observation(item.recipe, item.dev, board(item, batch, number))
-                if index == 0 or index in others else item
+                if index == 0 or index in others
+                else item
                 for index, item in enumerate(seen)
             ]
         searcher.observe(seen)
@@ -310,6 +312,15 @@ def search(
 
 
 SEARCHERS: dict[str, type[Searcher]] = {
-    found.name: found for found in (
-        Greedy, GreedyAnchor, GreedyBoard, GreedyConfirmed, Thompson, Halving, Random, MapElites)
+    found.name: found
+    for found in (
+        Greedy,
+        GreedyAnchor,
+        GreedyBoard,
+        GreedyConfirmed,
+        Thompson,
+        Halving,
+        Random,
+        MapElites,
+    )
 }

@@ -96,18 +96,24 @@ def _aevo(task: Task, bench: Bench, world: World, parts: Parts) -> Outcome:
     found = simulate(bench, world, task.rounds, parts)
     stood = [recipe_of(item.next) for item in found.rounds]
     return _outcome(
-        task, world.surface, stood, found.runs, refused=len(found.refused),
+        task,
+        world.surface,
+        stood,
+        found.runs,
+        refused=len(found.refused),
         false_claims=sum(_claimed_falsely(item, world.surface) for item in found.rounds),
         verdicts=tuple(item.evidence.calibration.verdict for item in found.rounds),
-        modes=tuple(item.next.mode for item in found.rounds), shipped=found.shipped,
+        modes=tuple(item.next.mode for item in found.rounds),
+        shipped=found.shipped,
     )
 
 
 def _claimed_falsely(made: Round, surface: Surface) -> bool:
     """True if what the round established is truly no gain on the recipe that it was tried on."""
     before = recipe_of(made.policy)
-    claims = [item for item in made.next.standing
-              if item.established and item not in made.policy.standing]
+    claims = [
+        item for item in made.next.standing if item.established and item not in made.policy.standing
+    ]
     number = made.policy.round
     start = surface.truth(surface.active(before), number)[1]
     for item in claims:
@@ -137,8 +143,14 @@ def _other(task: Task, bench: Bench, world: World, kind: type[Searcher]) -> Outc
 
 
 def _outcome(
-    task: Task, surface: Surface, stood: Sequence[Recipe], runs: int, refused: int = 0,
-    verdicts: tuple[str, ...] = (), modes: tuple[str, ...] = (), shipped: Recipe | None = None,
+    task: Task,
+    surface: Surface,
+    stood: Sequence[Recipe],
+    runs: int,
+    refused: int = 0,
+    verdicts: tuple[str, ...] = (),
+    modes: tuple[str, ...] = (),
+    shipped: Recipe | None = None,
     false_claims: int | None = None,
 ) -> Outcome:
     changed = false = 0
@@ -155,9 +167,18 @@ def _outcome(
     adapter = before if shipped is None else surface.active(shipped)
     ships = surface.truth(adapter, task.rounds)[1] - base_hidden
     return Outcome(
-        method=task.method, seed=task.seed, hidden=hidden - base_hidden, dev=dev - base_dev,
-        changed_rounds=changed, false_rounds=false, rounds=task.rounds, runs=runs,
-        refused=refused, verdicts=verdicts, modes=modes, shipped=ships,
+        method=task.method,
+        seed=task.seed,
+        hidden=hidden - base_hidden,
+        dev=dev - base_dev,
+        changed_rounds=changed,
+        false_rounds=false,
+        rounds=task.rounds,
+        runs=runs,
+        refused=refused,
+        verdicts=verdicts,
+        modes=modes,
+        shipped=ships,
         false_claims=false if false_claims is None else false_claims,
     )
 

@@ -181,7 +181,8 @@ def draw(chosen: Preset, space: Space, seed: int) -> Surface:
         broken = generator.random(count) < chosen.collapses
         fall = np.zeros_like(dev)
         fall[np.arange(count), generator.integers(len(chosen.domains), size=count)] = (
-            chosen.collapse_depth)
+            chosen.collapse_depth
+        )
         dev, hidden = (table - fall * broken[:, None] for table in (dev, hidden))
     return Surface(chosen, space, moves, dev, hidden, overlap + overlap.T, proxies, restless)
 
@@ -208,8 +209,9 @@ def _measured(
     try:
         data = _read(path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read",
-                          "see aevo.studies.simulation.calibrate") from error
+        raise ConfigError(
+            f"{path} cannot be read", "see aevo.studies.simulation.calibrate"
+        ) from error
     found = []
     for split in ("dev", "hidden"):
         table = np.zeros((len(moves), len(chosen.domains)))

@@ -23,14 +23,7 @@ from torch import Tensor, nn
 
 from train import checkpoint, schedule
 from train.batching import Batch, Row, read_rows
-from train.run import (
-    Progress,
-    Run,
-    Ticker,
-    checkpoint_folder,
-    checkpoint_steps,
-    result_record,
-)
+from train.run import Progress, Run, Ticker, checkpoint_folder, checkpoint_steps, result_record
 
 STATE_STEPS = 25  # the state is written at least this often ...
 STATE_SECONDS = 20.0  # ... and on slow models at least this often

@@ -34,9 +34,19 @@ __version__ = os.environ.get("STAND_IN_VERSION", "0.17.1")
 
 # Of vllm/engine/arg_utils.py, EngineArgs: what `LLM` passes on from **kwargs. Others are refused.
 ENGINE_ARGS = {
-    "max_model_len", "max_num_seqs", "enable_prefix_caching", "enable_chunked_prefill",
-    "disable_log_stats", "generation_config", "enable_lora", "max_loras", "max_lora_rank",
-    "max_cpu_loras", "worker_extension_cls", "mamba_ssm_cache_dtype", "kv_cache_dtype",
+    "max_model_len",
+    "max_num_seqs",
+    "enable_prefix_caching",
+    "enable_chunked_prefill",
+    "disable_log_stats",
+    "generation_config",
+    "enable_lora",
+    "max_loras",
+    "max_lora_rank",
+    "max_cpu_loras",
+    "worker_extension_cls",
+    "mamba_ssm_cache_dtype",
+    "kv_cache_dtype",
     "max_num_batched_tokens",
 }
 PREFIX = "base_model.model."
@@ -81,26 +91,47 @@ class LLM:
     """`vllm.LLM`: keyword arguments as there, one process."""
 
     def __init__(
-        self, model: str, *, skip_tokenizer_init: bool = False, trust_remote_code: bool = False,
-        tensor_parallel_size: int = 1, dtype: str = "auto", seed: int = 0,
-        gpu_memory_utilization: float = 0.9, enforce_eager: bool = False, **kwargs: Any,
+        self,
+        model: str,
+        *,
+        skip_tokenizer_init: bool = False,
+        trust_remote_code: bool = False,
+        tensor_parallel_size: int = 1,
+        dtype: str = "auto",
+        seed: int = 0,
+        gpu_memory_utilization: float = 0.9,
+        enforce_eager: bool = False,
+        **kwargs: Any,
     ) -> None:
         unknown = set(kwargs) - ENGINE_ARGS
         if unknown:
-            raise TypeError("EngineArgs.__init__() got an unexpected keyword argument "
-                            f"'{min(unknown)}'")
-        _log(start=os.environ.get("CUDA_VISIBLE_DEVICES"), pid=os.getpid(), eager=enforce_eager,
-             tensor_parallel=tensor_parallel_size, gpu=gpu_memory_utilization, **kwargs)
+            raise TypeError(
+                f"EngineArgs.__init__() got an unexpected keyword argument '{min(unknown)}'"
+            )
+        _log(
+            start=os.environ.get("CUDA_VISIBLE_DEVICES"),
+            pid=os.getpid(),
+            eager=enforce_eager,
+            tensor_parallel=tensor_parallel_size,
+            gpu=gpu_memory_utilization,
+            **kwargs,
+        )
         fault = os.environ.get("STAND_IN_FAULT")
         if fault:  # as in the log of a real engine, whose worker is another process
-            print(f"(EngineCore_DP0 pid=7) ERROR 11-23 17:42:08 [core.py:1100] {fault}",
-                  file=sys.stderr)
-            raise RuntimeError("Engine core initialization failed. See root cause above. "
-                               "Failed core proc(s): {}")
+            print(
+                f"(EngineCore_DP0 pid=7) ERROR 11-23 17:42:08 [core.py:1100] {fault}",
+                file=sys.stderr,
+            )
+            raise RuntimeError(
+                "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+            )
         self.llm_engine = LLMEngine(model, dtype, kwargs)
 
     def collective_rpc(
-        self, method: str, timeout: float | None = None, args: tuple[Any, ...] = (),
+        self,
+        method: str,
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
         """Calls a method of the worker, by name."""
@@ -121,13 +152,16 @@ class LLMEngine:
         ).eval()
         limit = self.model.config.max_position_embeddings
         if engine["max_model_len"] > limit:
-            raise ValueError(f"User-specified max_model_len ({engine['max_model_len']}) is greater "
-                             f"than the derived max_model_len (max_position_embeddings={limit})")
+            raise ValueError(
+                f"User-specified max_model_len ({engine['max_model_len']}) is greater "
+                f"than the derived max_model_len (max_position_embeddings={limit})"
+            )
         self.waiting: list[_Request] = []
         self.loaded: OrderedDict[int, SimpleNamespace] = OrderedDict()
         layers = {name for name, _ in self.model.named_modules()}
-        layers -= {name for name in layers
-                   if name.endswith(os.environ.get("STAND_IN_LEFT_OUT", "-"))}
+        layers -= {
+            name for name in layers if name.endswith(os.environ.get("STAND_IN_LEFT_OUT", "-"))
+        }
         manager = SimpleNamespace(modules=dict.fromkeys(layers), get_adapter=self.loaded.get)
         bases: list[type] = []
         if "worker_extension_cls" in engine:
@@ -135,7 +169,8 @@ class LLMEngine:
             bases.append(getattr(importlib.import_module(module), name))
         self.worker = type("Worker", tuple(bases), {})()
         self.worker.model_runner = SimpleNamespace(
-            lora_manager=SimpleNamespace(_adapter_manager=manager))
+            lora_manager=SimpleNamespace(_adapter_manager=manager)
+        )
 
     def add_lora(self, lora_request: LoRARequest) -> bool:
         """Loads an adapter; the worker's refusal comes as a bare Exception."""
@@ -155,16 +190,22 @@ class LLMEngine:
                 self.model.get_parameter(name).add_(100 * update)
 
     def add_request(
-        self, request_id: str, prompt: dict[str, Any], params: SamplingParams,
-        arrival_time: float | None = None, lora_request: LoRARequest | None = None,
+        self,
+        request_id: str,
+        prompt: dict[str, Any],
+        params: SamplingParams,
+        arrival_time: float | None = None,
+        lora_request: LoRARequest | None = None,
     ) -> str:
         """Queues a prompt."""
         if not isinstance(request_id, str):
             raise TypeError(f"request_id must be a string, got {type(request_id)}")
         ids = prompt["prompt_token_ids"]
         if len(ids) >= self.engine["max_model_len"]:
-            raise ValueError(f"The decoder prompt (length {len(ids)}) is longer than the maximum "
-                             f"model length of {self.engine['max_model_len']}.")
+            raise ValueError(
+                f"The decoder prompt (length {len(ids)}) is longer than the maximum "
+                f"model length of {self.engine['max_model_len']}."
+            )
         if lora_request is not None and lora_request.lora_int_id not in self.loaded:
             self._load(lora_request)
         adapter = 0 if lora_request is None else lora_request.lora_int_id
@@ -182,8 +223,9 @@ class LLMEngine:
         first = self.waiting[0]
         if not first.request_id.startswith("canary"):
             self.stepped = True
-        batch = [r for r in self.waiting if r.adapter == first.adapter
-                 and len(r.ids) == len(first.ids)][: self.engine["max_num_seqs"]]
+        batch = [
+            r for r in self.waiting if r.adapter == first.adapter and len(r.ids) == len(first.ids)
+        ][: self.engine["max_num_seqs"]]
         self.waiting = [r for r in self.waiting if r not in batch]
         for request in batch:
             _log(asked=request.request_id)
@@ -198,13 +240,19 @@ class LLMEngine:
             for name, update in updates.items():
                 self.model.get_parameter(name).add_(update)
             out = self.model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most,
-                do_sample=False, eos_token_id=first.params.stop_token_ids,
-                pad_token_id=first.params.stop_token_ids[0])
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=most,
+                do_sample=False,
+                eos_token_id=first.params.stop_token_ids,
+                pad_token_id=first.params.stop_token_ids[0],
+            )
             for name, weight in before.items() if WRONG != "stained" else ():
                 self.model.get_parameter(name).copy_(weight)
-        return [self._output(r, row) for r, row in
-                zip(batch, out[:, ids.shape[1] :].tolist(), strict=True)]
+        return [
+            self._output(r, row)
+            for r, row in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True)
+        ]
 
     def _output(self, request: _Request, row: list[int]) -> RequestOutput:
         """vLLM keeps the token that ended an answer."""
@@ -219,21 +267,27 @@ class LLMEngine:
         folder = Path(request.lora_path)
         config = json.loads((folder / "adapter_config.json").read_text())
         if config["r"] > self.engine["max_lora_rank"]:
-            raise ValueError(f"LoRA rank {config['r']} is greater than max_lora_rank "
-                             f"{self.engine['max_lora_rank']}.")
+            raise ValueError(
+                f"LoRA rank {config['r']} is greater than max_lora_rank "
+                f"{self.engine['max_lora_rank']}."
+            )
         tensors = load_file(folder / "adapter_model.safetensors")
         modules = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in tensors}
-        bad = sorted(m for m in modules
-                     if m.endswith(os.environ.get("STAND_IN_UNSUPPORTED", "-")))
+        bad = sorted(m for m in modules if m.endswith(os.environ.get("STAND_IN_UNSUPPORTED", "-")))
         if bad:
-            raise ValueError(f"While loading {folder}, expected target modules in ... but received "
-                             f"{bad}. Please verify that the loaded LoRA module is correct")
+            raise ValueError(
+                f"While loading {folder}, expected target modules in ... but received "
+                f"{bad}. Please verify that the loaded LoRA module is correct"
+            )
         scale = config["lora_alpha"] / config["r"]
-        updates = {f"{m}.weight": scale * (tensors[f"{PREFIX}{m}.lora_B.weight"]
-                                           @ tensors[f"{PREFIX}{m}.lora_A.weight"])
-                   for m in modules}
+        updates = {
+            f"{m}.weight": scale
+            * (tensors[f"{PREFIX}{m}.lora_B.weight"] @ tensors[f"{PREFIX}{m}.lora_A.weight"])
+            for m in modules
+        }
         self.loaded[request.lora_int_id] = SimpleNamespace(
-            loras=dict.fromkeys(modules), updates=updates)
+            loras=dict.fromkeys(modules), updates=updates
+        )
         while len(self.loaded) > self.engine["max_loras"]:
             self.loaded.popitem(last=False)
         return True

@@ -51,8 +51,7 @@ class AutoBridge:
         return cls(Path(path))
 
     @classmethod
-    def import_ckpt(cls, hf_model_id: str | Path, megatron_path: str | Path,
-                    **kwargs: Any) -> None:
+    def import_ckpt(cls, hf_model_id: str | Path, megatron_path: str | Path, **kwargs: Any) -> None:
         assert kwargs == {"torch_dtype": torch.bfloat16, "device_map": "cpu"}
         folder = Path(megatron_path) / "iter_0000000"
         shutil.copytree(hf_model_id, folder, ignore=shutil.ignore_patterns(".*", "megatron"))
@@ -64,7 +63,10 @@ class AutoBridge:
         return MambaModelProvider.of(self.path)
 
     def export_adapter_weights(
-        self, model: list[Any], cpu: bool = True, show_progress: bool = True,
+        self,
+        model: list[Any],
+        cpu: bool = True,
+        show_progress: bool = True,
         exclude_adapter_base_prefixes: Iterable[str] | None = None,
     ) -> Iterator[HFWeightTuple]:
         """Collective. Rows of in_proj one rank after the other."""

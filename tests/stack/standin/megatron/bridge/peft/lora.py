@@ -25,8 +25,9 @@ class LoRA:
 
     def matches(self, full_name: str) -> bool:
         name = full_name.rpartition(".")[2]
-        return any(name == pattern or wildcard_match(pattern, full_name)
-                   for pattern in self.target_modules)
+        return any(
+            name == pattern or wildcard_match(pattern, full_name) for pattern in self.target_modules
+        )
 
     def lora(self) -> dict[str, Any]:
         """As train.mcore.lora takes it."""

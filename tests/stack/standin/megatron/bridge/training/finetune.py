@@ -33,9 +33,13 @@ def finetune(config: Any, forward_step_func: Any, callbacks: list[Callback] | No
         settings = {name: asdict(part) for name, part in vars(config).items()}
         Path(log).write_text(json.dumps(settings))
     created = not dist.is_initialized()
-    device = layout.start(layout.Layout(
-        config.model.tensor_model_parallel_size, config.model.pipeline_model_parallel_size,
-        config.model.expert_model_parallel_size))
+    device = layout.start(
+        layout.Layout(
+            config.model.tensor_model_parallel_size,
+            config.model.pipeline_model_parallel_size,
+            config.model.expert_model_parallel_size,
+        )
+    )
     assert device.type == "cpu"
     try:
         run = Run(config, callbacks or [])
@@ -74,8 +78,10 @@ class Bridged(LoRALinear):
 
     @property
     def adapter(self) -> Any:
-        return SimpleNamespace(linear_in=SimpleNamespace(weight=self.lora_a),
-                               linear_out=SimpleNamespace(weight=self.lora_b))
+        return SimpleNamespace(
+            linear_in=SimpleNamespace(weight=self.lora_a),
+            linear_out=SimpleNamespace(weight=self.lora_b),
+        )
 
 
 class Run:
@@ -87,16 +93,25 @@ class Run:
         base = Path(config.checkpoint.pretrained_checkpoint) / "iter_0000000"
         self.hf_config = model.read_config(base)
         shape = config.model
-        self.model = model.build(self.hf_config, layout.Layout(
-            shape.tensor_model_parallel_size, shape.pipeline_model_parallel_size,
-            shape.expert_model_parallel_size))
+        self.model = model.build(
+            self.hf_config,
+            layout.Layout(
+                shape.tensor_model_parallel_size,
+                shape.pipeline_model_parallel_size,
+                shape.expert_model_parallel_size,
+            ),
+        )
         weights.load(self.model, self.hf_config, base)
         self.adapted = self._adapt()
         optimizer = config.optimizer
         self.parameters = [p for item in self.adapted for _, p in item.halves()]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=optimizer.lr, betas=(optimizer.adam_beta1, optimizer.adam_beta2),
-            eps=optimizer.adam_eps, weight_decay=optimizer.weight_decay)
+            self.parameters,
+            lr=optimizer.lr,
+            betas=(optimizer.adam_beta1, optimizer.adam_beta2),
+            eps=optimizer.adam_eps,
+            weight_decay=optimizer.weight_decay,
+        )
         self.state = SimpleNamespace(train_state=TrainState(), cfg=config)
         self.before: list[torch.Tensor] = []
         if config.checkpoint.load is not None:
@@ -115,15 +130,21 @@ class Run:
                         continue
                     number = block.layer_number - 1
                     settings = peft.lora()
-                    wrapped = Bridged(child, settings["rank"],
-                                      settings["alpha"] / settings["rank"], settings["dropout"])
+                    wrapped = Bridged(
+                        child,
+                        settings["rank"],
+                        settings["alpha"] / settings["rank"],
+                        settings["dropout"],
+                    )
                     setattr(module, leaf, wrapped)
                     inner = "shared_experts." if ".shared_experts." in path else ""
                     item = Adapted(
                         key=f"decoder.layers.{number}.{path}",
-                        stem=f"layers.{number}.mixer.{inner}", modules=HF_NAMES[leaf],
+                        stem=f"layers.{number}.mixer.{inner}",
+                        modules=HF_NAMES[leaf],
                         rows=mamba_rows(self.hf_config) if leaf == "in_proj" else None,
-                        layer=wrapped)
+                        layer=wrapped,
+                    )
                     lora._initialise(item, self.config.rng.seed)
                     found.append(item)
         return found
@@ -152,8 +173,10 @@ class Run:
         assert valid is None and test is None and len(rows) == total
         micro, rank = train.micro_batch_size, parallel_state.get_data_parallel_rank()
         size = micro * parallel_state.get_data_parallel_world_size()
-        batches = [list(range(start + rank * micro, start + (rank + 1) * micro))
-                   for start in range(self.state.train_state.consumed_train_samples, total, size)]
+        batches = [
+            list(range(start + rank * micro, start + (rank + 1) * micro))
+            for start in range(self.state.train_state.consumed_train_samples, total, size)
+        ]
         return DataLoader(rows, batch_sampler=batches, num_workers=dataset.num_workers)
 
     def train(self) -> None:
@@ -175,8 +198,11 @@ class Run:
 
     def _fire(self, event: str, **more: Any) -> None:
         for callback in self.callbacks:
-            getattr(callback, event)(CallbackContext(
-                state=self.state, model=[self.model], optimizer=self.optimizer, **more))
+            getattr(callback, event)(
+                CallbackContext(
+                    state=self.state, model=[self.model], optimizer=self.optimizer, **more
+                )
+            )
 
     def _step(self) -> tuple[dict[str, torch.Tensor], float]:
         train, shape = self.config.train, self.config.model
@@ -187,8 +213,15 @@ class Run:
             assert batch["tokens"].shape[1] == shape.seq_length
             assert torch.equal(batch["position_ids"][0], torch.arange(shape.seq_length))
             mask = batch["loss_mask"].reshape(-1)
-            parts.append(Micro(batch["tokens"], None, torch.arange(len(mask)),
-                               batch["labels"].reshape(-1), mask))
+            parts.append(
+                Micro(
+                    batch["tokens"],
+                    None,
+                    torch.arange(len(mask)),
+                    batch["labels"].reshape(-1),
+                    mask,
+                )
+            )
             count += mask.sum().to(torch.int)  # as losses.py has it
         loss = forward_backward(self.model, parts, 1.0, True).detach()
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
@@ -232,13 +265,19 @@ class Run:
         assert not saving.fully_parallel_save and not saving.async_save
         folder = Path(saving.save) / f"iter_{step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"adapter": [p.detach() for p in self.parameters],
-                    "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()},
-                   folder / f"rank-{dist.get_rank()}.pt")
+        torch.save(
+            {
+                "adapter": [p.detach() for p in self.parameters],
+                "optimizer": self.optimizer.state_dict(),
+                "rng": torch.get_rng_state(),
+            },
+            folder / f"rank-{dist.get_rank()}.pt",
+        )
         dist.barrier()
         if dist.get_rank() == 0:
-            write_train_state(Path(saving.save), folder, step,
-                              self.state.train_state.consumed_train_samples)
+            write_train_state(
+                Path(saving.save), folder, step, self.state.train_state.consumed_train_samples
+            )
             for old in sorted(Path(saving.save).glob("iter_*"))[: -saving.most_recent_k]:
                 shutil.rmtree(old)
         dist.barrier()
@@ -247,10 +286,13 @@ class Run:
         if not (load / "latest_train_state.pt").is_file():
             return
         saved = torch.load(load / "latest_train_state.pt", weights_only=True)
-        self.state.train_state = TrainState(int(saved["step"]),
-                                            int(saved["consumed_train_samples"]))
-        own = torch.load(load / f"iter_{int(saved['step']):07d}" / f"rank-{dist.get_rank()}.pt",
-                         weights_only=True)
+        self.state.train_state = TrainState(
+            int(saved["step"]), int(saved["consumed_train_samples"])
+        )
+        own = torch.load(
+            load / f"iter_{int(saved['step']):07d}" / f"rank-{dist.get_rank()}.pt",
+            weights_only=True,
+        )
         with torch.no_grad():
             for parameter, value in zip(self.parameters, own["adapter"], strict=True):
                 parameter.copy_(value)
@@ -260,7 +302,9 @@ class Run:
 
 def write_train_state(top: Path, folder: Path, step: int, consumed: int) -> None:
     """training/checkpointing.py `train_state_finalize_fn`, in its order."""
-    torch.save({"step": torch.tensor(step), "consumed_train_samples": torch.tensor(consumed)},
-               folder / "train_state.pt")
+    torch.save(
+        {"step": torch.tensor(step), "consumed_train_samples": torch.tensor(consumed)},
+        folder / "train_state.pt",
+    )
     shutil.copy(folder / "train_state.pt", top / "latest_train_state.pt")
     (top / "latest_checkpointed_iteration.txt").write_text(str(step))
