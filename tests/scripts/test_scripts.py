@@ -193,7 +193,7 @@ def test_quick_leaves_out_what_is_long(machine: Machine) -> None:
 def test_a_failed_step_fails_the_test_command(machine: Machine) -> None:
     result = machine.call("scripts/test")  # the fake installation brings no ruff and no mypy
     assert result.returncode == 1
-    assert "error: failed: ruff mypy mypy substrate/default" in result.stderr
+    assert "error: failed: ruff ruff format mypy mypy substrate/default" in result.stderr
     assert "pytest 0 s" in result.stderr
 
 

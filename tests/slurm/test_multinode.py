@@ -163,7 +163,16 @@ def test_four_ranks_on_two_nodes_agree(
     slurm: Slurm, cluster: SlurmCluster, lower_half_taken: None, ended: None, tmp_path: Path
 ) -> None:
     spec = distributed(tmp_path, "sum", nodes=2)
-    state = wait(spec, cluster)
+    submit(spec, cluster)
+    devices: dict[str, list[int]] = {}
+
+    def told() -> bool:  # Slurm tells while the job lives; wait returns when it has ended
+        job_id = observe(JobFolder.of(spec)).job_id
+        devices.update(given(slurm, job_id) if job_id else {})
+        return len(devices) == 2
+
+    until(told)
+    wait(spec, cluster)
     found = ranks(tmp_path)
     assert [item["sum"] for item in found] == [1111.0] * 4
     assert [item["RANK"] for item in found] == ["0", "1", "2", "3"]
@@ -174,8 +183,6 @@ def test_four_ranks_on_two_nodes_agree(
     assert {item["MASTER_ADDR"] for item in found} == {"h200-0"}
     assert len({item["MASTER_PORT"] for item in found}) == 1
     assert all(item["slurm"] == [] for item in found), "a rank could submit jobs"
-    assert state.job_id is not None
-    devices = given(slurm, state.job_id)
     seen = [[int(number) for number in item["CUDA_VISIBLE_DEVICES"].split(",")] for item in found]
     assert seen == [devices["h200-0"]] * 2 + [devices["h200-1"]] * 2
     assert not {0, 1, 2, 3} & {number for item in seen for number in item}
