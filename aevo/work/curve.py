@@ -1,11 +1,10 @@
 """The learning curve of a run, from the metrics that worker-written code left."""
 
 import json
-import os
 from typing import Any
 
-from aevo.evaluate.untrusted import IntegrityError, open_file
 from aevo.files.paths import RunLayout
+from aevo.files.untrusted import IntegrityError, read_end
 
 SPREAD, LAST = 8, 4  # lines shown: spread over the run, and its last, where it may have blown up
 READ_BYTES = 4 * 1024 * 1024  # of the end of the metrics
@@ -15,7 +14,7 @@ WIDTH = 200
 def curve(run: RunLayout) -> list[str]:
     """A few lines of a run's metrics, oldest first; none if there are none that can be read."""
     try:
-        lines = _tail(open_file(run.metrics)).splitlines()
+        lines = read_end(run.metrics, READ_BYTES).decode(errors="replace").splitlines()
     except IntegrityError:  # not there yet, or no plain file: then it says nothing
         return []
     every = max(1, len(lines) // SPREAD)
@@ -23,17 +22,11 @@ def curve(run: RunLayout) -> list[str]:
     return [said for index in chosen if (said := _point(lines[index]))]
 
 
-def _tail(handle: int) -> str:
-    with os.fdopen(handle, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - READ_BYTES))
-        return file.read().decode(errors="replace")
-
-
 def _point(line: str) -> str:
     """One line of metrics in few characters: `step 12, loss 0.4031`; empty if it is no line."""
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # also what is nested to bring the reader down
         return ""
     values = data if isinstance(data, dict) else {}
     return ", ".join(
