@@ -242,6 +242,7 @@ def test_holes_count_as_what_a_copy_would_write(where: str, tmp_path: Path) -> N
             Inspector(open_substrate(REGRESSION), tmp_path, [])._overlaps(folder)
 
 
+@pytest.mark.long(3)
 def test_a_copy_keeps_holes_and_bytes(tmp_path: Path) -> None:
     source, path = tmp_path / "source", tmp_path / "source" / "adapter_model.safetensors"
     source.mkdir()

@@ -189,6 +189,7 @@ def test_near_copies_are_found(items: dict[str, list[Path]], tmp_path: Path) -> 
     assert report.near / len(dev) > 0.5, shares  # numerals: too little text of their own
 
 
+@pytest.mark.long(3)
 def test_hostile_data_is_bounded(items: dict[str, list[Path]], tmp_path: Path) -> None:
     prompt = rows_of(items["challenge"][0])[5]["prompt"].encode()
     deep = b"[" * 100_000

@@ -193,6 +193,7 @@ def test_a_moved_campaign_still_verifies(spoilt: Layout, tmp_path: Path) -> None
     assert verify(Layout(tmp_path / "elsewhere")) == []
 
 
+@pytest.mark.long(4)
 def test_command_line_exit_codes(spoilt: Layout) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "aevo.evidence", *words]

@@ -164,6 +164,7 @@ def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
     assert (folder / "runs").read_text() == "xx"  # attempts: 2
 
 
+@pytest.mark.long(4)
 def test_killed_while_the_command_runs_it_is_run_again(tmp_path: Path) -> None:
     kills = SCORER + (
         "import os, signal\nif not Path('once').exists():\n    Path('once').touch()\n"
@@ -187,6 +188,7 @@ def test_killed_while_the_command_runs_it_is_run_again(tmp_path: Path) -> None:
     assert sorted(events) == sorted(["intent", "posted", "scored"] * 2)
 
 
+@pytest.mark.long(3)
 def test_a_command_is_checked_before_anything_starts(cli: Cli) -> None:
     check(configuration(*FILE, "leaderboard.command=[score,'{submission}']"))
     with pytest.raises(ConfigError, match="not known"):
@@ -222,6 +224,7 @@ def entry(folder: Path, sha: str) -> Entry:
     return Entry("c01", 1, "step-000200", folder, sha, 0.5)
 
 
+@pytest.mark.long(7)
 def test_the_default_substrates_export_makes_what_is_taken(tmp_path: Path) -> None:
     base = DEFAULT / "base" / "tiny"
     name = "model.layers.0.self_attn.q_proj"

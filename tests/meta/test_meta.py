@@ -149,6 +149,7 @@ def test_a_torn_line_of_the_log_is_repaired(tmp_path: Path) -> None:
     assert layout.discoveries.read_bytes() == whole
 
 
+@pytest.mark.long(4)
 def test_killed_at_every_write_it_gives_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -437,6 +437,7 @@ def test_a_model_without_tool_calls_proposes_in_text(layout: Layout, draft: dict
     assert session(layout).author == "fake-model"
 
 
+@pytest.mark.long(3)
 def test_model_and_rules_can_take_turns(tmp_path: Path) -> None:
     """What a model left behind (an axis of its own, retirements, thresholds) stops no later round
     whose endpoint is down, and the other way round."""
@@ -494,6 +495,7 @@ def comparable(layout: Layout) -> dict[str, bytes]:
     return {**found, "round-01/meta/session.json": json.dumps(kept).encode()}
 
 
+@pytest.mark.long(7)
 def test_killed_at_every_second_write_it_repeats_no_call(
     layout: Layout, tmp_path: Path, draft: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

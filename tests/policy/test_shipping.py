@@ -53,6 +53,7 @@ def test_a_promotion_raises_all_that_stands_on_it(tmp_path: Path) -> None:
     assert all(item.expected < anchors[2] for item in losers)
 
 
+@pytest.mark.long(4)
 def test_once_dev_misleads_the_leaderboard_alone_speaks(tmp_path: Path) -> None:
     layout, found = played(tmp_path / "paper", paper_world(), 4)
     assert policies.read(layout, 5).divergence_known

@@ -133,6 +133,7 @@ def test_slots_are_in_a_folder_of_ones_own(tmp_path: Path, monkeypatch: pytest.M
         local._own_folder()
 
 
+@pytest.mark.long(5)
 def test_a_command_whose_every_candidate_fails_is_not_zero(cli: Cli) -> None:
     """A stack whose evaluation gives partial credit: the baseline says so before most is spent."""
     import shutil

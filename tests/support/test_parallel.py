@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import REPO
 
 MODULE = """
@@ -16,6 +18,7 @@ def test_it(n):
 """
 
 
+@pytest.mark.long(9)
 def test_groups_and_modules_stay_in_one_process_and_the_longest_begins(tmp_path: Path) -> None:
     hooks = (REPO / "tests" / "parallel.py").read_text()
     (tmp_path / "conftest.py").write_text(hooks)
@@ -51,6 +54,7 @@ def test_groups_and_modules_stay_in_one_process_and_the_longest_begins(tmp_path:
     assert processes["b"] != processes["c"], "the two longest begin side by side"
 
 
+@pytest.mark.long(2)
 def test_reasons_of_what_was_skipped_are_counted(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((REPO / "tests" / "parallel.py").read_text())
     (tmp_path / "test_it.py").write_text(
