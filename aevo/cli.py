@@ -1,9 +1,11 @@
 """How every entry point ends: a user's mistake is one line on stderr and a non-zero exit code."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from aevo.errors import AevoError
 from aevo.files.words import line
@@ -37,6 +39,12 @@ def report(error: AevoError) -> None:
     print(f"error: {line(error, 4000)}", file=sys.stderr)
 
 
+def unread() -> NoReturn:
+    """Ends as a shell's SIGPIPE does, where nobody reads stdout any more (`... | head`)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # its last flush is silent
+    sys.exit(141)
+
+
 class errors_as_one_line:
     """Within it, an `AevoError` prints `error: …` and exits with its code."""
 
@@ -48,4 +56,9 @@ class errors_as_one_line:
             report(error)
             sys.exit(error.code)
         if isinstance(error, BrokenPipeError):
-            sys.exit(141)
+            unread()
+        if error is None:
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                unread()

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from aevo.cli import report
+from aevo.cli import report, unread
 from aevo.config.schema import Config, complaint, load
 from aevo.errors import AevoError, ConfigError
 from aevo.files.documents import Part, problems
@@ -63,12 +63,15 @@ def hydra_main(task: Callable[[Config], None]) -> Callable[[], None]:
         try:
             with multirun.launch(sys.argv[1:], failures):
                 composed_task()
+            sys.stdout.flush()
         except (HydraException, OmegaConfBaseException) as error:
             failures.append(_explain(error))
             report(failures[-1])
         except AevoError as error:
             failures.append(error)
             report(error)
+        except BrokenPipeError:
+            unread()
         except KeyboardInterrupt:
             print("stopped; run the same command to go on", file=sys.stderr)
             sys.exit(130)
