@@ -28,9 +28,9 @@ def build(
     slope = transfer.calibrate(gains)
     moves = bundles(facts)
     everyone = [
-        item.readings.dev
+        item.readings.dev / moves.get(item.candidate, 1)
         for item in summaries
-        if item.readings is not None and item.candidate not in moves
+        if item.readings is not None
     ]
     passed = transfer.passage(
         _probes(summaries, moves),

@@ -16,6 +16,7 @@ from aevo.evidence.inputs import (
 from aevo.policy import trials as ledger
 from aevo.records.evidence import Effect, Readings
 from aevo.records.policy import Trial
+from aevo.records.scores import DomainGain
 from aevo.statistics.effect import Estimate, Reading, at_odds, pool, spread
 from aevo.statistics.figures import figure
 from aevo.statistics.multiplicity import holm
@@ -28,6 +29,7 @@ from aevo.statistics.noise import (
     implied_variance,
     lb_noise,
     lb_step,
+    pooled,
     rounding,
     seed_band,
 )
@@ -42,8 +44,9 @@ class RoundNoise:
 
     `run` and `score` are the variances of one run's dev and of one leaderboard score between seeds,
     each with the degrees of freedom that it is known with; `flips` is the part of `run` that single
-    items give. `boards` scores of the anchor are averaged. `seeds` and `repeats` are the spreads of
-    dev and leaderboard between anchors of one recipe, over all rounds.
+    items give, `domains` what there is beyond them by domain. `boards` scores of the anchor are
+    averaged. `seeds` and `repeats` are the spreads of dev and leaderboard between anchors of one
+    recipe, over all rounds.
     """
 
     seeds: SeedBand
@@ -54,6 +57,7 @@ class RoundNoise:
     flips: float
     score: Variance
     boards: int
+    domains: Mapping[str, float]
 
     @property
     def lb_se(self) -> float:
@@ -96,7 +100,21 @@ def round_noise(rounds: Sequence[RoundFacts]) -> RoundNoise:
         flips=flips,
         score=score,
         boards=len(anchor_scores(facts)),
+        domains=_beyond(by_domain, weights, run.value - flips),
     )
+
+
+def _beyond(
+    measured: Mapping[str, Variance], weights: Mapping[str, float], whole: float
+) -> dict[str, float]:
+    """By domain, the variance of a run's accuracy beyond flips: as measured, pooled with an even
+    part of the whole score's."""
+    squares = sum(weight**2 for weight in weights.values())
+    even = max(0.0, whole) / squares if squares else 0.0
+    return {
+        name: pooled(even, *([measured[name]] if name in measured else [])).value
+        for name in weights
+    }
 
 
 def _bands(groups: Mapping[str, Sequence[float]], standing: str) -> tuple[SeedBand, SeedBand]:
@@ -144,14 +162,48 @@ def readings(facts: RoundFacts, noise: RoundNoise) -> dict[str, Readings]:
         seeds = max(0.0, noise.run.value - noise.flips) * (1 + 1 / len(runs))
         flipping = noise.flips * (1 + 1 / len(runs))
         lb = facts.lb_gain(item.plan.id)
+        split = _by_domain(facts, items)
         found[item.plan.id] = Readings(
             dev=figure(gain),
             dev_se=figure(math.sqrt(variance + seeds)),
             dev_shared=figure(math.sqrt(max(0.0, variance - flipping))),
             lb=None if lb is None else figure(lb),
             lb_se=None if lb is None else figure(noise.lb_se),
+            domains={
+                name: _domain_gain(runs, item.correct, own, noise.domains.get(name, 0.0))
+                for name, own in split.items()
+            },
         )
     return found
+
+
+def _by_domain(facts: RoundFacts, items: Sequence[str]) -> dict[str, list[str]]:
+    """The items by domain, as the anchor's predictions name it."""
+    known = facts.anchor.domain_of if facts.anchor else {}
+    found: dict[str, list[str]] = {}
+    for name in items:
+        if name in known:
+            found.setdefault(known[name], []).append(name)
+    return dict(sorted(found.items()))
+
+
+def _domain_gain(
+    runs: Sequence[Mapping[str, bool]],
+    correct: Mapping[str, bool],
+    items: Sequence[str],
+    beyond: float,
+) -> DomainGain:
+    """A gain on the items of one domain; `beyond` is the variance of a run's accuracy there that
+    single items do not explain."""
+    gain, variance = item_difference(runs, correct, items)
+    seeds = beyond * (1 + 1 / len(runs))
+    flipping = flip_variance(runs, items) * (1 + 1 / len(runs))
+    floor = 1 / len(items) ** 2  # a domain in which nothing changed is not known without error
+    return DomainGain(
+        gain=figure(gain),
+        se=figure(math.sqrt(max(variance, floor) + seeds)),
+        shared=figure(math.sqrt(max(0.0, variance - flipping))),
+    )
 
 
 def effects(
@@ -226,9 +278,17 @@ def bundles(facts: RoundFacts) -> dict[str, int]:
 
 def true_spread(facts: RoundFacts, found: Mapping[str, Readings]) -> float:
     """Standard deviation of true dev gains among the single changes tried so far (empirical
-    Bayes)."""
-    single = [item for name, item in found.items() if name not in bundles(facts)]
-    own = [Estimate(item.dev, item.dev_se) for item in single]
-    tried = [trial for trial in facts.policy.tried if not trial.combines]
-    earlier = [Estimate(r.gain, r.se) for r in ledger.dev_readings(tried)]
+    Bayes). The gains of a bundle's moves add up: their sum varies by the root of their number."""
+    together = bundles(facts)
+    own = [_single(item.dev, item.dev_se, together.get(name, 1)) for name, item in found.items()]
+    earlier = [
+        _single(reading.gain, reading.se, len(ledger.parts(trial)))
+        for trial in facts.policy.tried
+        for reading in ledger.dev_readings([trial])
+    ]
     return spread([*earlier, *own], facts.policy.noise.band_prior)
+
+
+def _single(gain: float, se: float, moves: int) -> Estimate:
+    """A bundle's gain as one move of its size would have had it."""
+    return Estimate(gain / math.sqrt(moves), se / math.sqrt(moves))

@@ -10,7 +10,7 @@ from aevo.evidence.inputs import read_rounds
 from aevo.evidence.quotes import prose_faults
 from aevo.files import documents
 from aevo.files.paths import Layout
-from aevo.policy.posterior import beliefs
+from aevo.policy.posterior import beliefs, trust
 from aevo.records.evidence import Evidence
 from aevo.records.policy import Policy
 
@@ -72,9 +72,7 @@ def _beliefs(policy: Policy, evidence: Evidence) -> list[str]:
     before there was one states none."""
     if not policy.beliefs:
         return []
-    found = beliefs(
-        policy.tried, policy.standing, evidence.calibration.spread, policy.divergence_known
-    )
+    found = beliefs(policy.tried, policy.standing, trust(evidence.calibration, policy.objective))
     stated = [item.model_dump() for item in policy.beliefs]
     return differences(stated, [item.model_dump() for item in found], "policy.beliefs")
 

@@ -8,7 +8,7 @@ once, so that the log reads alike whoever proposed.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from aevo.policy.posterior import beliefs
+from aevo.policy.posterior import beliefs, trust
 from aevo.policy.promotion import demoted, departure
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import Evidence
@@ -77,9 +77,7 @@ def assemble(chosen: Decision, evidence: Evidence, old: Policy, author: str) -> 
         retired=list(chosen.retired),
         dont_waste_budget_on=[*old.dont_waste_budget_on, *chosen.dead_ends],
         tried=tried,
-        beliefs=beliefs(
-            tried, standing, evidence.calibration.spread, chosen.objective == "maximise_transfer"
-        ),
+        beliefs=beliefs(tried, standing, trust(evidence.calibration, chosen.objective)),
         provenance=[*old.provenance, headline(evidence)],
     )
     remarks = [*_from_trials(chosen, evidence, gone), *_from_policies(chosen, evidence, old)]

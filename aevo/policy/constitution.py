@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aevo.errors import RecordError, SubstrateError
 from aevo.policy.mode import dev_regained
-from aevo.policy.posterior import beliefs
+from aevo.policy.posterior import beliefs, trust
 from aevo.policy.promotion import demoted, earned, likely_gain
 from aevo.policy.rotation import active, can_rest, rotation_due, used_categories, with_entrant
 from aevo.records.discovery import Discovery
@@ -426,7 +426,7 @@ def everything_cites_provenance(case: Case) -> list[str]:
 @_rule("R24")
 def beliefs_are_the_posterior(case: Case) -> list[str]:
     new = case.policy
-    found = beliefs(new.tried, new.standing, case.evidence.calibration.spread, new.divergence_known)
+    found = beliefs(new.tried, new.standing, trust(case.evidence.calibration, new.objective))
     return [] if found == new.beliefs else ["beliefs are not the posterior of the trials"]
 
 

@@ -1,7 +1,8 @@
 """The search mode and objective that a round's evidence leads to."""
 
-from aevo.records.evidence import Evidence
+from aevo.records.evidence import Calibration, Evidence
 from aevo.records.policy import Objective, Policy, SearchMode
+from aevo.statistics.transfer import HALF
 
 TRUSTED_SLOPE = 0.5  # LB gain per dev gain, at least, that gives dev back its standing
 LEAST_WEIGHT = 0.25  # no domain is weighed down to nothing
@@ -34,6 +35,15 @@ def dev_regained(evidence: Evidence) -> bool:
     found = evidence.calibration
     slope_low = found.slope_low if found.slope_low is not None else 0.0
     return found.verdict == "evidence" and slope_low > TRUSTED_SLOPE
+
+
+def misleading_domain(found: Calibration) -> str | None:
+    """The domain whose dev gains do not reach the leaderboard: the one that all rounds' probes say
+    so of, else the one of most dev gain that the leaderboard did not confirm."""
+    if found.source is not None and found.source_passed is not None and found.source_passed < HALF:
+        return found.source
+    leverage = {name: value for name, value in found.leverage.items() if value > 0}
+    return max(sorted(leverage), key=lambda name: leverage[name]) if leverage else None
 
 
 def leveraged_domain(evidence: Evidence) -> str | None:

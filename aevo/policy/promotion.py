@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aevo.policy import trials as ledger
-from aevo.policy.posterior import likely, posterior
+from aevo.policy.posterior import likely, posterior, trust
 from aevo.records.evidence import Calibration, CandidateSummary, Effect, Evidence
 from aevo.records.policy import (
     DeadEnd,
@@ -188,7 +188,6 @@ def likely_gain(
 ) -> dict[str, Estimate]:
     """By candidate, what its change is believed to add to the target after this round's trials,
     where that is likely enough to be built upon (constitution R2)."""
-    external = objective == "maximise_transfer" or evidence.calibration.verdict != "evidence"
     extended = catalogue.with_stacks(policy.axes)
     own = {
         item.candidate: _trial(evidence, tried, "undecided", "")
@@ -197,7 +196,7 @@ def likely_gain(
         for tried in _tried(item, extended.axis(item.axis), _combined(item, policy, extended))
         if tried.chosen and tried.gain is not None
     }
-    found = posterior([*policy.tried, *own.values()], evidence.calibration.spread, external)
+    found = posterior([*policy.tried, *own.values()], trust(evidence.calibration, objective))
     noise = evidence.calibration.lb_noise
     gains = {
         name: found.of(ledger.parts(trial))
@@ -346,6 +345,7 @@ def _trial(evidence: Evidence, tried: Tried, outcome: str, reason: str) -> Trial
             "dev_se": found.dev_se if found else None,
             "dev_shared": found.dev_shared if found else 0.0,
             "lb_se": found.lb_se if found else None,
+            "domains": found.domains if found else {},
             "change_sha256": ledger.change_digest(tried.summary.change) if found else None,
             "axis": tried.key[0],
             "move": tried.move,

@@ -6,6 +6,7 @@ from aevo.files.documents import Part, Record
 from aevo.records.change import Change
 from aevo.records.leaderboard import Submission
 from aevo.records.manifest import Cost
+from aevo.records.scores import DomainGain
 
 SECTIONS = {
     "candidates": "Per-candidate summaries",
@@ -43,7 +44,7 @@ class Readings(Part):
 
     `dev` is taken against the mean of all of the anchor's runs; `dev_shared` is the part of
     `dev_se` that another trial on the same items would repeat. `lb` is None if it was not
-    submitted.
+    submitted. `domains` are the same by domain of dev; empty in records of before there were any.
     """
 
     dev: float
@@ -51,6 +52,7 @@ class Readings(Part):
     dev_shared: float
     lb: float | None = None
     lb_se: float | None = None
+    domains: dict[str, DomainGain] = {}
 
 
 class Effect(Part):

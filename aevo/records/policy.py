@@ -10,6 +10,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from aevo.files.documents import Part, Record
 from aevo.records.change import Change
+from aevo.records.scores import DomainGain
 
 SearchMode = Literal[
     "recipe_stabilisation", "stack_and_calibrate", "proxy_exploitation", "transfer"
@@ -133,8 +134,8 @@ class Trial(Part):
 
     The ledger of trials tells a later round which moves are fresh and which only stayed undecided.
     `dev`, `dev_se`, `dev_shared`, `lb_se` are the readings of the selected run (records.evidence.
-    Readings); a later trial of the same change (`change_sha256`) is pooled with them. `combines`
-    are the moves that a stack tried together.
+    Readings); a later trial of the same change (`change_sha256`) is pooled with them. `domains` are
+    its gains by domain of dev. `combines` are the moves that a stack tried together.
     """
 
     axis: str
@@ -147,10 +148,15 @@ class Trial(Part):
     dev_se: float | None = None
     dev_shared: float = 0.0
     lb_se: float | None = None
+    domains: dict[str, DomainGain] = {}
     change_sha256: str | None = None
     combines: list[MoveRef] = []
     outcome: Literal["promoted", "likely", "dead_end", "undecided", "failed"]
     reason: str
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(dump(self), {"domains": {}})
 
 
 class Selection(Part):

@@ -12,6 +12,15 @@ class DomainScore(Part):
     n: int
 
 
+class DomainGain(Part):
+    """What a candidate gained on the n items of one domain over the anchor's mean (accuracy), its
+    standard error, and the part of it that another trial on the same items would repeat."""
+
+    gain: float
+    se: float
+    shared: float = 0.0
+
+
 def weighted_mean(domains: Mapping[str, DomainScore], weights: Mapping[str, float]) -> float:
     """Mean of domain accuracies; a domain without a weight counts 1. 0 if none has weight."""
     total = sum(weights.get(name, 1.0) for name in domains)

@@ -205,8 +205,8 @@ def passage(
     Explorers are submitted *because* their dev is high, so their dev gains flatter. Each is
     therefore shrunk to what is expected of the true gain given the measured one, which holds
     whatever chose it: towards the mean of all of the round's explorers (`everyone`: their dev
-    gains, submitted or not; `spread`: standard deviation of true gains), and that mean towards no
-    gain, because the anchor's luck moves it. Given that, LB gains scatter by the rest of the
+    gains a move, submitted or not; `spread`: standard deviation of true gains), and that mean
+    towards no gain, because the anchor's luck moves it. Given that, LB gains scatter by the rest of the
     spread, by what a sound proxy's domains weigh differently (`MIXTURE`), by their own noise
     (`lb_variance` of one score), and together by the anchor's (`shared`, of its mean; by default
     one score's); generalised least squares through
@@ -218,10 +218,11 @@ def passage(
     dev, lb = np.array([p.dev for p in rising]), np.array([p.lb for p in rising])
     noise = np.array([probe.dev_se**2 for probe in rising])
     true = spread**2 * np.array([probe.moves for probe in rising])
-    middle = float(np.clip(everyone, -2 * spread, 2 * spread).mean())
+    middle = float(np.clip(everyone, -2 * spread, 2 * spread).mean()) if everyone else 0.0
     held = spread**2 / (spread**2 + float(noise.mean()))  # of the mean; half the noise is shared
     trust = true / (true + noise)
-    expected = trust * (dev - middle) + held * middle
+    together = np.array([probe.moves for probe in rising])
+    expected = trust * (dev - together * middle) + held * together * middle
     rising_on = expected > EPSILON
     if not rising_on.any():
         return None

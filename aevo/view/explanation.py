@@ -12,7 +12,7 @@ from aevo.files import documents
 from aevo.files.paths import Layout
 from aevo.policy import document as policies
 from aevo.policy import trials as ledger
-from aevo.policy.posterior import posterior
+from aevo.policy.posterior import posterior, trust
 from aevo.records.evidence import Evidence
 from aevo.records.policy import MoveRef, Policy, Trial
 from aevo.statistics.effect import Estimate
@@ -28,10 +28,8 @@ class Ended:
 
     def believed(self, ref: MoveRef) -> Estimate:
         """The move's gain on the target by all trials up to this round."""
-        found = posterior(
-            self.policy.tried, self.evidence.calibration.spread, self.policy.divergence_known
-        )
-        return found.of([ref])
+        believed = trust(self.evidence.calibration, self.policy.objective)
+        return posterior(self.policy.tried, believed).of([ref])
 
 
 def ended(layout: Layout) -> list[Ended]:

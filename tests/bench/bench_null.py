@@ -5,7 +5,8 @@
 
 `measure` trains and scores the tiny model again and again on each of two recipes (data, order and
 adapter drawn anew; about 7 CPU seconds a run; killed and run again it goes on) and condenses the
-runs into one file. It may run for an hour: `nohup … measure … > measure.log &`.
+runs into one file, beside those that the file holds already. It may run for an hour:
+`nohup … measure … > measure.log &`.
 
 `judge` draws rounds of an anchor and explorers from those runs without replacement, lets the
 evidence and the promotion rule of a real campaign judge them, and reports the share of rounds with
@@ -57,6 +58,7 @@ def measure(runs: int, work: Path, out: Path) -> None:
 
     recipes: dict[str, dict[str, Any]] = {"default": {}, "lr_x5": stack.moves()["lr_x5"]}
     work.mkdir(parents=True, exist_ok=True)
+    take_up(work, out)
     preset = stack.load_preset(stack.PRESET)
     base = stack.STACK / "base" / "tiny"
     sets = {split: stack.item_sets.items(preset, split, n, 1) for split, n in stack.SETS.items()}
@@ -76,6 +78,17 @@ def measure(runs: int, work: Path, out: Path) -> None:
             temporary.replace(path)
             print(name, seed, max(found["checkpoints"]), flush=True)
             condense(work, out, sets)
+
+
+def take_up(work: Path, out: Path) -> None:
+    """The runs that were condensed earlier, as if this folder had made them: their seeds are
+    consecutive."""
+    known = json.loads(out.read_text())["runs"] if out.exists() else {}
+    for name, runs in known.items():
+        for seed, run in enumerate(runs, start=FIRST_SEED):
+            path = work / f"{name}-{seed}.json"
+            if not path.exists():
+                path.write_text(json.dumps(run))
 
 
 def one(

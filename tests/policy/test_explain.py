@@ -8,7 +8,7 @@ import pytest
 from aevo.errors import ConfigError
 from aevo.files.paths import Layout
 from aevo.policy import document as policies
-from aevo.policy.posterior import posterior
+from aevo.policy.posterior import Trust, posterior
 from aevo.records.policy import MoveRef, Policy, Trial
 from aevo.view.explanation import ended, resolve, story
 from tests.support.builders import Effect, World, play, start_campaign
@@ -81,14 +81,14 @@ def of(*moves: str) -> list[MoveRef]:
 
 
 def test_a_belief_is_shrunk_and_grows_with_trials() -> None:
-    one = posterior([trial(1, 0.04, "a")], 0.02, False).of(of("a"))
-    two = posterior([trial(1, 0.04, "a"), trial(2, 0.04, "a")], 0.02, False).of(of("a"))
+    one = posterior([trial(1, 0.04, "a")], Trust(0.02)).of(of("a"))
+    two = posterior([trial(1, 0.04, "a"), trial(2, 0.04, "a")], Trust(0.02)).of(of("a"))
     assert 0.03 < one.gain < two.gain < 0.04 and two.se < one.se
 
 
 def test_a_bundle_speaks_for_its_parts_as_far_as_others_do_not_explain_it() -> None:
     known = [trial(1, 0.0, "a", dev_se=0.003), trial(2, 0.05, "a", "b")]
-    found = posterior(known, 0.02, False)
+    found = posterior(known, Trust(0.02))
     assert found.of(of("b")).gain > 0.02 > 0.005 > found.of(of("a")).gain
     assert found.of(of("a", "b")).gain == pytest.approx(
         found.of(of("a")).gain + found.of(of("b")).gain
@@ -96,7 +96,7 @@ def test_a_bundle_speaks_for_its_parts_as_far_as_others_do_not_explain_it() -> N
 
 
 def test_what_was_never_tried_is_at_the_prior() -> None:
-    found = posterior([], 0.02, False).of(of("x"))
+    found = posterior([], Trust(0.02)).of(of("x"))
     assert found.gain == 0.0 and found.se > 0.02
 
 
