@@ -159,8 +159,8 @@ def _summary(
     anchor_dev: float | None,
     anchor_lb: float | None,
 ) -> CandidateSummary:
-    manifest, plan = item.manifest, item.plan
-    selected = manifest.selected if manifest else None
+    manifest, plan, flags = item.manifest, item.plan, _flags(item)
+    selected = manifest.selected if manifest and not flags else None
     lb = board.score_of(plan.id) if board else None
     lb_gain = None
     if plan.role == "explorer" and lb is not None and anchor_lb is not None:
@@ -184,6 +184,7 @@ def _summary(
         effect=worth.effects.get(plan.id),
         external=worth.external.get(plan.id),
         runs=_runs(item, anchor_dev),
+        flags=flags,
         failure_modes=_failure_modes(item),
         findings=list(manifest.claims.findings) if manifest else [],
         text="",
@@ -194,7 +195,8 @@ def _summary(
 def _runs(item: CandidateFacts, anchor_dev: float | None) -> list[RunSummary]:
     runs = []
     for run in item.manifest.runs if item.manifest else []:
-        best = run.best
+        flags = item.flags(run)
+        best = None if flags else run.best
         dev = best.dev if best else None
         runs.append(
             RunSummary(
@@ -203,10 +205,22 @@ def _runs(item: CandidateFacts, anchor_dev: float | None) -> list[RunSummary]:
                 checkpoint=best.name if best else None,
                 dev=None if dev is None else figure(dev),
                 gain=None if dev is None or anchor_dev is None else figure(dev - anchor_dev),
-                failure=run.failure,
+                failure=run.failure or (f"flagged: {'; '.join(flags)}" if flags else None),
             )
         )
     return runs
+
+
+def _flags(item: CandidateFacts) -> list[str]:
+    """What the judge flagged in the run that the candidate stands by, if nobody cleared it."""
+    manifest = item.manifest
+    stood = manifest.selected.run if manifest and manifest.selected else None
+    return [
+        line
+        for run in (manifest.runs if manifest else [])
+        if run.number == stood
+        for line in item.flags(run)
+    ]
 
 
 def _failure_modes(item: CandidateFacts) -> list[str]:

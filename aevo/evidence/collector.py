@@ -16,6 +16,7 @@ from pathlib import Path
 from aevo import cli
 from aevo.config.schema import endpoint_of
 from aevo.errors import ConfigError
+from aevo.evaluate import clearing
 from aevo.evidence import wording
 from aevo.evidence.build import build
 from aevo.evidence.inputs import CandidateFacts, RoundFacts, read_round, read_rounds
@@ -60,6 +61,7 @@ def collect(layout: Layout, number: int, board: Board) -> Evidence:
     folder = layout.round(number)
     if documents.finished(Evidence, folder.evidence):
         return documents.read(Evidence, folder.evidence)
+    clearing.close(folder)
     chosen = choose(read_round(layout, number, predictions=False), board.quota)
     entries = [entry for manifest in chosen if (entry := entry_of(folder, manifest)) is not None]
     board.submit(number, entries)

@@ -5,10 +5,11 @@ A manifest that is missing or corrupt is a fact about its candidate, never an er
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from aevo.errors import RecordError
+from aevo.evaluate.clearing import cleared_runs
 from aevo.files import documents
 from aevo.files.paths import Layout, RoundLayout
 from aevo.policy import document as policies
@@ -25,6 +26,7 @@ Status = Literal["ok", "failed", "missing"]
 class CandidateFacts:
     """One candidate as found. `problem` says why a manifest or its predictions cannot be used.
 
+    `cleared` are the flagged runs that a person has cleared (`aevo.evaluate.clearing`).
     `correct` are the answers of the selected checkpoint, `replicates` those of an anchor's other
     runs, each by its best checkpoint.
     """
@@ -37,6 +39,11 @@ class CandidateFacts:
     correct: dict[str, bool] = field(default_factory=dict)
     domain_of: dict[str, str] = field(default_factory=dict)
     replicates: tuple[dict[str, bool], ...] = ()
+    cleared: frozenset[int] = frozenset()
+
+    def flags(self, run: TrainingRun) -> list[str]:
+        """Why one of its runs counts for nothing: the judge flagged it, and nobody cleared it."""
+        return [] if run.number in self.cleared else list(run.flags)
 
     @property
     def usable(self) -> Manifest | None:
@@ -135,11 +142,20 @@ def read_round(layout: Layout, number: int, predictions: bool = True) -> RoundFa
     folder = layout.round(number)
     plan = documents.read(Plan, folder.plan)
     board = documents.read(Leaderboard, folder.leaderboard) if folder.leaderboard.exists() else None
-    candidates = tuple(_candidate(folder, item, predictions) for item in plan.candidates)
+    cleared = cleared_runs(folder)
+    candidates = tuple(
+        replace(
+            _candidate(folder, item, predictions, cleared),
+            cleared=frozenset(run for name, run in cleared if name == item.id),
+        )
+        for item in plan.candidates
+    )
     return RoundFacts(number, policies.read(layout, number), plan, candidates, board)
 
 
-def _candidate(folder: RoundLayout, plan: CandidatePlan, predictions: bool) -> CandidateFacts:
+def _candidate(
+    folder: RoundLayout, plan: CandidatePlan, predictions: bool, cleared: set[tuple[str, int]]
+) -> CandidateFacts:
     path = folder.candidate(plan.id).manifest
     try:
         manifest = documents.read(Manifest, path)
@@ -156,9 +172,13 @@ def _candidate(folder: RoundLayout, plan: CandidatePlan, predictions: bool) -> C
     if manifest.status == "failed" or manifest.selected is None:
         problem = manifest.failure or "no checkpoint was scored"
         return CandidateFacts(plan, "failed", manifest, digest, problem)
+    selected = manifest.selected
+    flags = [line for run in manifest.runs if run.number == selected.run for line in run.flags]
+    if flags and (plan.id, selected.run) not in cleared:
+        problem = f"run {selected.run} is flagged and counts for nothing until it is cleared: "
+        return CandidateFacts(plan, "failed", manifest, digest, problem + "; ".join(flags))
     if not predictions:
         return CandidateFacts(plan, "ok", manifest, digest)
-    selected = manifest.selected
     others = _replicates(manifest) if plan.role == "anchor" else []
     try:
         rows = _predictions(folder, plan.id, selected.run, selected.checkpoint)

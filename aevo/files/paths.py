@@ -57,6 +57,16 @@ class RunLayout:
         """The trusted look at the run, and beside it the adapters that were taken from it."""
         return self.candidate / "checked" / str(self.number) / "inspection.json"
 
+    @property
+    def judgement(self) -> Path:
+        """What the judge found suspect in the run."""
+        return self.inspection.parent / "judgement.json"
+
+    @property
+    def clearance(self) -> Path:
+        """A person's word that a flagged run is honest."""
+        return self.inspection.parent / "clearance.json"
+
     def adapter(self, checkpoint: str) -> Path:
         """The trusted copy of a checkpoint's adapter: what is evaluated and submitted."""
         return self.inspection.parent / "adapters" / checkpoint
@@ -117,6 +127,11 @@ class RoundLayout:
     def config(self) -> Path:
         """The resolved configuration of the command that runs the round."""
         return self.root / "config.yaml"
+
+    @property
+    def clearances(self) -> Path:
+        """The flagged runs that a person had cleared when the collector began."""
+        return self.root / "clearances.json"
 
     @property
     def leaderboard(self) -> Path:

@@ -27,6 +27,8 @@ PATTERNS = (
     "c*/eval/*/scores.json",
     "c*/eval/*/*.predictions.jsonl",
     "c*/checked/*/inspection.json",
+    "c*/checked/*/judgement.json",
+    "clearances.json",
     "meta/proposal.json",
 )
 

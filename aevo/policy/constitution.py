@@ -430,5 +430,23 @@ def beliefs_are_the_posterior(case: Case) -> list[str]:
     return [] if found == new.beliefs else ["beliefs are not the posterior of the trials"]
 
 
+@_rule("R25")
+def flagged_runs_count_for_nothing(case: Case) -> list[str]:
+    flagged = {item.candidate for item in case.evidence.candidates if item.flags}
+    number = case.evidence.round
+    cited = [(item.id, item.provenance) for item in case.added]
+    old = case.previous.dont_waste_budget_on
+    cited += [
+        (f"dead end {item.id}", item.provenance)
+        for item in case.policy.dont_waste_budget_on
+        if item not in old
+    ]
+    return [
+        f"{what} rests on {source.candidate}, whose run is flagged"
+        for what, source in cited
+        if source.round == number and source.candidate in flagged
+    ]
+
+
 def _repeated(names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})

@@ -92,7 +92,8 @@ class CandidateSummary(Part):
 
     `lb_gain` is against the anchor of the same round, None unless both were scored. `effect` takes
     dev and leaderboard as readings of one gain, as is right while dev is evidence; `external` rests
-    on the leaderboard alone.
+    on the leaderboard alone. `flags` are the judge's on the run that it stands by: with one it
+    counts for nothing.
     """
 
     candidate: str
@@ -113,6 +114,7 @@ class CandidateSummary(Part):
     effect: Effect | None = None
     external: Effect | None = None
     runs: list[RunSummary] = []
+    flags: list[str] = []
     failure_modes: list[str] = []
     findings: list[str] = []
     text: str

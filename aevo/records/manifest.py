@@ -34,7 +34,8 @@ def best_of(checkpoints: Iterable[CheckpointScore]) -> CheckpointScore | None:
 
 class TrainingRun(Part):
     """One training run of the candidate, as measured. `job` and `attempt` name what made it
-    (the proof is in `checked/<number>/inspection.json`)."""
+    (the proof is in `checked/<number>/inspection.json`). With `flags`, which are the judge's, it
+    counts for nothing until a person has cleared it (`checked/<number>/judgement.json`)."""
 
     number: int
     job: str | None = None
@@ -50,6 +51,7 @@ class TrainingRun(Part):
     change: Change
     checkpoints: list[CheckpointScore]
     failure: Words | None = None
+    flags: Several = []
 
     @property
     def best(self) -> CheckpointScore | None:

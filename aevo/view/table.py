@@ -7,6 +7,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from aevo.evaluate.clearing import flagged
 from aevo.files import plain, words
 from aevo.files.documents import Foreign, Part, finished, read
 from aevo.files.paths import CandidateLayout, Layout, RoundLayout
@@ -14,6 +15,8 @@ from aevo.files.untrusted import read_end
 from aevo.jobs.folder import JobFolder, tail
 from aevo.jobs.usage import Seen, Spent, Survey, fate_unknown, spent, survey
 from aevo.plan.graph import candidate_ids, worker_name
+from aevo.policy import chain
+from aevo.records.evidence import Evidence
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from aevo.records.plan import Plan
@@ -90,8 +93,51 @@ def status(layout: Layout, number: int, problems: Problems) -> Status:
         campaign=layout.root.name,
         round=number,
         rows=rows,
-        problems=problems.find(seen, out, settings.cluster.max_jobs_per_round),
+        problems=[
+            *problems.find(seen, out, settings.cluster.max_jobs_per_round),
+            *_judged(files),
+            *_audited(files),
+            *_edited(layout),
+        ],
     )
+
+
+def _judged(files: RoundLayout) -> list[Problem]:
+    """The flagged runs of a round that nobody has cleared."""
+    return [
+        Problem(
+            job=item.candidate,
+            problem=f"run {item.run} is flagged and counts for nothing: "
+            + "; ".join(flag.text for flag in item.flags),
+            mend=f"python -m aevo.judge show; if it is honest: python -m aevo.judge clear "
+            f"{files.root.parent} {item.round} {item.candidate} --run {item.run} --reason TEXT",
+        )
+        for item in flagged(files)
+        if item.clearance is None
+    ]
+
+
+def _audited(files: RoundLayout) -> list[Problem]:
+    """The checks of the round's audit that failed."""
+    if not files.evidence.exists():
+        return []
+    return [
+        Problem(
+            job="",
+            problem=f"the audit's check failed: {item.check}: {words.line(item.text)}",
+            mend=f"read {files.evidence_text}",
+        )
+        for item in read(Evidence, files.evidence).audit
+        if not item.passed
+    ]
+
+
+def _edited(layout: Layout) -> list[Problem]:
+    """Records of finished rounds that are not as they were."""
+    return [
+        Problem(job="", problem=line, mend=f"python -m aevo.evidence verify {layout.root}")
+        for line in chain.broken(layout)
+    ]
 
 
 _followed = Problems()  # what a command that follows remembers of sinfo and sacct
@@ -135,12 +181,12 @@ def _candidate(
         manifest = read(Manifest, here.manifest)
         chosen = manifest.selected
         said = manifest.change.summary() if chosen else manifest.failure or ""
+        phase = "done" if manifest.status == "ok" else "failed"
+        suspect = [item for item in flagged(files, name) if not item.counts]
+        if suspect and (chosen is None or any(item.run == chosen.run for item in suspect)):
+            phase, said = "flagged", "; ".join(flag.text for flag in suspect[0].flags)
         return row.model_copy(
-            update={
-                "phase": "done" if manifest.status == "ok" else "failed",
-                "last": _clean(said),
-                "dev": chosen.dev if chosen else None,
-            }
+            update={"phase": phase, "last": _clean(said), "dev": chosen.dev if chosen else None}
         )
     if here.cancelled.exists():
         return row.model_copy(update={"phase": "cancelled"})

@@ -31,6 +31,7 @@ from aevo.work.brief import first_turns
 from aevo.work.broker import Broker
 from aevo.work.budget import Meter
 from aevo.work.check import build_command
+from aevo.work.judged import flags_of, judge_runs
 from aevo.work.loop import run_loop
 from aevo.work.page import page
 from aevo.work.scripted import ScriptedModel
@@ -71,10 +72,14 @@ def main(arguments: list[str]) -> None:
     )
     outcome = run_loop(model, toolbox, trace, first, meter)
     score_last_run(broker, toolbox.finish_call)
+    judge_runs(broker)
     manifest = build_manifest(broker, toolbox.finish_call, outcome.reason, model.name)
     trace.note("finish", status=manifest.status, reason=outcome.reason)
     write_json(broker.files.manifest, manifest)
     what = f"dev {manifest.selected.dev:.3f}" if manifest.selected else manifest.failure or ""
+    flagged = [run.number for run in manifest.runs if run.flags]
+    if flagged:
+        what += f"; flagged by the judge: run {', '.join(map(str, flagged))}"
     roundlog.note(files.log, name, f"manifest written: {manifest.status}, {what}")
 
 
@@ -239,6 +244,7 @@ def training_run(broker: Broker, number: int) -> TrainingRun:
         change=change,
         checkpoints=scored,
         failure=failure,
+        flags=flags_of(broker, number),
     )
 
 

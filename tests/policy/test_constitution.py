@@ -55,6 +55,18 @@ def plateaued(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return load_case(tmp_path_factory.mktemp("plateau") / "camp", World({}), 2)
 
 
+def flagged(case: Case, which: str) -> Case:
+    """The same proposal where the judge flagged the run that a promotion (or dead end) cites."""
+    cited = case.added if which == "promoted" else case.policy.dont_waste_budget_on
+    name = cited[0].provenance.candidate
+    candidates = [
+        item.model_copy(update={"flags": ["seed: ignored"]}) if item.candidate == name else item
+        for item in case.evidence.candidates
+    ]
+    evidence = case.evidence.model_copy(update={"candidates": candidates})
+    return Case(case.proposal, evidence, case.previous, case.history)
+
+
 def with_policy(case: Case, **update: Any) -> Case:
     policy = case.policy.model_copy(update=update)
     proposal = case.proposal.model_copy(update={"policy": policy})
@@ -383,6 +395,8 @@ BROKEN: list[tuple[str, str, Break, str]] = [
     ("R22", "first", repeated_discovery, "already in the log"),
     ("R22", "first", lambda c: with_policy(c, provenance=[]), "does not cite round 1"),
     ("R24", "first", lambda c: with_policy(c, beliefs=[]), "not the posterior of the trials"),
+    ("R25", "first", lambda c: flagged(c, "promoted"), "whose run is flagged"),
+    ("R25", "first", lambda c: flagged(c, "dead"), "whose run is flagged"),
 ]
 
 
