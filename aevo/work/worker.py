@@ -54,8 +54,9 @@ def main(arguments: list[str]) -> None:
     toolbox = Toolbox(broker.files.fork, broker.substrate, broker)
     agent = agent_of_others(broker)
     model = None if agent else build_model(broker, moves, check)
-    name_of = agent_name(agent) if agent else model.name if model else ""
-    trace.note("start", attempt_pid=os.getpid(), by=by_whom(broker, name_of))
+    name_of = model.name if model else agent_name(agent) if agent else ""
+    who = by_whom(broker, model) if model else name_of
+    trace.note("start", attempt_pid=os.getpid(), by=who)
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
     first = first_turns(
         standing_policy,
@@ -132,9 +133,9 @@ def agent_of_others(broker: Broker) -> CliAgent | None:
     return agent if works and isinstance(agent, CliAgent) else None
 
 
-def by_whom(broker: Broker, name: str) -> str:
+def by_whom(broker: Broker, model: Model) -> str:
     """Who works, for the trace."""
-    return "rule: an anchor needs no model" if broker.candidate.role == "anchor" else name
+    return "rule: an anchor needs no model" if broker.candidate.role == "anchor" else model.name
 
 
 def repeats(broker: Broker) -> int:
