@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
-from aevo.config.agent import EndpointSettings
+from aevo.config.agent import CliAgent, EndpointSettings
 from aevo.config.cluster import ClusterSettings
 from aevo.config.leaderboard import BoardSettings
 from aevo.config.policy import PolicySettings
@@ -77,7 +77,7 @@ class ScriptedAgent(Part):
     kind: Literal["scripted"]
 
 
-AgentSettings = Annotated[ScriptedAgent | EndpointSettings, Field(discriminator="kind")]
+AgentSettings = Annotated[ScriptedAgent | EndpointSettings | CliAgent, Field(discriminator="kind")]
 
 
 class Config(Part):

@@ -103,6 +103,12 @@ class CandidateLayout:
         return self.root / "manifest.json"
 
     @property
+    def agent(self) -> Path:
+        """What a coding agent of others keeps and says: its home, and the output of each of its
+        sessions. All of it is written in its sandbox."""
+        return self.root / "agent"
+
+    @property
     def cancelled(self) -> Path:
         """Written when a person cancels the candidate: it will not run again."""
         return self.root / "cancelled.json"

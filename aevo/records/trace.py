@@ -1,5 +1,6 @@
 """trace.jsonl: what a worker did, append-only; its recovery source after a crash."""
 
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,15 +58,23 @@ class Event(Part):
 
 
 class Trace:
-    """The append-only trace at `path`, cached in memory; one writer at a time (the worker job)."""
+    """The append-only trace at `path`, cached in memory; one writing process at a time (the worker
+    job), whose threads may all write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.RLock()
         self.events = read_lines(Event, path)
 
     def turns(self) -> list[Turn]:
         """The conversation so far."""
         return [event.turn for event in self.events if event.turn is not None]
+
+    def model_calls(self) -> int:
+        """How often a model was asked: by an agent of others as its proxy counted, else once a
+        turn."""
+        asked = sum("model_call" in event.data and event.usage is not None for event in self.events)
+        return asked or sum(turn.role == "assistant" for turn in self.turns())
 
     def started(self) -> float:
         """Unix time of the first event; now if there is none."""
@@ -90,14 +99,16 @@ class Trace:
 
     def note(self, kind: Literal["start", "job", "score", "finish", "note"], **data: Any) -> None:
         """Appends an event that is not part of the conversation; once per distinct content."""
-        if not any(event.kind == kind and event.data == data for event in self.events):
-            self._append(kind, data=data)
+        with self._lock:
+            if not any(event.kind == kind and event.data == data for event in self.events):
+                self._append(kind, data=data)
 
     def spend(self, usage: Usage | None, **data: Any) -> None:
         """Appends a note of something that cost tokens and is no part of the conversation."""
         self._append("note", usage=usage, data=data)
 
     def _append(self, kind: Any, **fields: Any) -> None:
-        event = Event(seq=len(self.events), time=time.time(), kind=kind, **fields)
-        append_line(self.path, event)
-        self.events.append(event)
+        with self._lock:
+            event = Event(seq=len(self.events), time=time.time(), kind=kind, **fields)
+            append_line(self.path, event)
+            self.events.append(event)

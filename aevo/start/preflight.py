@@ -4,11 +4,12 @@ import shutil
 import sys
 
 from aevo import sandbox
-from aevo.config.agent import EndpointSettings
+from aevo.config.agent import CliAgent, EndpointSettings
 from aevo.config.schema import Config
 from aevo.errors import ConfigError
 from aevo.files.paths import Layout
 from aevo.leaderboard import configured
+from aevo.start import agent
 
 
 def can_run(config: Config) -> None:
@@ -18,7 +19,7 @@ def can_run(config: Config) -> None:
         SandboxError: nothing here confines worker-written code, and the user did not say
             `sandbox=none`.
         EndpointError: the agent's endpoint cannot be used: wrong key, address or model.
-        ConfigError: a setting of the agent's is missing.
+        ConfigError: a setting of the agent's is missing, or its program is not installed.
         BoardError: the leaderboard cannot be used: credentials, rules, competition, network.
     """
     if sandbox.require(config.sandbox) == "none":
@@ -28,6 +29,8 @@ def can_run(config: Config) -> None:
             file=sys.stderr,
             flush=True,
         )
+    if isinstance(config.agent, CliAgent):
+        agent.check(config.agent)
     if isinstance(config.agent, EndpointSettings):
         from aevo.llm import preflight  # `openai` is half of a start's imports
 

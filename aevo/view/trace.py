@@ -89,7 +89,9 @@ def view(events: list[Event], jobs: Path | None, full: bool, candidate: str = ""
     number = 0
     for event in events:
         if event.turn is None:
-            yield from _happening(event, jobs, evaluations, full)
+            spent += [event.usage] if event.usage is not None else []
+            if full or not _counted(event):
+                yield from _happening(event, jobs, evaluations, full)
             continue
         turn = event.turn
         if turn.role == "tool":
@@ -108,6 +110,11 @@ def view(events: list[Event], jobs: Path | None, full: bool, candidate: str = ""
             names[call.id] = call.name
             yield from _block("call", _call(call), event.time, full, 1)
     yield Line("finish", f"{number} turns{_cost(spent)}", events[-1].time if events else 0.0)
+
+
+def _counted(event: Event) -> bool:
+    """True for what an agent of others did that only its costs tell of."""
+    return (event.usage is not None and "model_call" in event.data) or "poll" in event.data
 
 
 def _cost(spent: list[Usage]) -> str:

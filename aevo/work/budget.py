@@ -28,10 +28,14 @@ class Meter:
         self.budget, self.trace = budget, trace
         self.waited, self.gpu_hours = waited, gpu_hours
 
+    def taken(self, turns: list[Turn]) -> int:
+        """Turns that count."""
+        return sum(turn.role == "assistant" for turn in turns)
+
     def spent(self) -> str:
         """The first budget that is spent, in words; empty while there is none."""
         budget, turns, used = self.budget, self.trace.turns(), self.trace.usage()
-        if sum(turn.role == "assistant" for turn in turns) >= budget.turns:
+        if self.taken(turns) >= budget.turns:
             return "turns"
         if time.time() - self.trace.started() - self.waited() > budget.wall_s:
             return "wall time"

@@ -35,7 +35,7 @@ def run_shell(
         SandboxError: nothing confines here, and the user did not say `sandbox=none`.
     """
     kind = sandbox.require(setting)
-    _show_frozen(fork, read[0])
+    show_frozen(fork, read[0])
     allowed = LIMITS.model_copy(update={"disk_gb": _room(fork)})
     with scratch_folder("aevo-run-") as folder, tempfile.TemporaryFile() as output:
         scratch = str(folder)
@@ -81,7 +81,7 @@ def _room(fork: Path) -> float:
     return left
 
 
-def _show_frozen(fork: Path, root: str) -> None:
+def show_frozen(fork: Path, root: str) -> None:
     """A link in the fork, beside what is mutable: no digest, copy or change holds it."""
     link = fork / "frozen"
     if not link.is_symlink() and not link.exists():

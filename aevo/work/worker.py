@@ -11,7 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from aevo.config.agent import EndpointSettings
+from aevo.config.agent import CliAgent, EndpointSettings
 from aevo.errors import AevoError, SubstrateError
 from aevo.files import roundlog
 from aevo.files.documents import finished, read, write_json
@@ -31,6 +31,8 @@ from aevo.work.brief import first_turns
 from aevo.work.broker import Broker
 from aevo.work.budget import Meter
 from aevo.work.check import build_command
+from aevo.work.cli.desk import AgentMeter
+from aevo.work.cli.session import agent_name, run_agent
 from aevo.work.judged import flags_of, judge_runs
 from aevo.work.loop import run_loop
 from aevo.work.page import page
@@ -50,9 +52,12 @@ def main(arguments: list[str]) -> None:
     trace, budget = broker.trace, broker.plan.budget
     moves = broker.moves()
     check = check_command(broker)
-    model = build_model(broker, moves, check)
     toolbox = Toolbox(broker.files.fork, broker.substrate, broker)
-    trace.note("start", attempt_pid=os.getpid(), by=by_whom(broker, model))
+    agent = agent_of_others(broker)
+    model = None if agent else build_model(broker, moves, check)
+    name_of = model.name if model else agent_name(agent) if agent else ""
+    who = by_whom(broker, model) if model else name_of
+    trace.note("start", attempt_pid=os.getpid(), by=who)
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
     first = first_turns(
         standing_policy,
@@ -64,16 +69,19 @@ def main(arguments: list[str]) -> None:
         budget.turns,
         page(broker, standing_policy),
     )
-    meter = Meter(
+    meter = (AgentMeter if agent else Meter)(
         budget,
         trace,
         lambda: waited(files, name, trace),
         lambda: gpu_hours(files.jobs.glob(f"{name}-*"), time.time()),
     )
-    outcome = run_loop(model, toolbox, trace, first, meter)
+    if model is None:
+        outcome = run_agent(broker, toolbox, first, meter)
+    else:
+        outcome = run_loop(model, toolbox, trace, first, meter)
     score_last_run(broker, toolbox.finish_call)
     judge_runs(broker)
-    manifest = build_manifest(broker, toolbox.finish_call, outcome.reason, model.name)
+    manifest = build_manifest(broker, toolbox.finish_call, outcome.reason, name_of)
     trace.note("finish", status=manifest.status, reason=outcome.reason)
     write_json(broker.files.manifest, manifest)
     what = f"dev {manifest.selected.dev:.3f}" if manifest.selected else manifest.failure or ""
@@ -123,6 +131,13 @@ def build_model(broker: Broker, moves: list[Move], check: str) -> Model:
     )
 
 
+def agent_of_others(broker: Broker) -> CliAgent | None:
+    """The settings of the coding agent that works here, if one does; never as the anchor."""
+    agent = broker.campaign.config.agent
+    works = isinstance(agent, CliAgent) and broker.candidate.role != "anchor"
+    return agent if works and isinstance(agent, CliAgent) else None
+
+
 def by_whom(broker: Broker, model: Model) -> str:
     """Who works, for the trace."""
     return "rule: an anchor needs no model" if broker.candidate.role == "anchor" else model.name
@@ -162,7 +177,6 @@ def build_manifest(broker: Broker, finish: Finish | None, reason: str, agent: st
     chosen = next((run for run in runs if selected and run.number == selected.run), None)
     files = broker.files
     usage = broker.trace.usage()
-    turns = sum(turn.role == "assistant" for turn in broker.trace.turns())
     failure = None
     if selected is None:
         said = finish.summary if finish else f"the agent ran out of {reason}"
@@ -185,7 +199,7 @@ def build_manifest(broker: Broker, finish: Finish | None, reason: str, agent: st
         claims=claims(finish, reason),
         agent=agent,
         cost=Cost(
-            turns=turns,
+            turns=broker.trace.model_calls(),
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
             dollars=usage.dollars,
