@@ -12,7 +12,7 @@ from tests.support.brains import call
 
 Request = dict[str, Any]
 Said = dict[str, Any]
-SHELLS = ("bash", "exec_command", "run_shell_command", "Bash", "terminal", "execute_bash")
+SHELLS = ("bash", "exec_command", "run_shell_command", "Bash", "terminal", "execute_bash", "run")
 # The change, as a command: any recipe of both stacks has this key.
 EDIT = (
     "python -c \"import yaml; p='recipe.yaml'; r=yaml.safe_load(open(p)); "
@@ -64,7 +64,7 @@ def _wired(number: int, names: list[str], name: str, arguments: dict[str, Any]) 
     shell = next(item for item in SHELLS if item in names)
     if name == "shell":
         return call(number, shell, **_described(shell, arguments))
-    served = next((item for item in names if re.fullmatch(rf"\w*aevo[_.]+{name}", item)), None)
+    served = next((item for item in names if re.fullmatch(rf"(\w*aevo[_.]+)?{name}", item)), None)
     if served is not None:
         return call(number, served, **arguments)
     typed = f"aevo-tools {name} '{json.dumps(arguments)}'"
@@ -75,6 +75,8 @@ def _described(shell: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments as that shell names them; some want to know what for."""
     if shell == "exec_command":
         return {"cmd": arguments["command"]}
+    if shell == "run":  # our own loop's
+        return arguments
     return {**arguments, "description": "work"}
 
 
