@@ -12,7 +12,7 @@ from tests.support.brains import call
 
 Request = dict[str, Any]
 Said = dict[str, Any]
-SHELLS = ("bash", "shell", "run_shell_command", "Bash", "terminal", "execute_bash")
+SHELLS = ("bash", "exec_command", "run_shell_command", "Bash", "terminal", "execute_bash", "run")
 # The change, as a command: any recipe of both stacks has this key.
 EDIT = (
     "python -c \"import yaml; p='recipe.yaml'; r=yaml.safe_load(open(p)); "
@@ -63,16 +63,20 @@ def done_with(names: list[str], usage: Said, number: int) -> Said:
 def _wired(number: int, names: list[str], name: str, arguments: dict[str, Any]) -> Said:
     shell = next(item for item in SHELLS if item in names)
     if name == "shell":
-        return call(number, shell, **_described(arguments))
-    served = next((item for item in names if re.fullmatch(rf"\w*aevo_+{name}", item)), None)
+        return call(number, shell, **_described(shell, arguments))
+    served = next((item for item in names if re.fullmatch(rf"(\w*aevo[_.]+)?{name}", item)), None)
     if served is not None:
         return call(number, served, **arguments)
     typed = f"aevo-tools {name} '{json.dumps(arguments)}'"
-    return call(number, shell, **_described({"command": typed}))
+    return call(number, shell, **_described(shell, {"command": typed}))
 
 
-def _described(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Some shells want to know what for."""
+def _described(shell: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as that shell names them; some want to know what for."""
+    if shell == "exec_command":
+        return {"cmd": arguments["command"]}
+    if shell == "run":  # our own loop's
+        return arguments
     return {**arguments, "description": "work"}
 
 

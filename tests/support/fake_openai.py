@@ -32,6 +32,7 @@ from typing import Any
 
 from aevo.files.documents import write_text
 from tests.support.fake_faults import Drop, Fault, Faults, context_exceeded, error, tools_refused
+from tests.support.fake_protocols import protocol_of
 
 Brain = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -107,7 +108,7 @@ class FakeOpenAI:
         kept = {
             name.lower(): value
             for name, value in headers.items()
-            if name.lower() not in ("authorization", "api-key", "x-api-key")
+            if name.lower() not in ("authorization", "api-key", "x-api-key", "x-goog-api-key")
         }
         entry = {
             "path": path,
@@ -122,8 +123,10 @@ class FakeOpenAI:
                     file.write(json.dumps(entry) + "\n")
 
     def authorized(self, headers: dict[str, str]) -> bool:
-        given = {name.lower(): value for name, value in headers.items()}.get("authorization", "")
-        return self.key is None or given == f"Bearer {self.key}"
+        given = {name.lower(): value for name, value in headers.items()}
+        keys = (given.get("x-api-key"), given.get("x-goog-api-key"))
+        sent = given.get("authorization", "")
+        return self.key is None or sent == f"Bearer {self.key}" or self.key in keys
 
 
 class _Server(ThreadingHTTPServer):
@@ -177,7 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self._faulty(json.dumps(body))
         if fault is True:
             return
-        if self.path != "/v1/chat/completions":
+        if protocol_of(self.path) is not None:
+            self._other(body)
+        elif self.path != "/v1/chat/completions":
             self._error(404, f"no such path {self.path}", "not_found")
         elif not fake.authorized(dict(self.headers)):
             self._unauthorized()
@@ -189,6 +194,37 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             given = fault.reply if isinstance(fault, Fault) and fault.reply else fake.brain(body)
             self._answer(body, given, fault.drop if isinstance(fault, Fault) else "")
+
+    def _other(self, body: dict[str, Any]) -> None:
+        """Answers in one of the other protocols, whose keys come in headers of their own."""
+        fake, found = self.server.fake, protocol_of(self.path)
+        if found is None:
+            return
+        protocol, model, streams = found
+        body = {**body, "model": model or body.get("model")}
+        if not fake.authorized(dict(self.headers)):
+            self._unauthorized()
+            return
+        if body["model"] not in fake.models:
+            self._error(404, f"The model `{body['model']}` does not exist", "model_not_found")
+            return
+        request = protocol.request(body)
+        given = fake.brain(request)
+        usage = given.get("usage") or {
+            "prompt_tokens": tokens(request["messages"]),
+            "completion_tokens": tokens(given),
+        }
+        if not (streams or body.get("stream")):
+            self._send(200, protocol.whole(body, given, usage))
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for name, data in protocol.events(body, given, usage):
+            head = f"event: {name}\n" if name else ""
+            self._chunk(f"{head}data: {json.dumps(data)}\n\n")
+        self.wfile.write(b"0\r\n\r\n")
 
     def _faulty(self, text: str) -> Fault | bool:
         """Does the next fault that fits; True if the request is done with."""

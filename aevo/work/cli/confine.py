@@ -7,6 +7,7 @@ from pathlib import Path
 from aevo import sandbox
 from aevo.config.agent import CliAgent
 from aevo.jobs.environment import environment
+from aevo.sandbox.grants import outermost
 from aevo.start.agent import program
 from aevo.work.cli import client, inside
 
@@ -16,16 +17,17 @@ LOG_GB = 0.25  # of what it may say in one session
 def installed(path: str) -> list[str]:
     """The folders that a program was installed in: a package of npm with its neighbours, a virtual
     environment with the Python that it is of; else the file alone."""
-    found = [path]
+    found = []
     for name in dict.fromkeys((path, os.path.realpath(path))):
-        found.append(name)
+        folders = []
         for folder in Path(name).parents:
             if folder.name == "node_modules":
-                found.append(str(folder))
+                folders.append(str(folder))
             if (folder / "pyvenv.cfg").is_file():
                 python = os.path.realpath(folder / "bin" / "python")
-                found += [str(folder), str(Path(python).parents[1])]
-    return [name for name in found if name != "/" and Path(name).exists()]
+                folders += [str(folder), str(Path(python).parents[1])]
+        found += folders or [name]
+    return outermost(name for name in found if name != "/" and Path(name).exists())
 
 
 def confinement(
