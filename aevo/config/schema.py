@@ -69,6 +69,7 @@ class WorkerSettings(Part):
     dollars: float | None = Field(gt=0)
     gpu_hours: float | None = Field(gt=0)
     failures: PositiveInt
+    shell_s: PositiveInt | None = 7200
 
 
 class ScriptedAgent(Part):

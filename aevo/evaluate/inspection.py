@@ -11,8 +11,9 @@ from pathlib import Path
 
 from aevo.evaluate import IntegrityError
 from aevo.evaluate.adapters import take_adapter
+from aevo.evaluate.index import Index, read_items
 from aevo.evaluate.outputs import OutputLimits, check_output
-from aevo.evaluate.overlap import overlap
+from aevo.evaluate.overlap import scan
 from aevo.evaluate.proof import prove_run
 from aevo.evaluate.rows import MAX_BYTES
 from aevo.files.documents import finished, read, write_json
@@ -24,7 +25,8 @@ from aevo.records.scores import TrainingResult
 from aevo.substrate.frozen import Substrate
 
 # A run's data folder: what a training reads is a handful of files. All of it is searched, in at
-# most SEARCH_S: trusted work that a candidate causes is bounded, and within its wall budget.
+# most SEARCH_S, adapters included: trusted work that a candidate causes is bounded, and within its
+# wall budget.
 DATA = Room(files=64, bytes=MAX_BYTES, file=MAX_BYTES, caches=True)
 SEARCH_S = 1800.0
 
@@ -53,8 +55,11 @@ class Inspector:
         try:
             limits = OutputLimits(bytes=int(expected.resources.disk_gb * 2**30))
             result = check_output(run.output, limits)
-            reports = self._overlaps(run.data)
-            adapters, refused = self._take(run, result)
+            until = time.monotonic() + SEARCH_S
+            index = Index.of(read_items(self.items))
+            reports = self._overlaps(run.data, index, until)
+            reports += self._carried(run.fork, index, until)
+            adapters, refused = self._take(run, result, until)
             proof = prove_run(run, expected, seed, self.substrate, result, adapters)
         except IntegrityError as error:
             failure = str(error)
@@ -70,7 +75,7 @@ class Inspector:
         write_json(run.inspection, found)
         return found
 
-    def _overlaps(self, data: Path) -> list[OverlapReport]:
+    def _overlaps(self, data: Path, index: Index, until: float) -> list[OverlapReport]:
         """One report for each file of the data folder.
 
         Raises:
@@ -80,16 +85,24 @@ class Inspector:
             files = plain_tree(data, ["."], DATA)
         except IntegrityError as error:
             raise IntegrityError(f"the data folder: {error.what}") from error
-        until = time.monotonic() + SEARCH_S
-        return [overlap(path, self.items, until=until) for path in files]
+        return [scan(index, path, until=until) for path in files]
+
+    def _carried(self, fork: Path, index: Index, until: float) -> list[OverlapReport]:
+        """One report for each file of the fork that holds an item, or could not be searched: a
+        training reads its own code and what lies beside it, not its data alone."""
+        found = [scan(index, path, until=until) for path in self.substrate.plain_files(fork)]
+        return [report for report in found if not report.clean]
 
     def _take(
-        self, run: RunLayout, result: TrainingResult
+        self, run: RunLayout, result: TrainingResult, until: float
     ) -> tuple[dict[str, AdapterReport], dict[str, str]]:
         taken: dict[str, AdapterReport] = {}
         refused: dict[str, str] = {}
         for item in result.checkpoints:
             name = Path(item.path).name
+            if time.monotonic() > until:
+                refused[name] = f"what this run left took more than {SEARCH_S:g} s to look at"
+                continue
             try:
                 taken[name] = take_adapter(
                     run.output / item.path, run.adapter(name), self.base, root=run.output
@@ -103,7 +116,7 @@ def _contamination(reports: list[OverlapReport]) -> str | None:
     """Why the data may not be trained on; which items are in it stays in the record."""
     count = sum(report.contaminated for report in reports)
     if count:
-        return f"the training data holds {count} evaluation item(s)"
+        return f"the training data, or the fork, holds {count} evaluation item(s)"
     if not all(report.complete for report in reports):
-        return "the training data is too large to be searched for evaluation items"
+        return "training data and fork are too large to be searched for evaluation items"
     return None

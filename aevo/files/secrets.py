@@ -20,7 +20,7 @@ _NAME = (
     r"|passwd|password|credentials?)"
 )
 _ASSIGNED = re.compile(
-    rf"(?i)(?P<name>(?<![\w.-])(?:{_NAME}[\"']?[ \t]*(?::=|=|:)[ \t]*|--{_NAME}[ \t]+))"
+    rf"(?i)(?P<name>(?<![\w.-])(?:{_NAME}[\"']?[ \t]*(?::=|=|:)[ \t]*|--{_NAME}[\"']?,?[ \t]+))"
     r"(?!\$\{|null\b|none\b|\[redacted\])(?P<value>\"[^\"\n]+\"|'[^'\n]+'|[^\s\"',;)}\]]+)"
 )
 _SENT = re.compile(

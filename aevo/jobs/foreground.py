@@ -2,9 +2,9 @@
 
 import os
 import subprocess
-import tempfile
 
 from aevo.errors import JobError
+from aevo.files.untrusted import scratch_folder
 from aevo.jobs.environment import environment
 from aevo.records.job import Step
 
@@ -16,8 +16,8 @@ def run_here(step: Step) -> None:
         JobError: it failed; names the command and the last line of what it said.
     """
     pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    with tempfile.TemporaryDirectory(prefix="aevo-") as scratch:
-        ours = environment(os.environ, step.env | pip, os.cpu_count() or 1, scratch)
+    with scratch_folder("aevo-") as scratch:
+        ours = environment(os.environ, step.env | pip, os.cpu_count() or 1, str(scratch))
         done = subprocess.run(step.argv, cwd=step.cwd, capture_output=True, text=True, env=ours)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no output"]

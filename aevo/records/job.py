@@ -23,6 +23,7 @@ class Confinement(Part):
     write: list[str] = []  # also writable: output folder, scratch. They must exist
     hide: list[str] = []  # must not be seen: campaign, vault, home, folders of munge and Slurm
     cpu_s: int | None = None  # processor seconds of each process
+    total_cpu_s: int | None = None  # processor seconds of the whole tree
     memory_gb: float | None = 16.0  # resident memory in GiB, and the size of /tmp and /dev/shm
     processes: int | None = 1024  # processes and threads
     file_gb: float | None = 16.0  # size of one file in GiB

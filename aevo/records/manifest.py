@@ -80,7 +80,8 @@ class Claims(Part):
 
 
 class Cost(Part):
-    """What the candidate spent; `training_s` is the sum over its runs, dollars are None where they
+    """What the candidate spent; `training_s` is the sum over its runs, `shell_s`
+    processor seconds of its shell, dollars are None where they
     are unknown (`aevo.records.trace.Usage`)."""
 
     turns: int
@@ -88,6 +89,7 @@ class Cost(Part):
     tokens_out: int = 0
     dollars: float | None = 0.0
     training_s: float = 0.0
+    shell_s: float = 0.0
     wall_s: float = 0.0
 
 

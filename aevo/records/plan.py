@@ -8,7 +8,8 @@ from aevo.records.policy import AxisBrief
 
 class Budget(Part):
     """What one candidate may spend. `wall_s` leaves out what it waited for the scheduler;
-    `failures` are failed tool calls in a row; null is no limit."""
+    `failures` are failed tool calls in a row, `shell_s` processor seconds of its shell; null is no
+    limit."""
 
     trainings: int
     turns: int
@@ -17,6 +18,7 @@ class Budget(Part):
     dollars: float | None = None
     gpu_hours: float | None = None
     failures: int = 12
+    shell_s: int | None = None
 
 
 class CandidatePlan(Part):

@@ -47,11 +47,12 @@ the walk that ends it. Output to a pipe is not counted: send it to a file, which
 from aevo.records.job import Confinement, Kind, Setting
 from aevo.sandbox.grants import SandboxError, irregular
 from aevo.sandbox.probe import failure, offered, probe, require
-from aevo.sandbox.supervise import STOPPED, usage
+from aevo.sandbox.supervise import STOPPED, TIMED_OUT, usage
 from aevo.sandbox.wrapping import wrap
 
 __all__ = [
     "STOPPED",
+    "TIMED_OUT",
     "Confinement",
     "Kind",
     "SandboxError",

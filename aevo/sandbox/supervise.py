@@ -12,7 +12,9 @@ of bwrap (or of the Landlock launcher), never confined itself, and
 - stops the whole tree when one is exceeded, says so in one line on stderr and exits with STOPPED;
 - passes SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 on to the command;
 - ends when its parent ends, and the command with it;
-- exits as the command did: its code, or 128 + the signal that ended it.
+- exits as the command did: its code, or 128 + the signal that ended it; TIMED_OUT after `wall`
+  seconds;
+- writes the processor seconds of the whole tree to the descriptor `account`, if there is one.
 
 Not guaranteed: the counts are taken every POLL_S (processes, log) or SLOW_S (memory, disk), so a
 tree may be over for that long. RLIMIT_NPROC holds in between, except for root, whom Linux exempts:
@@ -33,6 +35,7 @@ from typing import Any
 
 POLL_S, SLOW_S = 0.03, 0.5
 STOPPED = 122  # exit code of a command that was stopped for exceeding a limit
+TIMED_OUT = 124  # of one that was stopped because its time was up
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 GIB = 1 << 30
 DEPTH = 2  # the command is the child of the child of our child: monitor, init, command
@@ -115,6 +118,8 @@ class Tally:
         self.write = limits.get("write", [])
         self.disk_before, self.log_before = usage(self.write), _log_size()
         self.machine, self.slow_at, self.slow_for = 0, 0.0, 0.0
+        self.ticks: dict[tuple[int, str], int] = {}  # of each process, by number and start
+        self.waited = 0  # of all that lived at the last look and of what they had waited for
 
     def over(self) -> str | None:
         """What is exceeded, in words; None if nothing is."""
@@ -132,10 +137,38 @@ class Tally:
         if flood or not slow:
             return flood
         begun = time.monotonic()
-        found = self._memory() or self._disk()
+        found = self._memory() or self._disk() or self._processor()
         # On a slow file system counting must not become the load it is to prevent.
         self.slow_at = time.monotonic() + max(SLOW_S, 5 * (time.monotonic() - begun))
         return found
+
+    def processor_s(self) -> float:
+        """Processor seconds of the tree so far.
+
+        The kernel adds those of a process to its parent when it is waited for, and forgets them
+        where the parent ignores its children: so what each was seen to use counts too.
+        """
+        waited = 0
+        for pid in tree(self.root)[1:]:
+            fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+            if len(fields) > 19:
+                own, below = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+                key = pid, fields[19]
+                self.ticks[key] = max(own, self.ticks.get(key, 0))
+                waited += own + below
+        self.waited = max(self.waited, waited)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seen = max(self.waited, sum(self.ticks.values())) / os.sysconf("SC_CLK_TCK")
+        return max(seen, used.ru_utime + used.ru_stime)
+
+    def _processor(self) -> str | None:
+        allowed = self.limits.get("total_cpu")
+        if not allowed and not self.limits.get("account"):
+            return None
+        used = self.processor_s()  # also without a limit: what is not seen now is lost
+        if not allowed or used <= allowed:
+            return None
+        return f"more than {allowed} s of processor time"
 
     def _memory(self) -> str | None:
         allowed = self.limits.get("memory")
@@ -295,6 +328,7 @@ def _forward(child: int, number: int) -> None:
 
 def main(limits: dict[str, Any], argv: list[str]) -> int:
     """Runs `argv` to its end; the exit code to leave with."""
+    begun, wall = time.monotonic(), limits.get("wall")
     libc, parent, arrived = ctypes.CDLL(None), os.getppid(), []
     libc.prctl(_SUBREAPER, 1, 0, 0, 0)
     if os.uname().machine in _KEYCTL:  # a session keyring of its own: no tickets of ours
@@ -305,6 +339,15 @@ def main(limits: dict[str, Any], argv: list[str]) -> int:
     child = _start(argv, limits)
     _run_first()
     watch = Tally(os.getpid(), limits)
+    try:
+        return _watch(child, watch, parent, arrived, begun + wall if wall else None)
+    finally:
+        if limits.get("account"):
+            os.write(limits["account"], f"{watch.processor_s():.2f}".encode())
+
+
+def _watch(child: int, watch: Tally, parent: int, arrived: list[int], until: float | None) -> int:
+    """Until the command has ended, or is ended; the exit code to leave with."""
     while True:
         signal.sigtimedwait({signal.SIGCHLD}, POLL_S)
         while arrived:
@@ -317,6 +360,10 @@ def main(limits: dict[str, Any], argv: list[str]) -> int:
         if os.getppid() != parent:
             kill_tree(child)
             return 128 + signal.SIGKILL
+        if until is not None and time.monotonic() > until:
+            watch.processor_s()
+            kill_tree(child)
+            return TIMED_OUT
         over = watch.over()
         if over:
             kill_tree(child)

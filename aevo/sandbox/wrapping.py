@@ -36,13 +36,24 @@ NODES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
 
 
 def wrap(
-    argv: Sequence[str], cwd: str, env: Mapping[str, str], confinement: Confinement, kind: Kind
+    argv: Sequence[str],
+    cwd: str,
+    env: Mapping[str, str],
+    confinement: Confinement,
+    kind: Kind,
+    wall_s: float | None = None,
+    account: int | None = None,
 ) -> list[str]:
     """The argument vector to run instead of `argv`. `none` returns it as it is.
 
     Start it with `env` as its environment and any working folder: inside, the working folder is
     `cwd` and the environment has the names of `env` and no others. Only names stand in the vector,
     since any user of the machine may read it.
+
+    Args:
+        wall_s: seconds after which the whole tree is ended.
+        account: descriptor, passed to the process, to which the processor seconds of the whole
+            tree are written at the end.
 
     Raises:
         SandboxError: the confinement contradicts itself, or a path it needs is missing.
@@ -53,7 +64,8 @@ def wrap(
         body, options = _landlock(argv, cwd, env, confinement), 0
     else:
         body, options = _bubblewrap(argv, cwd, env, confinement)
-    return [*_python(), SUPERVISE, json.dumps(_limits(confinement, options)), "--", *body]
+    limits = _limits(confinement, options) | {"wall": wall_s, "account": account}
+    return [*_python(), SUPERVISE, json.dumps(limits), "--", *body]
 
 
 def _python() -> list[str]:
@@ -66,6 +78,7 @@ def _limits(confinement: Confinement, options: int) -> dict[str, object]:
 
     return {
         "cpu": confinement.cpu_s,
+        "total_cpu": confinement.total_cpu_s,
         "memory": size(confinement.memory_gb),
         "processes": confinement.processes,
         "file": size(confinement.file_gb),

@@ -8,9 +8,11 @@
       changes.diff    what of the checkout was not committed, and the untracked files
 
 Guaranteed: a snapshot is whole or absent; the same code and packages give the same folder; nothing
-in it changes afterwards, and one that was edited is refused, by name. Not guaranteed: that the
-packages themselves stay installed, or that a secret written into a file of `conf/` is left out of
-`code/` (everything beside `code/` is redacted; `code/` is the code as it is).
+in it changes afterwards, and one that was edited is refused, by name; of `aevo/` and `conf/` only
+the kinds of files in KINDS are copied, of `conf/` none whose name is that of a secret, and what
+looks like a secret in it is redacted (no job reads `conf/`: they read their round's config.yaml).
+Not guaranteed: that the packages themselves stay installed, or that a secret that looks like
+nothing of the kind is left out.
 """
 
 import os
@@ -32,9 +34,11 @@ from aevo.files import digest
 from aevo.files.documents import Record, read, whole_folder, write_json, write_text
 from aevo.files.paths import CHECKOUT, Layout
 from aevo.files.secrets import redact, redact_value, redact_words
+from aevo.files.secrets import variable as secret_name
 from aevo.text import listed
 
 CODE, ABOUT, PACKAGES, CHANGES = "code", "snapshot.json", "packages.txt", "changes.diff"
+KINDS = (".py", ".yaml", ".yml", ".j2", ".toml")  # of files that are code or settings
 MAX_FILE = 2_000_000  # bytes; nothing of the code is near it, a stray checkpoint in conf/ is
 MAX_DIFF = 4_000_000  # bytes of changes.diff
 GIT_TIMEOUT_S = 30.0
@@ -46,7 +50,8 @@ class About(Record):
     """snapshot.json: the circumstances of the first command that took this snapshot.
 
     `commit` and `dirty` are null where the code was no git checkout or git was not found; `files`
-    maps each path below `code/` to `mode:sha256`; `left_out` names files above 2 MB.
+    maps each path below `code/` to `mode:sha256`; `left_out` names files above 2 MB, of other kinds
+    than code, and of `conf/` those named like a secret.
     """
 
     digest: str
@@ -117,7 +122,7 @@ def verify(code: Path) -> None:
     Raises:
         RecordError: naming the files that were added, removed or changed.
     """
-    known, now = read(About, code.parent / ABOUT).files, _read_tree(code).leaves
+    known, now = read(About, code.parent / ABOUT).files, _read_tree(code, as_it_is=True).leaves
     changed = sorted(name for name in {*known, *now} if known.get(name) != now.get(name))
     if changed:
         raise RecordError(
@@ -163,7 +168,8 @@ def _is_snapshot_of(layout: Layout, root: Path) -> bool:
     )
 
 
-def _read_tree(root: Path) -> _Tree:
+def _read_tree(root: Path, as_it_is: bool = False) -> _Tree:
+    """The code at `root`; with `as_it_is` every file of it, as in a snapshot that was taken."""
     files: dict[str, tuple[bytes, int]] = {}
     left_out = []
     starts = [root / "aevo", root / "pyproject.toml"]
@@ -171,11 +177,27 @@ def _read_tree(root: Path) -> _Tree:
         starts.append(root / "conf")
     for path in (path for start in starts for path in _walk(start, set())):
         name, status = path.relative_to(root).as_posix(), path.stat()
-        if status.st_size > MAX_FILE:
+        setting = name.startswith("conf/")
+        if as_it_is:
+            files[name] = path.read_bytes(), status.st_mode
+        elif (
+            status.st_size > MAX_FILE
+            or path.suffix not in KINDS
+            or (setting and secret_name(name.removeprefix("conf/").removesuffix(path.suffix)))
+        ):
             left_out.append(name)
         else:
-            files[name] = path.read_bytes(), status.st_mode
+            data = path.read_bytes()
+            files[name] = _redacted(data) if setting else data, status.st_mode
     return _Tree(dict(sorted(files.items())), sorted(left_out))
+
+
+def _redacted(data: bytes) -> bytes:
+    """A settings file without what looks like a secret; one that is no text is empty."""
+    try:
+        return redact(data.decode("utf-8")).encode()
+    except UnicodeDecodeError:
+        return b""
 
 
 def _walk(start: Path, seen: set[Path]) -> Iterator[Path]:

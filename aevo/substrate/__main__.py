@@ -6,6 +6,7 @@ from pathlib import Path
 from aevo.cli import run
 from aevo.errors import SubstrateError
 from aevo.substrate.frozen import DEFAULT, open_substrate
+from aevo.substrate.sound import check_sound
 
 
 def main(arguments: list[str]) -> None:
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> None:
     if given.action == "verify":
         print(f"{substrate.verify()} {substrate.root} is as it was frozen")
     elif given.action == "freeze":
+        check_sound(substrate)
         print(f"{substrate.freeze()} {substrate.lock} written")
     elif given.action == "fork":
         substrate.verify()

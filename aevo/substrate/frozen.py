@@ -38,7 +38,8 @@ class Command(Part):
 
 
 class SubstrateFile(Record):
-    """substrate.yaml. `sealed` are frozen paths that worker-written code and agents cannot see."""
+    """substrate.yaml. `sealed` are frozen paths that worker-written code and agents cannot see,
+    `optional` recipe keys that the stack reads and recipe.yaml need not have."""
 
     name: str
     recipe: str
@@ -46,6 +47,7 @@ class SubstrateFile(Record):
     mutable: list[str]
     frozen: list[str]
     sealed: list[str] = []
+    optional: list[str] = []
     commands: dict[str, Command | dict[str, Command]]
 
 

@@ -34,6 +34,7 @@ from aevo.substrate.catalogue import load as load_catalogue
 from aevo.substrate.frozen import Substrate
 from aevo.substrate.measured import recorded_change
 from aevo.substrate.recipe import load_recipe
+from aevo.substrate.sound import unknown_keys
 from aevo.work.check import check
 from aevo.work.curve import curve
 
@@ -157,7 +158,10 @@ class Broker:
             raise BrokerError("the anchor runs the standing recipe untouched; undo your edits")
         run = self.files.run(number)
         if not run.fork.exists():
-            recorded_change(self.substrate, self.files.fork, self.round.standing)
+            change = recorded_change(self.substrate, self.files.fork, self.round.standing)
+            standing = load_recipe(self.round.standing / self.substrate.file.recipe)
+            if unknown := unknown_keys(self.substrate, change, standing):
+                raise BrokerError(f"the recipe has no {', '.join(unknown)}, and no code reads it")
             criterion_of(load_recipe(self.files.fork / self.substrate.file.recipe))
             self.check()
             self.substrate.fork(run.fork, [], source=self.files.fork)

@@ -50,6 +50,11 @@ class Meter:
         return ""
 
 
+def shell_seconds(trace: Trace) -> float:
+    """Processor seconds that its shell has taken, those before a restart included."""
+    return sum(float(event.data.get("shell_s", 0.0)) for event in trace.events)
+
+
 def failures_in_a_row(turns: list[Turn]) -> int:
     """Tool calls that failed since the last one that did not."""
     count = 0

@@ -66,6 +66,13 @@ def build_command(campaign: OpenCampaign, fork: Path, seed: int) -> str:
 
 def shell(campaign: OpenCampaign, fork: Path, command: str, timeout_s: int) -> tuple[str, str]:
     """Runs a command of the agent's in its fork, in the sandbox; how it ended and what it said."""
+    return counted(campaign, fork, command, timeout_s)[:2]
+
+
+def counted(
+    campaign: OpenCampaign, fork: Path, command: str, timeout_s: int, processor_s: int | None = None
+) -> tuple[str, str, float]:
+    """Like `shell`, with the processor seconds that it took, and a limit on them."""
     rows = [campaign.rows] if campaign.rows else []
     return run_shell(
         command,
@@ -74,4 +81,5 @@ def shell(campaign: OpenCampaign, fork: Path, command: str, timeout_s: int) -> t
         campaign.sealed,
         campaign.config.sandbox,
         timeout_s,
+        processor_s,
     )

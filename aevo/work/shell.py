@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from aevo import sandbox
@@ -14,6 +15,7 @@ from aevo.jobs.environment import environment
 # What a shell command may use up; a training is what is meant to take more.
 LIMITS = sandbox.Confinement(memory_gb=4.0, processes=256, file_gb=1.0, disk_gb=2.0, log_gb=0.05)
 LEAST_GB = 0.01  # of room, below which no command is run
+GRACE_S = 10.0  # for the sandbox to end what is out of time
 SHOWN = 64 * 1024  # bytes of output that are kept, half from its start and half from its end
 
 
@@ -24,8 +26,10 @@ def run_shell(
     hide: list[str],
     setting: sandbox.Setting,
     timeout_s: int,
-) -> tuple[str, str]:
-    """Runs `command` with bash in `fork`; how it ended, and what it said (at most SHOWN bytes).
+    processor_s: int | None = None,
+) -> tuple[str, str, float]:
+    """Runs `command` with bash in `fork`; how it ended, what it said (at most SHOWN bytes), and the
+    processor seconds that it took, all of its processes together, of `processor_s` at most.
 
     `python` is ours, and `frozen/` the first of the paths in `read`, as in the file tools. It sees
     the fork, the paths in `read` but those in `hide`, and scratch space in $TMPDIR, and
@@ -37,14 +41,33 @@ def run_shell(
     kind = sandbox.require(setting)
     show_frozen(fork, read[0])
     allowed = LIMITS.model_copy(update={"disk_gb": _room(fork)})
-    with scratch_folder("aevo-run-") as folder, tempfile.TemporaryFile() as output:
+    with (
+        scratch_folder("aevo-run-") as folder,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as account,
+    ):
         scratch = str(folder)
         variables = environment(os.environ, {"PYTHONPATH": read[0], "HOME": scratch}, 1, scratch)
         variables["PATH"] = f"{Path(sys.executable).parent}:{variables.get('PATH', os.defpath)}"
         allowed = allowed.model_copy(
-            update={"read": read, "hide": hide, "write": [str(fork), scratch], "cpu_s": timeout_s}
+            update={
+                "read": read,
+                "hide": hide,
+                "write": [str(fork), scratch],
+                "cpu_s": timeout_s,
+                "total_cpu_s": processor_s,
+            }
         )
-        argv = sandbox.wrap(["bash", "-c", command], str(fork), variables, allowed, kind)
+        argv = sandbox.wrap(
+            ["bash", "-c", command],
+            str(fork),
+            variables,
+            allowed,
+            kind,
+            wall_s=timeout_s,
+            account=account.fileno(),
+        )
+        begun = time.monotonic()
         process = subprocess.Popen(
             argv,
             cwd=fork,
@@ -53,17 +76,30 @@ def run_shell(
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env=variables,
+            pass_fds=(account.fileno(),),
         )
+        took, out_of_time = 0.0, f"timed out after {timeout_s} s"
         try:
-            process.wait(timeout_s)
-            ended = f"exit code {process.returncode}"
+            process.wait(timeout_s + (0 if kind == "none" else GRACE_S))
+            took = time.monotonic() - begun
+            late = process.returncode == sandbox.TIMED_OUT and took >= timeout_s
+            ended = out_of_time if late else f"exit code {process.returncode}"
         except subprocess.TimeoutExpired:
-            ended = f"timed out after {timeout_s} s"
+            took, ended = time.monotonic() - begun, out_of_time
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        return ended, _ends(output.fileno())
+        return ended, _ends(output.fileno()), _account(account.fileno(), took)
+
+
+def _account(descriptor: int, wall_s: float) -> float:
+    """Processor seconds as the sandbox counted them; without its count, the time that passed."""
+    said = os.pread(descriptor, 32, 0).decode(errors="replace")
+    try:
+        return float(said)
+    except ValueError:
+        return wall_s
 
 
 def _room(fork: Path) -> float:

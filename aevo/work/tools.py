@@ -27,7 +27,7 @@ from aevo.substrate.frozen import Substrate
 from aevo.substrate.recipe import apply
 from aevo.work import searching
 from aevo.work.broker import Broker, Evaluation
-from aevo.work.check import shell
+from aevo.work.metered import metered
 
 FINISHED = "finished"  # the answer to an accepted `finish`
 EDITS = ("write_file", "edit_file", "apply_move")  # if one fails, the rest of its turn does not run
@@ -262,8 +262,7 @@ class Toolbox:
         return True
 
     def _run(self, given: Shell) -> str:
-        code, output = shell(self.broker.campaign, self.fork, given.command, given.timeout_s)
-        return f"{code}\n{output}"
+        return metered(self.broker, self.fork, given.command, given.timeout_s)
 
     def _check(self, given: Nothing) -> str:
         return self.broker.check()

@@ -29,7 +29,7 @@ from aevo.substrate.catalogue import Move
 from aevo.substrate.measured import recorded_change
 from aevo.work.brief import first_turns
 from aevo.work.broker import Broker
-from aevo.work.budget import Meter
+from aevo.work.budget import Meter, shell_seconds
 from aevo.work.check import build_command
 from aevo.work.cli.desk import AgentMeter
 from aevo.work.cli.session import agent_name, run_agent
@@ -204,6 +204,7 @@ def build_manifest(broker: Broker, finish: Finish | None, reason: str, agent: st
             tokens_out=usage.tokens_out,
             dollars=usage.dollars,
             training_s=round(sum(run.seconds for run in runs), 2),
+            shell_s=round(shell_seconds(broker.trace), 2),
             wall_s=round(time.time() - broker.trace.started(), 2),
         ),
     )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from aevo.errors import AevoError, SubstrateError
 from aevo.evaluate.adapters import Limits, copy_adapter
+from aevo.evaluate.index import Index, read_items
 from aevo.evaluate.inspection import Inspector
 from aevo.evaluate.outputs import OutputLimits, check_output
 from aevo.evaluate.overlap import overlap
@@ -28,7 +29,7 @@ from aevo.jobs.folder import JobFolder
 from aevo.jobs.state import observe
 from aevo.records.change import Change
 from aevo.records.job import Confinement, JobKind, JobSpec, LedgerLine, Step
-from aevo.sandbox import SandboxError, probe
+from aevo.sandbox import STOPPED, SandboxError, Setting, offered, probe
 from aevo.substrate.frozen import open_substrate
 from aevo.substrate.measured import recorded_change
 from aevo.substrate.recipe import apply, dump_recipe, load_recipe
@@ -239,7 +240,9 @@ def test_holes_count_as_what_a_copy_would_write(where: str, tmp_path: Path) -> N
         if where == "out":
             check_output(folder)
         else:
-            Inspector(open_substrate(REGRESSION), tmp_path, [])._overlaps(folder)
+            Inspector(open_substrate(REGRESSION), tmp_path, [])._overlaps(
+                folder, Index.of([]), math.inf
+            )
 
 
 @pytest.mark.long(3)
@@ -297,7 +300,58 @@ def test_data_hidden_as_a_cache_is_searched(tmp_path: Path) -> None:
     items = tmp_path / "items.jsonl"
     items.write_text('{"id": "a", "prompt": "one two three four five six"}\n')
     inspector = Inspector(open_substrate(REGRESSION), tmp_path, [items])
-    assert len(inspector._overlaps(tmp_path / "data")) == 1
+    index = Index.of(read_items([items]))
+    assert len(inspector._overlaps(tmp_path / "data", index, math.inf)) == 1
+
+
+@pytest.mark.parametrize("name", ["train/fit.py", "data/rows.txt", "recipe.yaml", "data/.hidden"])
+def test_items_that_the_fork_carries_are_found(name: str, fork: Path) -> None:
+    items = fork.parent / "items.jsonl"
+    items.write_text('{"id": "a", "prompt": "Nine swans sail past the old mill at ten"}\n')
+    inspector = Inspector(open_substrate(REGRESSION), fork.parent, [items])
+    index = Index.of(read_items([items]))
+    assert inspector._carried(fork, index, math.inf) == []
+    with (fork / name).open("a") as file:
+        file.write("\n# Nine swans sail past the old mill at ten\n")
+    (report,) = inspector._carried(fork, index, math.inf)
+    assert report.found == ["a"]
+    (late,) = inspector._carried(fork, index, 0.0)[:1]
+    assert not late.clean
+
+
+SPIN = "import time\nend = time.monotonic() + {}\nwhile time.monotonic() < end: pass"
+BUSY = {
+    "alone": f"python -c '{SPIN.format(1.5)}'",
+    "together": f"for i in 1 2; do python -c '{SPIN.format(1.5)}' & done; wait",
+    "left alone": f"(setsid python -c '{SPIN.format(4)}' &) ; sleep 2.5",
+    "not waited for": "python -c 'import os, signal, time\n"
+    "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nif os.fork() == 0:\n"
+    " end = time.monotonic() + 2\n while time.monotonic() < end: pass\nelse:\n time.sleep(2.5)'",
+}
+
+
+@confined
+@pytest.mark.parametrize("how", BUSY)
+@pytest.mark.parametrize("kind", offered() or ["auto"])
+def test_processor_seconds_of_a_shell_are_counted(how: str, kind: Setting, fork: Path) -> None:
+    ended, said, took = shell.run_shell(BUSY[how], fork, [str(REGRESSION)], [], kind, 60)
+    assert ended == "exit code 0", said
+    assert took > 0.5  # of a core that others use too
+
+
+@confined
+def test_processor_seconds_end(fork: Path) -> None:
+    command = f"for i in 1 2 3; do python -c '{SPIN.format(100)}' & done; wait"
+    ended, said, took = shell.run_shell(command, fork, [str(REGRESSION)], [], "auto", 90, 1)
+    assert ended == f"exit code {STOPPED}" and "1 s of processor time" in said
+    assert took >= 1
+
+
+@confined
+def test_a_command_out_of_time_is_counted_too(fork: Path) -> None:
+    command = f"python -c '{SPIN.format(100)}'"
+    ended, _, took = shell.run_shell(command, fork, [str(REGRESSION)], [], "auto", 2)
+    assert ended == "timed out after 2 s" and took > 0.3
 
 
 @confined

@@ -48,7 +48,7 @@ def inside(command: str, kind: sandbox.Kind, folder: Path) -> str:
             to.parent.mkdir(parents=True, exist_ok=True)
             to.write_bytes(path.read_bytes())
     hide = [str(path) for path in (*STACK.sealed, *STACK.sealed_in(twin))]
-    ended, said = run_shell(
+    ended, said, _ = run_shell(
         command.replace("{root}", str(STACK.root)).replace("{twin}", str(twin)),
         fork,
         [str(STACK.root), str(twin)],

@@ -259,7 +259,7 @@ def test_killed_at_every_write_it_gives_the_same_files(
         assert files(tried.root) == expected
 
     kills = killed_everywhere(monkeypatch, layout, collect, check)
-    assert kills == 6  # three documents, file and folder each
+    assert kills == 8  # four documents, file and folder each
 
 
 def test_an_explorer_that_changed_nothing_goes_last_and_tests_nothing(layout: Layout) -> None:

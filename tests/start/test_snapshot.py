@@ -110,6 +110,38 @@ def test_caches_hidden_and_large_files_are_left_out_and_links_followed(
     assert read(About, code.parent / "snapshot.json").left_out == ["conf/weights.bin"]
 
 
+SECRETS = {
+    "conf/agent/mine.yaml": "kind: openai\napi_key: an-odd-one-0815\n",
+    "conf/agent/shape.yaml": "note: 'sk-aaaabbbbcccc'\nurl: https://me:hunter22@host/v1\n",
+    "conf/agent/nested.yaml": "extra: {headers: {x: 'Bearer abcdefgh12345678'}}\n",
+    "conf/agent/list.yaml": "words: [--password, hunter22, 'password=hunter22']\n",
+    "conf/secrets/all.yaml": "x: hunter22\n",
+    "conf/agent/api_key.yaml": "x: hunter22\n",
+    "conf/agent/binary.yaml": "\udcff hunter22",
+    "conf/agent/notes.txt": "hunter22",
+    "conf/agent/env.sh": "export X=hunter22",
+    "conf/.env": "X=hunter22",
+    "aevo/dump.json": "hunter22",
+    "aevo/view/keys.pem": "hunter22",
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_no_secret_is_in_a_snapshot(
+    name: str, checkout: Path, layout: Layout, config: Config
+) -> None:
+    path = checkout / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(SECRETS[name], encoding="utf-8", errors="surrogateescape")
+    code = snapshot.take_from(checkout, layout, config)
+    snapshot.verify(code)
+    for kept in code.parent.rglob("*"):
+        if kept.is_file() and "secrets" not in kept.name:
+            text = kept.read_bytes()
+            for secret in (b"hunter22", b"odd-one", b"sk-aaaa", b"abcdefgh1234"):
+                assert secret not in text or kept.suffix == ".py", kept
+
+
 def test_installed_package_has_no_conf_beside_it(
     checkout: Path, layout: Layout, config: Config
 ) -> None:

@@ -269,7 +269,7 @@ def test_the_file_is_out_of_reach_in_a_folder_that_may_be_read(
         f"cat {folder}/beside {path}; ln -s {path} a; cat a; ln {path} b; cat b; "
         f"cp {path} c; cat c; grep -rs Alice {folder}; rm -f a b c"
     )
-    _, said = run_shell(command, fork, [str(folder)], [str(path)], kind, 30)
+    _, said, _ = run_shell(command, fork, [str(folder)], [str(path)], kind, 30)
     assert "beside it" in said and "Alice" not in said
-    _, said = run_shell(command, fork, [str(folder)], [], kind, 30)
+    _, said, _ = run_shell(command, fork, [str(folder)], [], kind, 30)
     assert "Alice" in said, "else the attack above could not fail"

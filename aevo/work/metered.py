@@ -1,0 +1,31 @@
+"""The shell of a candidate's agent within its budget of processor seconds."""
+
+import time
+from pathlib import Path
+
+from aevo.errors import AevoError
+from aevo.work.broker import Broker
+from aevo.work.budget import shell_seconds
+from aevo.work.check import counted
+
+LEAST_S = 0.01  # processor seconds of a command that are counted
+
+
+class ShellSpent(AevoError):
+    """The shell's budget is spent; the text goes back to the agent."""
+
+
+def metered(broker: Broker, fork: Path, command: str, timeout_s: int) -> str:
+    """Runs one command and counts it in the trace; how it ended and what it said.
+
+    Raises:
+        ShellSpent: the candidate's shell has had all of its processor seconds.
+    """
+    allowed = broker.plan.budget.shell_s
+    left = None if allowed is None else int(allowed - shell_seconds(broker.trace))
+    if left is not None and left <= 0:
+        raise ShellSpent(f"your shell has had its {allowed} processor seconds")
+    code, output, took = counted(broker.campaign, fork, command, timeout_s, left)
+    if took >= LEAST_S:
+        broker.trace.note("note", shell_s=round(took, 2), at=round(time.time(), 2))
+    return f"{code}\n{output}"
