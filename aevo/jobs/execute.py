@@ -36,7 +36,9 @@ from aevo.jobs.ending import cancel_owned
 from aevo.jobs.environment import environment, kernels
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, last_attempt
 from aevo.jobs.launch import argv
+from aevo.jobs.nodes import note_hang
 from aevo.jobs.owner import Watch
+from aevo.jobs.progress import Hang, Progress, show_stacks
 from aevo.jobs.state import observe
 from aevo.records.job import JobEnd, JobSpec, LedgerLine, Running, Step
 
@@ -293,13 +295,17 @@ def _run_step(
         start_new_session=True,
         env=variables,
     )
-    watch, result = Watch(spec), _Result(spec, step)
+    watch, result, progress = Watch(spec), _Result(spec, step), Progress(spec.watchdog)
     try:
         here.enter("running", child.pid)
         while child.poll() is None:
             if time.monotonic() > deadline:
                 raise JobError(f"TIMEOUT after {spec.resources.time_min} min: {step.argv[2]}")
             watch.look()
+            if why := progress.stands():
+                note_hang(spec)
+                show_stacks(child.pid)
+                raise Hang(f"HANG: {step.argv[2]}: {why}")
             if result.overdue():
                 print(
                     f"ended: it went on for {RESULT_GRACE_S:g} s after it had written "
@@ -309,7 +315,8 @@ def _run_step(
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 left_s = max(0.1, deadline - time.monotonic())
-                child.wait(timeout=min(watch.pause_s, result.pause_s, left_s))
+                pause_s = min(watch.pause_s, result.pause_s, progress.pause_s)
+                child.wait(timeout=min(pause_s, left_s))
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)

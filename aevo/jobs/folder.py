@@ -25,6 +25,7 @@ ALIVE: frozenset[Phase] = frozenset(
 )
 # Exit codes of an attempt that did not fail by itself.
 INTERRUPTED, CANCELLED = 130, 143
+HUNG = 122  # of one whose command stood still; it may go on from its state a few times
 
 
 @dataclass(frozen=True)

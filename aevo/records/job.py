@@ -108,6 +108,27 @@ class Launch(Part):
     environment: dict[str, str] = {}
 
 
+class Watchdog(Part):
+    """When a command of a job counts as hung: one of `files` (a folder: the *.jsonl below) changed
+    some times and then none for longer than `steps` medians of the time between two changes, and
+    than `least_s`. `first_s` holds before that is known; None: no limit. In `record` hangs are kept
+    for the campaign."""
+
+    files: list[str]
+    steps: float = 50.0
+    least_s: float = 600.0
+    first_s: float | None = None
+    record: str | None = None
+
+
+class HungNode(Part):
+    """One line of a campaign's `hangs.jsonl`: a job that hung, and on which node."""
+
+    node: str
+    job: str
+    time: float
+
+
 class JobSpec(Record):
     """A job before submission; it is finished when `product` exists.
 
@@ -116,7 +137,7 @@ class JobSpec(Record):
     ended, `needs` those that must have finished. `owner` is the folder of the worker that the job
     ends with. `attempts` is how often it may fail by itself; being killed or cancelled does not
     count. `resumes` is how often it may reach its time limit and go on. `code` is the folder with
-    the package that the job runs.
+    the package that the job runs. `watchdog`: when its commands count as hung; null: never.
     """
 
     name: str
@@ -136,6 +157,7 @@ class JobSpec(Record):
     code: str | None = None
     queue: Queue | None = None
     launch: Launch = Launch()
+    watchdog: Watchdog | None = None
     sandbox: Setting = "auto"
 
 
