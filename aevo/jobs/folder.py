@@ -56,6 +56,11 @@ class JobFolder:
         return self.root / "submit.lock"
 
     @property
+    def stacks(self) -> Path:
+        """Is there while the nodes of a step are asked for the stacks of their processes."""
+        return self.root / "stacks"
+
+    @property
     def running(self) -> Path:
         return self.root / "running.json"
 

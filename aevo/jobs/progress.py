@@ -5,8 +5,9 @@ the job's limit of many. What a step writes (`metrics.jsonl`, predictions) is lo
 outside; nothing is read of it, since worker-written code wrote it. Code that wants to look busy can
 do so, up to the job's time limit.
 
-Not guaranteed: stacks of processes on other nodes than this one, and of programs that do not catch
-SIGABRT (Python does, told by PYTHONFAULTHANDLER).
+Each node shows its own (`aevo.jobs.node`). Not guaranteed: stacks of ranks in a container of the
+site's or unconfined on Slurm, which srun starts, and of programs that do not catch SIGABRT (Python
+does, told by PYTHONFAULTHANDLER).
 """
 
 import contextlib

@@ -176,7 +176,8 @@ def confinement(
         file_gb=resources.disk_gb,
         log_gb=0.25,
         devices=resources.gpus > 0,
-        network=resources.ranks > 1,
+        network=resources.nodes > 1,
+        loopback=resources.ranks > 1,
     )
 
 

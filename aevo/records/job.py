@@ -30,6 +30,7 @@ class Confinement(Part):
     log_gb: float | None = 1.0  # growth of the file that stdout or stderr goes to, in GiB
     open_files: int | None = 4096  # of each process
     network: bool = False  # only for the ranks of one training run; see the package's docstring
+    loopback: bool = False  # ranks of one node meet: also where no network namespace is granted
     devices: bool = False  # GPUs
     image: str | None = None  # of no effect; records of earlier versions have it
 
