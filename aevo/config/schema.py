@@ -7,7 +7,7 @@ and wrong types end in one line that names the key and what it may be.
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from aevo.config.agent import CliAgent, EndpointSettings
 from aevo.config.cluster import ClusterSettings
@@ -72,6 +72,14 @@ class WorkerSettings(Part):
     shell_s: PositiveInt | None = 7200
 
 
+class WatchdogSettings(Part):
+    """When a training or an evaluation that writes nothing any more is ended as hung."""
+
+    steps: PositiveFloat | None = 50.0
+    least_min: PositiveFloat = 10.0
+    first_min: PositiveFloat = 120.0
+
+
 class ScriptedAgent(Part):
     """conf/agent/scripted: rules instead of a model."""
 
@@ -98,6 +106,7 @@ class Config(Part):
     agent: AgentSettings
     leaderboard: BoardSettings
     sandbox: Setting
+    watchdog: WatchdogSettings = WatchdogSettings()
     policy: PolicySettings
     follow: bool
     dry_run: bool

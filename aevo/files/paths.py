@@ -256,6 +256,11 @@ class Layout:
         return self.root / "jobs"
 
     @property
+    def hangs(self) -> Path:
+        """Which jobs hung on which nodes; a node of two is excluded (`aevo.jobs.nodes`)."""
+        return self.root / "hangs.jsonl"
+
+    @property
     def lock(self) -> Path:
         """Held while a driver plans and submits, so that two drivers never double a job."""
         return self.root / ".driver.lock"

@@ -19,6 +19,7 @@ HEAD = "Traceback (most recent call last):"
 # A cause and what a log says of it, the most specific first. Case matters: "Killed" alone on its
 # line is the shell's word for SIGKILL, which is nearly always the kernel's out-of-memory killer.
 CAUSES = (
+    ("hang", re.compile(r"^HANG: ", re.MULTILINE)),
     (
         "CUDA out of memory",
         re.compile(

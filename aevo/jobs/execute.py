@@ -24,7 +24,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from aevo import sandbox
 from aevo.cli import report
 from aevo.errors import AevoError, JobError
 from aevo.files import lease
@@ -32,11 +31,14 @@ from aevo.files.documents import append_line, read, write_json
 from aevo.files.lease import Lease
 from aevo.files.untrusted import scratch_folder, there
 from aevo.jobs import slurm
+from aevo.jobs.confined import confined
 from aevo.jobs.ending import cancel_owned
 from aevo.jobs.environment import environment, kernels
 from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, last_attempt
-from aevo.jobs.launch import argv
+from aevo.jobs.launch import argv, node_of_its_own, on_this_machine, ranks_of
+from aevo.jobs.nodes import note_hang
 from aevo.jobs.owner import Watch
+from aevo.jobs.progress import Hang, Progress, show_stacks
 from aevo.jobs.state import observe
 from aevo.records.job import JobEnd, JobSpec, LedgerLine, Running, Step
 
@@ -47,18 +49,8 @@ POLL_S = 0.25
 # A new attempt waits this long for processes of the one before it, which a node that lost its
 # daemon may still be running.
 TAKEOVER_S = 600.0
-RANK_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "TORCHELASTIC_USE_AGENT_STORE",
-)  # torchrun's own process listens on that port
 # A training writes its result last. What goes on after it is ended: it would hold its slot.
+STACKS_S = 60.0  # for all nodes to show them
 RESULT_GRACE_S, RESULT_POLL_S = 30.0, 1.0
 TIME_LIMIT = 124  # exit code of an attempt that reached its time limit
 
@@ -278,13 +270,20 @@ def _run_step(
         place, caches = kernels(step.cache, given if spec.resources.nodes == 1 else {})
         step, given = _with_cache(step, place), given | caches
     variables = environment(os.environ, step.env, spec.resources.cpus, scratch, given)
-    command = argv(spec, step, _confined(spec, step, scratch, variables))
+    if node_of_its_own(spec, step):  # each node makes its sandbox and starts its ranks in it
+        variables["TMPDIR"] = os.environ.get("TMPDIR", "/tmp")
+        command = argv(spec, step)
+    elif on_this_machine(spec, step):
+        command = confined(spec, step, ranks_of(spec, step), scratch, variables)
+    else:
+        command = argv(spec, step, confined(spec, step, step.argv, scratch, variables))
     if command[0] == "srun":  # it needs to know its job; the rank it starts does not
         variables |= {
             name: value
             for name, value in os.environ.items()
             if name.startswith("SLURM_") and name != "SLURM_CPU_BIND"
         }
+    here.job.stacks.unlink(missing_ok=True)
     child = subprocess.Popen(
         command,
         cwd=step.cwd,
@@ -293,13 +292,17 @@ def _run_step(
         start_new_session=True,
         env=variables,
     )
-    watch, result = Watch(spec), _Result(spec, step)
+    watch, result, progress = Watch(spec), _Result(spec, step), Progress(spec.watchdog)
     try:
         here.enter("running", child.pid)
         while child.poll() is None:
             if time.monotonic() > deadline:
                 raise JobError(f"TIMEOUT after {spec.resources.time_min} min: {step.argv[2]}")
             watch.look()
+            if why := progress.stands():
+                note_hang(spec)
+                _show_stacks(here.job, child, asks=node_of_its_own(spec, step))
+                raise Hang(f"HANG: {step.argv[2]}: {why}")
             if result.overdue():
                 print(
                     f"ended: it went on for {RESULT_GRACE_S:g} s after it had written "
@@ -309,13 +312,24 @@ def _run_step(
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 left_s = max(0.1, deadline - time.monotonic())
-                child.wait(timeout=min(watch.pause_s, result.pause_s, left_s))
+                pause_s = min(watch.pause_s, result.pause_s, progress.pause_s)
+                child.wait(timeout=min(pause_s, left_s))
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     if child.returncode != 0:
         raise JobError(f"`{' '.join(step.argv[1:3])}` ended with {_exit_text(child.returncode)}")
+
+
+def _show_stacks(job: JobFolder, child: "subprocess.Popen[bytes]", asks: bool) -> None:
+    """Of the step's processes: here, or by the nodes that run them, which are not below us."""
+    if not asks:
+        show_stacks(child.pid)
+        return
+    job.stacks.touch()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(timeout=STACKS_S)
 
 
 class _Result:
@@ -342,31 +356,6 @@ def _with_cache(step: Step, place: str) -> Step:
         return step
     confine = step.confine.model_copy(update={"write": [*step.confine.write, place]})
     return step.model_copy(update={"confine": confine})
-
-
-def _confined(spec: JobSpec, step: Step, scratch: str, variables: dict[str, str]) -> list[str]:
-    """The step's command inside of the sandbox that holds on this machine.
-
-    Raises:
-        SandboxError: nothing confines here, and the user did not say `sandbox=none`.
-    """
-    if step.confine is None:
-        return step.argv
-    if spec.launch.container.kind != "none" and spec.sandbox != "none":
-        raise sandbox.SandboxError(
-            "worker-written code in a container of the site's is not confined by aevo",
-            "set sandbox=none to rely on the container alone",
-        )
-    kind = sandbox.require(spec.sandbox)
-    if kind == "none":
-        print("WARNING: sandbox=none: worker-written code runs unconfined", flush=True)
-        return step.argv
-    for folder in step.confine.write:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    variables["HOME"] = scratch
-    names = dict.fromkeys(RANK_VARIABLES, "") if spec.resources.ranks > 1 else {}
-    allowed = step.confine.model_copy(update={"write": [*step.confine.write, scratch]})
-    return sandbox.wrap(step.argv, step.cwd, variables | names, allowed, kind)
 
 
 def _judge(error: BaseException, spec: JobSpec) -> tuple[int, str]:

@@ -25,6 +25,7 @@ ALIVE: frozenset[Phase] = frozenset(
 )
 # Exit codes of an attempt that did not fail by itself.
 INTERRUPTED, CANCELLED = 130, 143
+HUNG = 122  # of one whose command stood still; it may go on from its state a few times
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class JobFolder:
     @property
     def submitting(self) -> Path:
         return self.root / "submit.lock"
+
+    @property
+    def stacks(self) -> Path:
+        """Is there while the nodes of a step are asked for the stacks of their processes."""
+        return self.root / "stacks"
 
     @property
     def running(self) -> Path:

@@ -5,7 +5,7 @@
 
 A rank dies with the process that started it, however that dies: torchrun gives each rank a session
 of its own, so that killing torchrun's would leave the ranks behind, and a slurmstepd that is killed
-cannot end its tasks.
+cannot end its tasks. Of confined ranks a node has one sandbox: `node.py` and `ranks.py`.
 
 A script of the standard library alone, so that it runs with whatever Python a container has.
 """

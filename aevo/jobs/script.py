@@ -1,4 +1,5 @@
-"""The sbatch script of a job and the command that submits it: pure functions of job and cluster.
+"""The sbatch script of a job and the command that submits it: functions of job, cluster, and the
+campaign's hung nodes.
 
 What a dry run prints and what is submitted come from here, so they are the same bytes. Slurm's own
 variables and dependencies are on the command line, not in the script: they are known only when the
@@ -21,6 +22,7 @@ from aevo.errors import ConfigError
 from aevo.files.paths import CHECKOUT
 from aevo.jobs.environment import package_first
 from aevo.jobs.folder import JobFolder
+from aevo.jobs.nodes import excluded
 from aevo.records.job import JobSpec
 
 # Counts how deep jobs submit jobs; see aevo.jobs.submit.
@@ -117,13 +119,17 @@ def job_name(spec: JobSpec, attempt: int) -> str:
 def executor(
     spec: JobSpec, attempt: int, cluster: SlurmCluster, dependencies: Sequence[str] = ()
 ) -> tuple[Executor, str]:
-    """The executor of one submission and the command that its script ends in.
+    """The executor of one submission and the command that its script ends in; nodes on which jobs
+    of the campaign hung twice are left out.
 
     Raises:
         ConfigError: a value cannot be written into an sbatch script.
     """
     options = cluster.options(spec.kind, spec.resources)
     _refuse_unwritable(spec, options)
+    if hung := excluded(spec):
+        away = ",".join(filter(None, (options.exclude, *hung)))
+        options = options.model_copy(update={"exclude": away})
     python = cluster.python or sys.executable
     made = Executor(JobFolder.of(spec).attempt(attempt), dependencies, python)
     made.update_parameters(**_parameters(options), job_name=job_name(spec, attempt))

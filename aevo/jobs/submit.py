@@ -22,7 +22,7 @@ from aevo.files.paths import CHECKOUT
 from aevo.jobs import local, slurm
 from aevo.jobs.ending import settle
 from aevo.jobs.environment import operators, variables
-from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder, JobState, tail
+from aevo.jobs.folder import CANCELLED, HUNG, INTERRUPTED, JobFolder, JobState, tail
 from aevo.jobs.queue import ask
 from aevo.jobs.script import DEPTH, job_name
 from aevo.jobs.state import current_id, observe
@@ -33,6 +33,7 @@ from aevo.records.job import JobSpec, Launch, LedgerLine, Queue, Resources, Step
 # campaign as a job, its worker, the worker's training: three.
 MAX_DEPTH = 3
 MAX_LOST = 20
+MAX_HANGS = 3
 # A parallel launcher's variables would make a job take itself for a rank of another program.
 LAUNCHERS = ("PMI_", "PMIX_", "PMI2_", "OMPI_", "I_MPI_", "MPI_LOCAL", "TORCHELASTIC_")
 DEVICES = (
@@ -225,16 +226,18 @@ def _adopt(job: JobFolder) -> None:
 
 def exhausted(job: JobFolder, state: JobState, spec: JobSpec) -> bool:
     """True if the job may not be tried again: it failed by itself `spec.attempts` times, or was
-    lost over and over. Being interrupted or cancelled by a person is no failure of the job."""
+    lost over and over, or hung MAX_HANGS times: it goes on from its state. Being interrupted or
+    cancelled by a person is no failure of the job."""
     ends = [job.ended(number) for number in range(1, state.attempt + 1)]
     failures = sum(
-        end.exit_code not in (0, INTERRUPTED, CANCELLED) and not end.requeued
+        end.exit_code not in (0, INTERRUPTED, CANCELLED, HUNG) and not end.requeued
         for end in ends
         if end is not None
     )
     if state.phase == "failed" and not state.cancelled and ends and ends[-1] is None:
         failures += 1
-    return failures >= spec.attempts or state.attempt >= MAX_LOST
+    hangs = sum(end.exit_code == HUNG for end in ends if end is not None)
+    return failures >= spec.attempts or state.attempt >= MAX_LOST or hangs >= MAX_HANGS
 
 
 def wait(spec: JobSpec, cluster: ClusterSettings, poll_s: float = 0.2) -> JobState:

@@ -18,7 +18,7 @@ from typing import Any
 from aevo.config.trainer import placeholders
 from aevo.files.paths import RunLayout
 from aevo.plan.setup import Setup
-from aevo.records.job import Confinement, JobSpec, Resources, Step
+from aevo.records.job import Confinement, JobSpec, Resources, Step, Watchdog
 
 # What a job of the loop's own runs, by its kind; the others run commands of the substrate.
 ENTRIES = {
@@ -128,7 +128,23 @@ def training_job(setup: Setup, run: RunLayout, seed: int) -> JobSpec:
         ),
     ]
     job = _run_job(setup, "train", run, run.result, resources, steps)
-    return job.model_copy(update={"sandbox": setup.config.sandbox})
+    watchdog = _watchdog(setup, [run.metrics], training=True)
+    return job.model_copy(update={"sandbox": setup.config.sandbox, "watchdog": watchdog})
+
+
+def _watchdog(setup: Setup, files: list[Path], training: bool = False) -> Watchdog | None:
+    """When a job hangs. Some evaluators write nothing before they are done: only of one that has
+    begun to write is more expected."""
+    asked = setup.config.watchdog
+    if asked.steps is None:
+        return None
+    return Watchdog(
+        files=[str(path) for path in files],
+        steps=asked.steps,
+        least_s=60 * asked.least_min,
+        first_s=60 * asked.first_min if training else None,
+        record=str(setup.layout.hangs),
+    )
 
 
 def _python(setup: Setup) -> str:
@@ -160,14 +176,16 @@ def confinement(
         file_gb=resources.disk_gb,
         log_gb=0.25,
         devices=resources.gpus > 0,
-        network=resources.ranks > 1,
+        network=resources.nodes > 1,
+        loopback=resources.ranks > 1,
     )
 
 
 def evaluation_job(setup: Setup, run: RunLayout, adapters: dict[str, Path]) -> JobSpec:
     """The evaluation job of a run: the pristine substrate, no code of the fork."""
     step = _evaluate(setup, setup.layout.dev_items, run.evaluation, adapters)
-    return _run_job(setup, "evaluate", run, run.scores, setup.config.model.evaluate, [step])
+    job = _run_job(setup, "evaluate", run, run.scores, setup.config.model.evaluate, [step])
+    return job.model_copy(update={"watchdog": _watchdog(setup, [run.evaluation])})
 
 
 def baseline_job(setup: Setup, code: str) -> JobSpec:
@@ -181,6 +199,7 @@ def baseline_job(setup: Setup, code: str) -> JobSpec:
         product=str(layout.baseline / "scores.json"),
         steps=[_evaluate(setup, layout.dev_items, layout.baseline)],
         resources=setup.config.model.evaluate,
+        watchdog=_watchdog(setup, [layout.baseline]),
         code=code,
     )
 
@@ -197,6 +216,7 @@ def leaderboard_job(setup: Setup, number: int, adapters: dict[str, Path]) -> Job
         product=str(out / "scores.json"),
         steps=[_evaluate(setup, layout.hidden_items, out, adapters)],
         resources=setup.config.model.evaluate,
+        watchdog=_watchdog(setup, [out]),
     )
 
 

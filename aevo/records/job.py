@@ -31,6 +31,7 @@ class Confinement(Part):
     log_gb: float | None = 1.0  # growth of the file that stdout or stderr goes to, in GiB
     open_files: int | None = 4096  # of each process
     network: bool = False  # only for the ranks of one training run; see the package's docstring
+    loopback: bool = False  # ranks of one node meet: also where no network namespace is granted
     devices: bool = False  # GPUs
     image: str | None = None  # of no effect; records of earlier versions have it
 
@@ -109,6 +110,27 @@ class Launch(Part):
     environment: dict[str, str] = {}
 
 
+class Watchdog(Part):
+    """When a command of a job counts as hung: one of `files` (a folder: the *.jsonl below) changed
+    some times and then none for longer than `steps` medians of the time between two changes, and
+    than `least_s`. `first_s` holds before that is known; None: no limit. In `record` hangs are kept
+    for the campaign."""
+
+    files: list[str]
+    steps: float = 50.0
+    least_s: float = 600.0
+    first_s: float | None = None
+    record: str | None = None
+
+
+class HungNode(Part):
+    """One line of a campaign's `hangs.jsonl`: a job that hung, and on which node."""
+
+    node: str
+    job: str
+    time: float
+
+
 class JobSpec(Record):
     """A job before submission; it is finished when `product` exists.
 
@@ -117,7 +139,7 @@ class JobSpec(Record):
     ended, `needs` those that must have finished. `owner` is the folder of the worker that the job
     ends with. `attempts` is how often it may fail by itself; being killed or cancelled does not
     count. `resumes` is how often it may reach its time limit and go on. `code` is the folder with
-    the package that the job runs.
+    the package that the job runs. `watchdog`: when its commands count as hung; null: never.
     """
 
     name: str
@@ -137,6 +159,7 @@ class JobSpec(Record):
     code: str | None = None
     queue: Queue | None = None
     launch: Launch = Launch()
+    watchdog: Watchdog | None = None
     sandbox: Setting = "auto"
 
 

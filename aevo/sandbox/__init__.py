@@ -30,7 +30,9 @@ by one. Where single files are hidden, their content is out of
 reach and their names may be seen; where a folder is, nothing above it can be listed under Landlock.
 No kind but bubblewrap can take a path back inside of a writable one.
 
-With `network=True` ranks share the machine's network. TCP goes to ports from 7100 only (Landlock
+All ranks of a node belong into one sandbox. `loopback=True`: they meet on a loopback, which is
+their own, or where the kernel grants no namespaces the machine's. With `network=True`, which ranks
+of several nodes need, they share the machine's network. TCP goes to ports from 7100 only (Landlock
 ABI 4, kernel 6.7), which leaves out the metadata address, ssh, HTTP and Slurm; before that kernel
 they can be reached. **Not prevented**: UDP, RDMA, services on high ports, abstract sockets before
 kernel 6.12. Munge stays out of reach, so that Slurm takes no order. Prefer `network=False`: with

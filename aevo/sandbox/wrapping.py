@@ -101,7 +101,7 @@ def _inside(
         "env": sorted(env),
         "processes": confinement.processes,
         "network": confinement.network,
-        "lowest_port": LOWEST_PORT if confinement.network else None,
+        "lowest_port": LOWEST_PORT if confinement.network or confinement.loopback else None,
         "filter": seccomp.program(own, False).hex(),
         **more,
     }
@@ -125,7 +125,8 @@ def _bubblewrap(
         "--cap-drop",
         "ALL",
         "--hostname",
-        "sandbox",
+        # Ranks of several nodes find each other by their names.
+        socket.gethostname() if confinement.network else "sandbox",
         "--proc",
         "/proc",
         "--dev",
@@ -188,7 +189,7 @@ def _landlock(
             paths["read"] += _carve(os.path.realpath(path), hidden)
     paths["read"].append("/proc")
     paths["device"] = [f"/dev/{name}" for name in NODES] + device_nodes(confinement)
-    open_families = seccomp.INTERNET if confinement.network else ()
+    open_families = seccomp.INTERNET if confinement.network or confinement.loopback else ()
     private = seccomp.program(seccomp.INTERNET, False)
     shared = seccomp.program(open_families, True)
     if not shared:

@@ -12,7 +12,7 @@ from aevo.files.documents import Part, read
 from aevo.files.paths import CandidateLayout, Layout
 from aevo.jobs import autopsy
 from aevo.jobs.execute import TIME_LIMIT
-from aevo.jobs.folder import CANCELLED, INTERRUPTED, JobFolder
+from aevo.jobs.folder import CANCELLED, HUNG, INTERRUPTED, JobFolder
 from aevo.jobs.usage import Accounted, Accounts, Seen, accounts, fate_unknown, survey
 from aevo.plan.cancel import job_folders
 from aevo.records.inspection import Inspection
@@ -34,8 +34,8 @@ SLURM_WORDS = (
 
 class FailedAttempt(Part):
     """One attempt that did not do its work. `outcome` is `exit N` or `signal NAME`, or
-    OUT_OF_MEMORY, TIMEOUT, NODE_FAIL, CANCELLED, REFUSED, LOST; `cause` is a named one found in the
-    log (CUDA out of memory, diverged …); `text` the last traceback or else the last lines;
+    OUT_OF_MEMORY, TIMEOUT, HANG, NODE_FAIL, CANCELLED, REFUSED, LOST; `cause` is a named one found
+    in the log (CUDA out of memory, diverged …); `text` the last traceback or else the last lines;
     `requeued`: it ran again."""
 
     round: int | None
@@ -109,6 +109,8 @@ def _outcome_of(end: JobEnd) -> str:
     word = end.message.split(" ")[0]
     if end.exit_code == TIME_LIMIT or word == "TIMEOUT":
         return "TIMEOUT"
+    if end.exit_code == HUNG:
+        return "HANG"
     if end.exit_code == CANCELLED:
         return "CANCELLED"
     return word if end.by == "scheduler" and word in SLURM_WORDS else f"exit {end.exit_code}"

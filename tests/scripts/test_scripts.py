@@ -16,6 +16,7 @@ ROOT = REPO
 SCRIPTS = [
     "scripts/quickstart",
     "scripts/test",
+    "scripts/gpu_check",
     "scripts/lib/bootstrap.sh",
     ".ci/run",
     "scripts/tail",
@@ -119,7 +120,9 @@ def test_shell_is_clean(name: str) -> None:
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize("name", ["scripts/quickstart", "scripts/test", ".ci/run"])
+@pytest.mark.parametrize(
+    "name", ["scripts/quickstart", "scripts/test", "scripts/gpu_check", ".ci/run"]
+)
 def test_entry_scripts_are_executable(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)
 
