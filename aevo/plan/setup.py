@@ -91,9 +91,10 @@ class OpenCampaign(Setup):
 
 def catalogue_of(record: Campaign) -> Catalogue:
     """The axes that a campaign's search may take: those for real rows only where there are some,
-    those of a trainer only where it trains."""
+    those of a trainer only where it trains, those of a benchmark only where it is asked."""
     return load_catalogue(
         open_substrate(Path(record.substrate_path)).catalogue,
         real=record.rows_path is not None,
         trainer=record.trainer,
+        preset=record.preset,
     )

@@ -43,3 +43,8 @@ class Campaign(Record):
     def trainer(self) -> str:
         """Name of the pinned trainer; empty where the configuration names none."""
         return str(self.config.get("trainer", {}).get("name", ""))
+
+    @property
+    def preset(self) -> str:
+        """The pinned benchmark's preset; empty where the configuration names none."""
+        return str(self.config.get("model", {}).get("preset", ""))

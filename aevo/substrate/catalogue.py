@@ -36,7 +36,8 @@ class Move(Part):
 class Axis(Part):
     """One direction of search. `knobs` are the recipe keys (or files) that belong to it alone. A
     `real` axis exists only in a campaign that has real rows (`model.source`), one with `trainers`
-    only where the campaign's is among them: others cannot do what it asks."""
+    only where the campaign's is among them: others cannot do what it asks. One with `presets` is
+    for those benchmarks only: its moves do not fit the answers of others."""
 
     id: str
     category: str
@@ -46,6 +47,7 @@ class Axis(Part):
     transfer: bool = False
     real: bool = False
     trainers: list[str] = []
+    presets: list[str] = []
 
     def move(self, name: str) -> Move | None:
         """The move of that id, if the axis has it."""
@@ -114,9 +116,9 @@ class Catalogue(Part):
         )
 
 
-def load(path: Path, real: bool = False, trainer: str = "") -> Catalogue:
+def load(path: Path, real: bool = False, trainer: str = "", preset: str = "") -> Catalogue:
     """Reads a catalogue; without `real`, less the axes that need real rows, and less those of other
-    trainers than `trainer`.
+    trainers than `trainer` and other benchmarks than `preset`.
 
     Raises:
         RecordError: missing, not valid, or an id that occurs twice; names what and where.
@@ -130,7 +132,9 @@ def load(path: Path, real: bool = False, trainer: str = "") -> Catalogue:
     axes = [
         axis
         for axis in catalogue.axes
-        if (real or not axis.real) and (not axis.trainers or trainer in axis.trainers)
+        if (real or not axis.real)
+        and (not axis.trainers or trainer in axis.trainers)
+        and (not axis.presets or preset in axis.presets)
     ]
     return catalogue.model_copy(update={"axes": axes})
 

@@ -114,7 +114,10 @@ class Broker:
         if brief is None:
             return []
         return load_catalogue(
-            self.substrate.catalogue, real=True, trainer=self.campaign.config.trainer.name
+            self.substrate.catalogue,
+            real=True,
+            trainer=self.campaign.config.trainer.name,
+            preset=self.campaign.config.model.preset,
         ).assigned(brief)
 
     def runs(self) -> list[int]:

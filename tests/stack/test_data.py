@@ -12,7 +12,7 @@ import puzzles
 import pytest
 import yaml
 from data.build import build
-from data.recipe import RecipeError, load_recipe
+from data.recipe import STYLES, RecipeError, load_recipe
 from data.traces import completion
 from eval.metric import extract
 from puzzles import text
@@ -45,7 +45,7 @@ def test_every_completion_ends_in_the_box_with_the_answer(name: str) -> None:
     preset = puzzles.load_preset(name)
     for domain in puzzles.DOMAINS:
         for puzzle in puzzles.draw(preset, domain, 25, 1, "train"):
-            for style in ("none", "short", "full"):
+            for style in STYLES:
                 written = completion(puzzle, style)
                 assert written.endswith(f"\\boxed{{{puzzle.answer}}}")
                 assert extract(written) == puzzle.answer

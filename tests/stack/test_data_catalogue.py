@@ -16,8 +16,9 @@ from aevo.substrate import recipe as change
 from aevo.substrate.catalogue import Axis, Move, load, overlap, touches
 from tests.stack.conftest import SUBSTRATE
 
-CATALOGUE = load(SUBSTRATE / "axes.yaml", trainer="megatron")
+CATALOGUE = load(SUBSTRATE / "axes.yaml", trainer="megatron", preset="challenge")
 MOVES = [(axis, move) for axis in CATALOGUE.axes for move in axis.moves]
+Standing = tuple[dict[str, Any], dict[str, list[Any]]]  # recipe, rows by preset
 CATEGORIES = {
     "data_mixture",
     "data_construction",
@@ -38,9 +39,9 @@ def fork(folder: Path) -> Path:
     return folder
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
+def rows(folder: Path, preset: str = "tiny") -> list[dict[str, Any]]:
     """What the fork's own code builds, as a candidate's job does it."""
-    out = folder / "out"
+    out = folder / f"out-{preset}"
     subprocess.run(
         [
             sys.executable,
@@ -49,7 +50,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
             "--recipe",
             "recipe.yaml",
             "--preset",
-            "tiny",
+            preset,
             "--seed",
             "3",
             "--out",
@@ -64,29 +65,38 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
-    """Recipe and rows without any move."""
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Standing:
+    """Recipe and rows without any move, by preset."""
     folder = fork(tmp_path_factory.mktemp("standing"))
-    return load_recipe(folder / "recipe.yaml"), rows(folder)
+    built = {preset: rows(folder, preset) for preset in ("tiny", "challenge")}
+    return load_recipe(folder / "recipe.yaml"), built
 
 
 @pytest.mark.parametrize(("axis", "move"), MOVES, ids=[f"{a.id}-{m.id}" for a, m in MOVES])
 def test_move_fits_and_changes_the_run(
-    tmp_path: Path, axis: Axis, move: Move, standing: tuple[dict[str, Any], list[Any]]
+    tmp_path: Path, axis: Axis, move: Move, standing: Standing
 ) -> None:
     folder = fork(tmp_path)
     change.apply(move.change, folder, "recipe.yaml")
     recipe, built = load_recipe(folder / "recipe.yaml"), None
     if move.patch or recipe["data"] != standing[0]["data"]:
-        built = rows(folder)
-        assert built and built != standing[1], f"{move.id} changes no row"
-        dropped = {row["domain"] for row in standing[1]} - {row["domain"] for row in built}
+        preset = axis.presets[0] if axis.presets else "tiny"
+        built, before = rows(folder, preset), standing[1][preset]
+        assert built and built != before, f"{move.id} changes no row"
+        dropped = {row["domain"] for row in before} - {row["domain"] for row in built}
         assert not dropped, f"{move.id} leaves no row of {dropped}"
     else:
         assert recipe != standing[0], f"{move.id} changes nothing"
     assert all(any(overlap(key, knob) for knob in axis.knobs) for key in touches(move.change)), (
         f"{move.id} touches more than the knobs of its axis"
     )
+
+
+def test_what_fits_one_benchmark_is_not_offered_in_another() -> None:
+    ids = {axis.id for axis in load(SUBSTRATE / "axes.yaml", trainer="megatron").axes}
+    assert ids == {axis.id for axis in CATALOGUE.axes} - {"bits_search", "equation_search"}
+    tiny = load(SUBSTRATE / "axes.yaml", trainer="megatron", preset="tiny")
+    assert {axis.id for axis in tiny.axes} == ids
 
 
 def test_hard_first_is_the_curriculum_backwards(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ KINDS = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
 
 
 def make(out: Path, pattern: str = PATTERN, hidden: int = 64, experts: int = 4,
-         chosen: int = 2) -> None:
+         chosen: int = 2, head: int = 16) -> None:
     """Write the checkpoint to the new folder `out`; the same bytes for the same torch.
 
     Args:
         hidden: width; heads and inner sizes grow with it, their dimensions do not.
         experts: routed ones a layer; chosen: of which a token goes to so many.
+        head: width of an attention head; vLLM on CPU knows none below 32.
     """
     wide = hidden // 64
     from transformers import NemotronHConfig, NemotronHForCausalLM
@@ -39,9 +40,9 @@ def make(out: Path, pattern: str = PATTERN, hidden: int = 64, experts: int = 4,
         vocab_size=1536,  # of which the tokenizer uses 1505; even shards
         hidden_size=hidden,
         intermediate_size=2 * hidden,
-        num_attention_heads=4 * wide,
+        num_attention_heads=64 * wide // head,
         num_key_value_heads=2,
-        head_dim=16,
+        head_dim=head,
         mamba_num_heads=8 * wide,
         mamba_head_dim=16,
         ssm_state_size=16,

@@ -17,7 +17,7 @@ from puzzles.challenge import SUBDOMAINS
 
 # data.real, all of it optional: it says something only where there are real rows (data/real.py).
 REAL: dict[str, Any] = {"share": 0.5, "domains": {}, "repeat": 1, "unsolved": "answer", "skip": []}
-STYLES = ("none", "short", "full")
+STYLES = ("none", "short", "full", "bases", "enumerate", "recall")
 # Groups of modules, and modules. `all`: every linear layer but out_proj of Mamba models, routed
 # experts and the head, which are to be named beside it.
 GROUPS = ("attention", "mlp", "mamba", "shared_experts", "experts", "lm_head")

@@ -1,7 +1,10 @@
 """Reasoning traces, written by deterministic solvers from a puzzle's rule; the box comes last.
 
 Styles: `none` writes the box only; `short` names the rule found; `full` applies it in small steps,
-each a sub-result that a small model can compute from the tokens before it.
+each a sub-result that a small model can compute from the tokens before it. `bases`, `enumerate`
+and `recall` find the rule before they apply it (data/searched.py), each in the domain that it is
+for; elsewhere, and where the answer cannot be found so, they write what `full` does. `recall`
+enumerates equations in digits.
 """
 
 from __future__ import annotations
@@ -10,6 +13,15 @@ from collections.abc import Callable
 
 from puzzles import Puzzle, bits, cipher, cryptarithm, numeral
 from puzzles.equation import OPERATORS
+
+from data import replay, searched
+
+# Styles that search: the domain of each, and its writers, of which the first that can writes.
+SEARCHED: dict[str, tuple[str, tuple[Callable[[Puzzle], str | None], ...]]] = {
+    "bases": ("bits", (searched.bases,)),
+    "enumerate": ("equation", (searched.enumerated,)),
+    "recall": ("equation", (searched.recalled, searched.enumerated)),
+}
 
 
 def completion(puzzle: Puzzle, style: str) -> str:
@@ -27,7 +39,14 @@ def trace(puzzle: Puzzle, style: str) -> str:
     writers: dict[str, Callable[[Puzzle], str]] = {
         "none": lambda puzzle: "", "short": short, "full": full,
     }
-    return writers[style](puzzle)
+    return writers[style](puzzle) if style in writers else _searched(puzzle, style) or full(puzzle)
+
+
+def _searched(puzzle: Puzzle, style: str) -> str | None:
+    """The trace of a style that searches, if its text alone leads to the very answer."""
+    domain, writers = SEARCHED[style]
+    found = (writer(puzzle) for writer in writers if puzzle.domain == domain)
+    return next((text for text in found if text and replay.answer(text) == puzzle.answer), None)
 
 
 def short(puzzle: Puzzle) -> str:

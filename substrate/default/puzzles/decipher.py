@@ -60,6 +60,27 @@ def explain(
                     "guess": False}
 
 
+def reading(
+    examples: Pairs, query: str, rule: tuple[str, str], answer: str
+) -> dict[str, str] | None:
+    """Digits for the glyphs by which a rule gives a symbolic puzzle's answer: the first of those
+    that its catalogue admits; None if none does."""
+    glyphs = ["".join(row) for row in ordered(examples, query[2])]
+    for digits in _readings(glyphs, rule):
+        found = _answer(rule, query[:2], query[3:], digits)
+        if found is not None and found[0] == answer:
+            operands = zip(query[:2] + query[3:], "".join(found[1]), strict=True)
+            return {**digits, **dict(operands)}
+    return None
+
+
+def ordered(examples: Pairs, sign: str) -> list[tuple[str, str, str]]:
+    """The examples that show a sign, as operands and result, in the order that they are read in:
+    the longest say most."""
+    rows = {(x[:2], x[3:], y) for x, y in examples if x[2] == sign}
+    return sorted(rows, key=lambda row: (-len("".join(row)), "".join(row)))
+
+
 def _numeric(rows: list[tuple[str, str, str]], query: str) -> Iterator[Vote]:
     a, b = query[:2], query[3:]
     for rule in RULES:
@@ -131,7 +152,7 @@ def _joins(rows: list[str], table: dict[str, list[str]]) -> list[_Join]:
     joins: list[_Join] = []
     known: set[str] = set()
     for row in rows:
-        glyphs, candidates = _distinct(row), table.get(_pattern(row))
+        glyphs, candidates = _distinct(row), table.get(shape(row))
         if candidates is None:
             return []
         fixed = [i for i, glyph in enumerate(glyphs) if glyph in known]
@@ -152,7 +173,7 @@ def _table(rule: tuple[str, str]) -> dict[str, list[str]]:
     for a in operands:
         for b in operands:
             row = a + b + evaluate(rule, a, b)
-            found[_pattern(row)].append(_distinct(row))
+            found[shape(row)].append(_distinct(row))
     return dict(found)
 
 
@@ -160,7 +181,7 @@ def _distinct(row: str) -> str:
     return "".join(dict.fromkeys(row.replace("-", "")))
 
 
-def _pattern(row: str) -> str:
+def shape(row: str) -> str:
     """`5511-6` -> `AABB-C`: two rows with one pattern may be one equation in other glyphs."""
     letters: dict[str, str] = {"-": "-"}
     return "".join(letters.setdefault(c, chr(64 + len(letters))) for c in row)
