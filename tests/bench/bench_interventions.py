@@ -44,7 +44,22 @@ REFERENCE = "default"
 EXTRA: dict[str, dict[str, Any]] = {
     "equation_only": {"data.mixture": {d: float(d == "equation") for d in DOMAINS}},
     "lr_x10": {"train.learning_rate": 3.0e-2},
+    "steps_x2": {"train.steps": 400},
 }
+# Methods on top of what may stand: SFT's strongest lever, a budget of which SFT's half is what the
+# default has, and traces, which sampling can choose.
+ON_TOP: dict[str, dict[str, Any]] = {
+    "lr_x5": {"train.learning_rate": 1.0e-2},
+    "steps_x2": {"train.steps": 400},
+    "trace_rule": {
+        "data.trace": {
+            "style": "none",
+            "fraction": 1.0,
+            "domains": {"cipher": "short", "equation": "short"},
+        }
+    },
+}
+METHODS = ("rft", "dpo", "grpo")
 
 
 def moves() -> dict[str, dict[str, Any]]:
@@ -55,6 +70,8 @@ def moves() -> dict[str, dict[str, Any]]:
             values = move.get("set", {})
             if values and not any(key.startswith("select.") for key in values):
                 found[move["id"]] = values
+    for name in METHODS:
+        found |= {f"{under}+{name}": own | found[name] for under, own in ON_TOP.items()}
     return found | EXTRA
 
 
@@ -65,7 +82,7 @@ def recipe_with(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         *sections, last = key.split(".")
         place = recipe
         for section in sections:
-            place = place[section]
+            place = place.setdefault(section, {})  # optional ones are not in the file
         place[last] = value
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))

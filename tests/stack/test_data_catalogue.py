@@ -13,10 +13,15 @@ from data.recipe import load_recipe
 
 from aevo.files.keys import set_key
 from aevo.substrate import recipe as change
-from aevo.substrate.catalogue import Axis, Move, load, overlap, touches
+from aevo.substrate.catalogue import Axis, Catalogue, Move, load, overlap, touches
 from tests.stack.conftest import SUBSTRATE
 
-CATALOGUE = load(SUBSTRATE / "axes.yaml", trainer="megatron", preset="challenge")
+BY_TRAINER = [
+    load(SUBSTRATE / "axes.yaml", trainer=name, preset="challenge") for name in ("peft", "megatron")
+]
+CATALOGUE = Catalogue(
+    axes=list({axis.id: axis for found in BY_TRAINER for axis in found.axes}.values())
+)
 MOVES = [(axis, move) for axis in CATALOGUE.axes for move in axis.moves]
 Standing = tuple[dict[str, Any], dict[str, list[Any]]]  # recipe, rows by preset
 CATEGORIES = {
@@ -27,6 +32,8 @@ CATEGORIES = {
     "capacity",
     "loss",
     "checkpoint_selection",
+    "method",
+    "reward",
 }
 
 
@@ -121,3 +128,8 @@ def test_catalogue_is_wide_enough_for_every_round() -> None:
     for axis in CATALOGUE.axes:
         assert axis.brief.count(".") + axis.brief.count("?") >= 2, f"{axis.id}: say what to look at"
         assert all(move.why for move in axis.moves)
+
+
+def test_methods_are_offered_only_where_the_trainer_can() -> None:
+    can, cannot = ({axis.category for axis in found.axes} for found in BY_TRAINER)
+    assert can - cannot == {"method", "reward"}

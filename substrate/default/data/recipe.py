@@ -17,6 +17,13 @@ from puzzles.challenge import SUBDOMAINS
 
 # data.real, all of it optional: it says something only where there are real rows (data/real.py).
 REAL: dict[str, Any] = {"share": 0.5, "domains": {}, "repeat": 1, "unsolved": "answer", "skip": []}
+# train.stages and train.rl, all of it optional: how a run is trained beside SFT (train/rl/plan.py).
+METHODS = ("sft", "rft", "dpo", "grpo")
+RL: dict[str, Any] = {
+    "warm": 0.5, "rounds": 2, "samples": 8, "sampled": 0.5, "temperature": 1.0, "max_new": None,
+    "keep": "unique", "mix": 0.5, "learning_rate": 5.0e-4, "beta": 0.1, "kl": 0.0, "clip": 0.2,
+    "updates": 1, "length_penalty": 0.0,
+}
 STYLES = ("none", "short", "full", "bases", "enumerate", "recall")
 # Groups of modules, and modules. `all`: every linear layer but out_proj of Mamba models, routed
 # experts and the head, which are to be named beside it.
@@ -114,6 +121,13 @@ def subdomains(value: Any) -> str | None:
     return f"a list of {', '.join(SUBDOMAINS)}"
 
 
+def stages(value: Any) -> str | None:
+    """What a run does, one after another."""
+    if isinstance(value, list) and 0 < len(value) <= len(METHODS) and set(value) <= set(METHODS):
+        return None
+    return f"a list of one to {len(METHODS)} of {', '.join(METHODS)}"
+
+
 def flag(value: Any) -> str | None:
     """true or false."""
     return None if isinstance(value, bool) else "true or false"
@@ -162,6 +176,21 @@ OPTIONAL: dict[str, Check] = {
     "data.real.unsolved": one_of("answer", "drop"),
     "data.real.skip": subdomains,
     "train.lora.ranks": ranks,
+    "train.stages": stages,
+    "train.rl.warm": number(0.05, 0.95),
+    "train.rl.rounds": number(1, 100, whole=True),
+    "train.rl.samples": number(2, 256, whole=True),
+    "train.rl.sampled": number(0.05, 0.9),
+    "train.rl.temperature": number(0.05, 5),
+    "train.rl.max_new": optional(number(1, 100_000, whole=True)),
+    "train.rl.keep": one_of("all", "unique", "shortest"),
+    "train.rl.mix": number(0, 1),
+    "train.rl.learning_rate": number(0, 10),
+    "train.rl.beta": number(0.001, 100),
+    "train.rl.kl": number(0, 100),
+    "train.rl.clip": number(0.01, 100),
+    "train.rl.updates": number(1, 16, whole=True),
+    "train.rl.length_penalty": number(0, 1),
 }
 
 

@@ -103,7 +103,7 @@ class LlamaDecoder:
         running = torch.ones(batch, dtype=torch.bool, device=self.device)
         current, start = ids, 0
         for step in range(max_new):
-            new = self._logits(current, start, caches, cos, sin).argmax(-1)
+            new = self._choose(self._logits(current, start, caches, cos, sin))
             running &= ~torch.isin(new, eos)
             out[rows[running], step] = new[running]
             start += current.shape[1]
@@ -115,6 +115,10 @@ class LlamaDecoder:
                 rows, new, running = rows[running], new[running], running[running]
             current = new[:, None]
         return [[t for t in row if t >= 0] for row in out.tolist()]
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        """The next token of each sequence: the likeliest. Training samples instead (train/rl)."""
+        return logits.argmax(-1)
 
     def logits(self, ids: Tensor) -> Tensor:
         """Logits (batch, vocabulary) of the token after `ids` (batch, length)."""

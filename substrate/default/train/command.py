@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from data.recipe import RecipeError, load_recipe
 
+from train.rl.plan import staged
+
 if TYPE_CHECKING:
     from train.run import Run
 
@@ -27,6 +29,7 @@ class Command:
 
     name: str
     distributed: bool = False
+    stages: bool = False  # whether it can do more than SFT (train.stages)
 
     def parser(self) -> argparse.ArgumentParser:
         """The arguments of every trainer; each adds its own."""
@@ -57,6 +60,9 @@ class Command:
             recipe = load_recipe(args.recipe)
         except RecipeError as error:
             return self.fail(error)
+        if staged(recipe["train"]) and not self.stages:
+            return self.fail(f"train.stages: {', '.join(recipe['train']['stages'])}: this trainer "
+                             "does sft alone; use trainer=peft")
         environment(args.threads)
         from train.run import Run
 

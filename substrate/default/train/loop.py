@@ -111,11 +111,14 @@ class Backend(Protocol):
 Start = Callable[[Sequence[Row], Chat], Backend]
 
 
-def execute(run: Run, ranks: Ranks, start: Start) -> dict[str, Any]:
+def execute(
+    run: Run, ranks: Ranks, start: Start, trainer: type[Trainer] | None = None
+) -> dict[str, Any]:
     """Train, or go on, or find it done; returns the content of result.json on every rank.
 
     Args:
         start: gives the backend; may refuse the rows first.
+        trainer: what goes through the steps; the recipe's stages have their own.
 
     Raises:
         StateError, DataError, ChatError, OSError: one line each; and what `start` raises.
@@ -129,7 +132,7 @@ def execute(run: Run, ranks: Ranks, start: Start) -> dict[str, Any]:
         checkpoint.remove_temporaries(run.out)
     ranks.barrier()
     prepare_torch(run.threads)
-    result = Trainer(run, identity, ranks, start).train()
+    result = (trainer or Trainer)(run, identity, ranks, start).train()
     if ranks.first:
         checkpoint.write_json(run.out / "result.json", result)
     ranks.barrier()
@@ -178,7 +181,7 @@ class Trainer:
         status, told = "ok", self._tell_paths()
         lines = self.metrics if self.ranks.first else Path(os.devnull)
         with lines.open("a", encoding="utf-8") as metrics:
-            while self.progress.step < self.steps:
+            while not self._finished():
                 record = self._step()
                 metrics.write(json.dumps(record | told) + "\n")
                 told = {}
@@ -190,7 +193,16 @@ class Trainer:
                 if self.ranks.first:
                     self.ticker.tell(record)
         return result_record(self.run, status, self.progress, self.resumed_from,
-                             self.backend.size(), self.backend.describe() | self.identity)
+                             self.backend.size(), self.backend.describe() | self.identity,
+                             self.marks)
+
+    def _finished(self) -> bool:
+        return self.progress.step >= self.steps
+
+    def _next(self) -> tuple[Batch, float]:
+        """What the next step learns, and its learning rate."""
+        step = self.progress.step
+        return self.course.batch(step), schedule.rate(self.options, step)
 
     def _tell_paths(self) -> dict[str, Any]:
         """Once a start: printed, and for the first line that it adds to metrics.jsonl."""
@@ -203,8 +215,7 @@ class Trainer:
         """One optimiser step; returns its line of metrics.jsonl."""
         begin = time.perf_counter()
         step, backend = self.progress.step, self.backend
-        batch = self.course.batch(step)
-        rate = schedule.rate(self.options, step)
+        batch, rate = self._next()
         for group in backend.optimizer.param_groups:
             group["lr"] = rate
         value = backend.forward_backward(batch, step)
@@ -234,7 +245,7 @@ class Trainer:
             if self.ranks.first:
                 self.metrics.unlink(missing_ok=True)
             return
-        self.progress = Progress(**found["progress"])
+        self._restore(found)
         self.resumed_from = [*found["resumed_from"], self.progress.step]
         if self.ranks.first:
             checkpoint.trim_metrics(self.metrics, self.progress.step)
@@ -243,6 +254,10 @@ class Trainer:
         if self.ranks.first:
             print(f"resumed after step {self.progress.step}", flush=True)
         self.ranks.barrier()
+
+    def _restore(self, found: dict[str, Any]) -> None:
+        """Take up what `_record` put into a state."""
+        self.progress = Progress(**found["progress"])
 
     def _record(self) -> dict[str, Any]:
         """What a state holds besides the backend's own."""

@@ -60,10 +60,18 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def loss(model: PeftModel, batch: Batch) -> Tensor:
     """Weighted mean cross-entropy of the learned positions, each predicted from those before it."""
+    logits, targets, at = learned(model, batch)
+    weights = batch.weights[:, 1:].reshape(-1).to(at.device)[at]
+    each = F.cross_entropy(logits.float(), targets, reduction="none")
+    return (each * weights).sum() / weights.sum().clamp_min(1e-8)
+
+
+def learned(model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the learned positions: logits (n, vocabulary), labels (n,), and where they stand in
+    `labels[:, 1:]` made flat (n,)."""
     device = next(model.parameters()).device
     targets = batch.labels[:, 1:].reshape(-1)
     at = torch.nonzero(targets != IGNORE).squeeze(1)
-    weights = batch.weights[:, 1:].reshape(-1)[at].to(device)
     targets, at = targets[at].to(device), at.to(device)
     inputs: dict[str, Any] = {"input_ids": batch.ids.to(device), "use_cache": False}
     if batch.mask is not None and batch.positions is not None:
@@ -77,8 +85,7 @@ def loss(model: PeftModel, batch: Batch) -> Tensor:
     else:
         full = causal(**inputs).logits[:, :-1]
         logits = full.reshape(-1, full.shape[-1])[at]
-    each = F.cross_entropy(logits.float(), targets, reduction="none")
-    return (each * weights).sum() / weights.sum().clamp_min(1e-8)
+    return logits, targets, at
 
 
 def paths(model: PeftModel) -> dict[str, str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from train import checkpoint, loop, model
 from train.batching import Batch
+from train.rl.plan import staged
 from train.run import Run
 
 
@@ -19,6 +20,10 @@ def execute(run: Run) -> dict[str, Any]:
     Raises:
         StateError, DataError, ModelError, ChatError, OSError: one line each.
     """
+    if staged(run.recipe["train"]):
+        from train.rl.trainer import execute as execute_stages
+
+        return execute_stages(run)
     return loop.execute(run, loop.Alone(), lambda rows, chat: PeftBackend(run))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def checkpoint_folder(out: Path, step: int) -> Path:
 
 
 def result_record(run: Run, status: str, progress: Progress, resumed_from: list[int], size: int,
-                  identity: dict[str, Any]) -> dict[str, Any]:
+                  identity: dict[str, Any], marks: Iterable[int] | None = None) -> dict[str, Any]:
     """The content of result.json.
 
     Args:
@@ -109,10 +109,13 @@ def result_record(run: Run, status: str, progress: Progress, resumed_from: list[
         resumed_from: steps after which the run went on after a kill.
         size: trained parameters.
         identity: seed and digests of what went into the run.
+        marks: steps after which an adapter was to be written; None: evenly spaced ones.
     """
     options = run.recipe["train"]
+    if marks is None:
+        marks = checkpoint_steps(options["steps"], options["checkpoints"])
     steps = [
-        step for step in checkpoint_steps(options["steps"], options["checkpoints"])
+        step for step in sorted(marks)
         if step <= progress.step and checkpoint_folder(run.out, step).is_dir()
     ]
     return {

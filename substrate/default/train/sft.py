@@ -19,7 +19,7 @@ from train.command import Command
 if TYPE_CHECKING:
     from train.run import Run
 
-COMMAND = Command("train.sft")
+COMMAND = Command("train.sft", stages=True)
 
 
 def main(argv: list[str] | None = None) -> int:
