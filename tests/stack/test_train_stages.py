@@ -32,7 +32,7 @@ Recipe = dict[str, Any]
 RL = {"samples": 4, "rounds": 2, "learning_rate": 1.0e-3}
 
 
-def staged(recipe: Recipe, stages: list[str], **rl: Any) -> Recipe:
+def staged(recipe: Recipe, stages: dict[str, float], **rl: Any) -> Recipe:
     found: Recipe = yaml.safe_load(yaml.safe_dump(recipe))
     found["train"] |= {"stages": stages, "rl": RL | rl}
     return found
@@ -46,10 +46,10 @@ def start(train_path: Path, tiny_base: Path, tmp_path: Path) -> Callable[..., Ru
 
 # The first five losses and the last of the small recipe at seed 7.
 THEN = [0.88463682, 0.71961588, 0.41382065, 0.55877131, 0.48116383, 0.32435554]
-CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "rft": (["sft", "rft"], {"keep": "all"}),
-    "dpo": (["rft", "dpo"], {}),
-    "grpo": (["sft", "grpo"], {"kl": 0.1, "updates": 2}),
+CASES: dict[str, tuple[dict[str, float], dict[str, Any]]] = {
+    "rft": ({"rft": 0.5}, {"keep": "all"}),
+    "dpo": ({"rft": 0.5, "dpo": 0.5}, {}),
+    "grpo": ({"grpo": 0.5}, {"kl": 0.1, "updates": 2}),
 }
 
 
@@ -106,8 +106,12 @@ def test_a_run_spends_its_budget_and_each_stage_leaves_a_checkpoint(
 ) -> None:
     plain = execute(start(short_recipe, "plain"))
     assert "read" not in plain
-    for stages in (["sft", "grpo"], ["rft"], ["sft", "rft", "dpo"]):
-        run = start(staged(short_recipe, stages), "-".join(stages))
+    for shares, stages in (
+        ({"grpo": 0.5}, ["sft", "grpo"]),
+        ({"rft": 1.0}, ["rft"]),
+        ({"dpo": 0.3, "rft": 0.3}, ["sft", "rft", "dpo"]),
+    ):
+        run = start(staged(short_recipe, shares), "-".join(stages))
         result, lines = execute(run), metrics_of(run.out)
         assert result["budget"] == plain["tokens"]
         spent = [line["tokens"] + line.get("read", 0) for line in lines]
@@ -122,10 +126,10 @@ def test_a_run_spends_its_budget_and_each_stage_leaves_a_checkpoint(
     assert {split_of(row["prompt"]) for row in read_rows(train_path)} == {"train"}
 
 
-def test_sft_alone_is_the_run_without_stages(
+def test_shares_of_nothing_are_the_run_without_stages(
     short_recipe: Recipe, start: Callable[..., Run]
 ) -> None:
-    named, plain = start(staged(short_recipe, ["sft"]), "named"), start(short_recipe, "plain")
+    named, plain = start(staged(short_recipe, {"rft": 0.0}), "named"), start(short_recipe, "plain")
     for run in (named, plain):
         execute(run)
     assert bytes_of(named.out) == bytes_of(plain.out)
@@ -146,7 +150,7 @@ def test_samples_are_those_of_the_adapter_that_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At a temperature near 0 they are what the evaluation decodes, by both ways."""
-    run = start(staged(short_recipe, ["rft"], temperature=1.0e-3), "run")
+    run = start(staged(short_recipe, {"rft": 1.0}, temperature=1.0e-3), "run")
     backend = PolicyBackend(run)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -173,7 +177,7 @@ def test_a_reward_that_is_gamed_rises_while_dev_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A fork's reward that pays for length; `right` and dev come from frozen code."""
-    recipe = staged(small_recipe, ["sft", "grpo"], learning_rate=5.0e-3, warm=0.3, max_new=16)
+    recipe = staged(small_recipe, {"grpo": 0.7}, learning_rate=5.0e-3, max_new=16)
     run = start(recipe, "hacked")
     monkeypatch.setattr(trainer, "reward", lambda answer, text, length, penalty: length)
     result = execute(run)
@@ -196,7 +200,7 @@ def test_equal_rewards_everywhere_end_in_one_line(
 ) -> None:
     monkeypatch.setattr(trainer, "reward", lambda answer, text, length, penalty: 1.0)
     with pytest.raises(DataError, match="nothing to learn"):
-        execute(start(staged(short_recipe, ["grpo"]), "run"))
+        execute(start(staged(short_recipe, {"grpo": 1.0}), "run"))
 
 
 def test_mistakes_are_one_line(
@@ -208,7 +212,7 @@ def test_mistakes_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe, bare = tmp_path / "recipe.yaml", tmp_path / "bare.jsonl"
-    recipe.write_text(yaml.safe_dump(staged(short_recipe, ["sft", "grpo"])))
+    recipe.write_text(yaml.safe_dump(staged(short_recipe, {"grpo": 0.5})))
     rows = [{k: v for k, v in row.items() if k != "answer"} for row in read_rows(train_path)]
     bare.write_text("".join(json.dumps(row) + "\n" for row in rows))
     argv = ["--recipe", str(recipe), "--base", str(tiny_base), "--seed", "1"]
@@ -221,18 +225,22 @@ def test_mistakes_are_one_line(
         assert main([*argv, "--data", str(data)]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
-    for stages in ([], ["sft", "ppo"], "grpo"):
-        recipe.write_text(yaml.safe_dump(staged(short_recipe, stages)))  # type: ignore[arg-type]
+    for stages in ({"ppo": 0.5}, {"grpo": 2}, {"rft": 0.7, "dpo": 0.7}):
+        recipe.write_text(yaml.safe_dump(staged(short_recipe, stages)))
         with pytest.raises(RecipeError, match=r"train\.stages"):
             load_recipe(recipe)
 
 
 def test_budgets_are_shared_out() -> None:
-    options = {"stages": ["sft", "rft", "grpo"], "rl": {"warm": 0.4}}
+    options = {"stages": {"grpo": 0.25, "rft": 0.25, "dpo": 0.0}}
     found = plan.stages(options, 1000)
-    assert [(stage.start, stage.end) for stage in found] == [(0, 400), (400, 700), (700, 1000)]
-    assert [plan.current(found, spent) for spent in (0, 399, 400, 999, 1000)] == [0, 0, 1, 2, 2]
-    assert [stage.end for stage in plan.stages({"stages": ["dpo"]}, 10)] == [10]
+    assert [(one.method, one.start, one.end) for one in found] == [
+        ("sft", 0, 500),
+        ("rft", 500, 750),
+        ("grpo", 750, 1000),
+    ]
+    assert [plan.current(found, spent) for spent in (0, 499, 500, 999, 1000)] == [0, 0, 1, 2, 2]
+    assert [one.method for one in plan.stages({"stages": {"dpo": 1.0}}, 10)] == ["dpo"]
 
 
 def sampled(text: str, right: bool) -> Sampled:
@@ -287,7 +295,7 @@ def test_losses_are_those_of_the_papers() -> None:
 def test_log_probabilities_are_those_of_the_loss(
     short_recipe: Recipe, start: Callable[..., Run]
 ) -> None:
-    backend = PolicyBackend(start(staged(short_recipe, ["rft"]), "run"))
+    backend = PolicyBackend(start(staged(short_recipe, {"rft": 1.0}), "run"))
     examples = [Example([5, 6, 7, 8], [-100, -100, 7, 8], 1.0), Example([5, 9], [-100, 9], 1.0)]
     found = backend.scored(examples, 0, 1.0)
     assert [len(row) for row in found] == [3, 1]
