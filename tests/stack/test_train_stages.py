@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +18,8 @@ import torch
 import yaml
 from data.recipe import RecipeError, load_recipe
 from eval.adapter import load_adapter
-from eval.evaluate import load_evaluator, score
+from eval.decoders import load_evaluator
+from eval.evaluate import score
 from puzzles import split_of
 from train import loop, megatron, sft
 from train.batching import Batch, DataError, Example, read_rows
@@ -24,7 +29,7 @@ from train.rl.policy import PolicyBackend
 from train.rl.rounds import Sampled
 from train.run import Run
 
-from tests.stack.test_train_resume import Killed, bytes_of, metrics_of
+from tests.stack.test_train_resume import Killed, bytes_of, metrics_of, wait_for_lines
 
 pytestmark = pytest.mark.long(40)
 
@@ -101,6 +106,31 @@ def test_killed_at_any_step_or_after_sampling_it_ends_as_if_undisturbed(
         assert drawn == asked, "a round was sampled twice"
 
 
+def test_a_killed_process_goes_on_in_the_midst_of_rl(
+    short_recipe: Recipe, start: Callable[..., Run], tmp_path: Path
+) -> None:
+    """SIGKILL of the command itself, after its first steps on sampled answers."""
+    recipe = staged(short_recipe, {"rft": 0.4, "grpo": 0.4})
+    recipe["train"]["steps"] = 60
+    whole, cut = start(recipe, "whole"), start(recipe, "cut")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    argv = [sys.executable, "-m", "train.sft", "--recipe", str(path), "--data", str(cut.data)]
+    argv += ["--base", str(cut.base), "--seed", "7", "--out", str(cut.out)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    execute(whole)
+    lines = metrics_of(whole.out)
+    middle = [line["stage"] for line in lines].index("grpo") + 3
+    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL)
+    wait_for_lines(cut.out / "metrics.jsonl", middle, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run(argv, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert bytes_of(cut.out) == bytes_of(whole.out)
+    assert metrics_of(cut.out) == lines
+    assert len(json.loads((cut.out / "result.json").read_text())["resumed_from"]) == 1
+
+
 def test_a_run_spends_its_budget_and_each_stage_leaves_a_checkpoint(
     short_recipe: Recipe, start: Callable[..., Run], train_path: Path
 ) -> None:
@@ -155,7 +185,7 @@ def test_samples_are_those_of_the_adapter_that_is_trained(
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in backend.parameters.values():
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter.add_(0.05 * torch.randn_like(parameter))
     backend.export(run.out / "adapter")
     evaluator = load_evaluator(dev_items[:64], run.base, 24)
     greedy = evaluator.outputs(load_adapter(run.out / "adapter", evaluator.shapes))
@@ -217,7 +247,7 @@ def test_mistakes_are_one_line(
     bare.write_text("".join(json.dumps(row) + "\n" for row in rows))
     argv = ["--recipe", str(recipe), "--base", str(tiny_base), "--seed", "1"]
     argv += ["--out", str(tmp_path / "out")]
-    monkeypatch.setattr(megatron.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     for main, data, said in (
         (sft.main, bare, "rows with an answer"),
         (megatron.main, train_path, "use trainer=peft"),
@@ -225,7 +255,7 @@ def test_mistakes_are_one_line(
         assert main([*argv, "--data", str(data)]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
-    for stages in ({"ppo": 0.5}, {"grpo": 2}, {"rft": 0.7, "dpo": 0.7}):
+    for stages in ({"ppo": 0.5}, {"grpo": 2.0}, {"rft": 0.7, "dpo": 0.7}):
         recipe.write_text(yaml.safe_dump(staged(short_recipe, stages)))
         with pytest.raises(RecipeError, match=r"train\.stages"):
             load_recipe(recipe)
@@ -308,7 +338,7 @@ def test_log_probabilities_are_those_of_the_loss(
     backend.refer()
     with torch.no_grad():
         for parameter in backend.parameters.values():
-            parameter += 0.1
+            parameter.add_(0.1)
     moved = backend.scored(examples, 0, 1.0)
     with backend.as_reference():
         assert backend.scored(examples, 0, 1.0) == found
