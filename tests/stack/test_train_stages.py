@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +18,8 @@ import torch
 import yaml
 from data.recipe import RecipeError, load_recipe
 from eval.adapter import load_adapter
-from eval.evaluate import load_evaluator, score
+from eval.decoders import load_evaluator
+from eval.evaluate import score
 from puzzles import split_of
 from train import loop, megatron, sft
 from train.batching import Batch, DataError, Example, read_rows
@@ -24,7 +29,7 @@ from train.rl.policy import PolicyBackend
 from train.rl.rounds import Sampled
 from train.run import Run
 
-from tests.stack.test_train_resume import Killed, bytes_of, metrics_of
+from tests.stack.test_train_resume import Killed, bytes_of, metrics_of, wait_for_lines
 
 pytestmark = pytest.mark.long(40)
 
@@ -32,7 +37,7 @@ Recipe = dict[str, Any]
 RL = {"samples": 4, "rounds": 2, "learning_rate": 1.0e-3}
 
 
-def staged(recipe: Recipe, stages: list[str], **rl: Any) -> Recipe:
+def staged(recipe: Recipe, stages: dict[str, float], **rl: Any) -> Recipe:
     found: Recipe = yaml.safe_load(yaml.safe_dump(recipe))
     found["train"] |= {"stages": stages, "rl": RL | rl}
     return found
@@ -46,10 +51,10 @@ def start(train_path: Path, tiny_base: Path, tmp_path: Path) -> Callable[..., Ru
 
 # The first five losses and the last of the small recipe at seed 7.
 THEN = [0.88463682, 0.71961588, 0.41382065, 0.55877131, 0.48116383, 0.32435554]
-CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "rft": (["sft", "rft"], {"keep": "all"}),
-    "dpo": (["rft", "dpo"], {}),
-    "grpo": (["sft", "grpo"], {"kl": 0.1, "updates": 2}),
+CASES: dict[str, tuple[dict[str, float], dict[str, Any]]] = {
+    "rft": ({"rft": 0.5}, {"keep": "all"}),
+    "dpo": ({"rft": 0.5, "dpo": 0.5}, {}),
+    "grpo": ({"grpo": 0.5}, {"kl": 0.1, "updates": 2}),
 }
 
 
@@ -101,13 +106,42 @@ def test_killed_at_any_step_or_after_sampling_it_ends_as_if_undisturbed(
         assert drawn == asked, "a round was sampled twice"
 
 
+def test_a_killed_process_goes_on_in_the_midst_of_rl(
+    short_recipe: Recipe, start: Callable[..., Run], tmp_path: Path
+) -> None:
+    """SIGKILL of the command itself, after its first steps on sampled answers."""
+    recipe = staged(short_recipe, {"rft": 0.4, "grpo": 0.4})
+    recipe["train"]["steps"] = 60
+    whole, cut = start(recipe, "whole"), start(recipe, "cut")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    argv = [sys.executable, "-m", "train.sft", "--recipe", str(path), "--data", str(cut.data)]
+    argv += ["--base", str(cut.base), "--seed", "7", "--out", str(cut.out)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    execute(whole)
+    lines = metrics_of(whole.out)
+    middle = [line["stage"] for line in lines].index("grpo") + 3
+    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL)
+    wait_for_lines(cut.out / "metrics.jsonl", middle, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run(argv, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert bytes_of(cut.out) == bytes_of(whole.out)
+    assert metrics_of(cut.out) == lines
+    assert len(json.loads((cut.out / "result.json").read_text())["resumed_from"]) == 1
+
+
 def test_a_run_spends_its_budget_and_each_stage_leaves_a_checkpoint(
     short_recipe: Recipe, start: Callable[..., Run], train_path: Path
 ) -> None:
     plain = execute(start(short_recipe, "plain"))
     assert "read" not in plain
-    for stages in (["sft", "grpo"], ["rft"], ["sft", "rft", "dpo"]):
-        run = start(staged(short_recipe, stages), "-".join(stages))
+    for shares, stages in (
+        ({"grpo": 0.5}, ["sft", "grpo"]),
+        ({"rft": 1.0}, ["rft"]),
+        ({"dpo": 0.3, "rft": 0.3}, ["sft", "rft", "dpo"]),
+    ):
+        run = start(staged(short_recipe, shares), "-".join(stages))
         result, lines = execute(run), metrics_of(run.out)
         assert result["budget"] == plain["tokens"]
         spent = [line["tokens"] + line.get("read", 0) for line in lines]
@@ -122,10 +156,10 @@ def test_a_run_spends_its_budget_and_each_stage_leaves_a_checkpoint(
     assert {split_of(row["prompt"]) for row in read_rows(train_path)} == {"train"}
 
 
-def test_sft_alone_is_the_run_without_stages(
+def test_shares_of_nothing_are_the_run_without_stages(
     short_recipe: Recipe, start: Callable[..., Run]
 ) -> None:
-    named, plain = start(staged(short_recipe, ["sft"]), "named"), start(short_recipe, "plain")
+    named, plain = start(staged(short_recipe, {"rft": 0.0}), "named"), start(short_recipe, "plain")
     for run in (named, plain):
         execute(run)
     assert bytes_of(named.out) == bytes_of(plain.out)
@@ -146,12 +180,12 @@ def test_samples_are_those_of_the_adapter_that_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At a temperature near 0 they are what the evaluation decodes, by both ways."""
-    run = start(staged(short_recipe, ["rft"], temperature=1.0e-3), "run")
+    run = start(staged(short_recipe, {"rft": 1.0}, temperature=1.0e-3), "run")
     backend = PolicyBackend(run)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in backend.parameters.values():
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter.add_(0.05 * torch.randn_like(parameter))
     backend.export(run.out / "adapter")
     evaluator = load_evaluator(dev_items[:64], run.base, 24)
     greedy = evaluator.outputs(load_adapter(run.out / "adapter", evaluator.shapes))
@@ -173,7 +207,7 @@ def test_a_reward_that_is_gamed_rises_while_dev_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A fork's reward that pays for length; `right` and dev come from frozen code."""
-    recipe = staged(small_recipe, ["sft", "grpo"], learning_rate=5.0e-3, warm=0.3, max_new=16)
+    recipe = staged(small_recipe, {"grpo": 0.7}, learning_rate=5.0e-3, max_new=16)
     run = start(recipe, "hacked")
     monkeypatch.setattr(trainer, "reward", lambda answer, text, length, penalty: length)
     result = execute(run)
@@ -196,7 +230,7 @@ def test_equal_rewards_everywhere_end_in_one_line(
 ) -> None:
     monkeypatch.setattr(trainer, "reward", lambda answer, text, length, penalty: 1.0)
     with pytest.raises(DataError, match="nothing to learn"):
-        execute(start(staged(short_recipe, ["grpo"]), "run"))
+        execute(start(staged(short_recipe, {"grpo": 1.0}), "run"))
 
 
 def test_mistakes_are_one_line(
@@ -208,12 +242,12 @@ def test_mistakes_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe, bare = tmp_path / "recipe.yaml", tmp_path / "bare.jsonl"
-    recipe.write_text(yaml.safe_dump(staged(short_recipe, ["sft", "grpo"])))
+    recipe.write_text(yaml.safe_dump(staged(short_recipe, {"grpo": 0.5})))
     rows = [{k: v for k, v in row.items() if k != "answer"} for row in read_rows(train_path)]
     bare.write_text("".join(json.dumps(row) + "\n" for row in rows))
     argv = ["--recipe", str(recipe), "--base", str(tiny_base), "--seed", "1"]
     argv += ["--out", str(tmp_path / "out")]
-    monkeypatch.setattr(megatron.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     for main, data, said in (
         (sft.main, bare, "rows with an answer"),
         (megatron.main, train_path, "use trainer=peft"),
@@ -221,18 +255,22 @@ def test_mistakes_are_one_line(
         assert main([*argv, "--data", str(data)]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
-    for stages in ([], ["sft", "ppo"], "grpo"):
-        recipe.write_text(yaml.safe_dump(staged(short_recipe, stages)))  # type: ignore[arg-type]
+    for stages in ({"ppo": 0.5}, {"grpo": 2.0}, {"rft": 0.7, "dpo": 0.7}):
+        recipe.write_text(yaml.safe_dump(staged(short_recipe, stages)))
         with pytest.raises(RecipeError, match=r"train\.stages"):
             load_recipe(recipe)
 
 
 def test_budgets_are_shared_out() -> None:
-    options = {"stages": ["sft", "rft", "grpo"], "rl": {"warm": 0.4}}
+    options = {"stages": {"grpo": 0.25, "rft": 0.25, "dpo": 0.0}}
     found = plan.stages(options, 1000)
-    assert [(stage.start, stage.end) for stage in found] == [(0, 400), (400, 700), (700, 1000)]
-    assert [plan.current(found, spent) for spent in (0, 399, 400, 999, 1000)] == [0, 0, 1, 2, 2]
-    assert [stage.end for stage in plan.stages({"stages": ["dpo"]}, 10)] == [10]
+    assert [(one.method, one.start, one.end) for one in found] == [
+        ("sft", 0, 500),
+        ("rft", 500, 750),
+        ("grpo", 750, 1000),
+    ]
+    assert [plan.current(found, spent) for spent in (0, 499, 500, 999, 1000)] == [0, 0, 1, 2, 2]
+    assert [one.method for one in plan.stages({"stages": {"dpo": 1.0}}, 10)] == ["dpo"]
 
 
 def sampled(text: str, right: bool) -> Sampled:
@@ -287,7 +325,7 @@ def test_losses_are_those_of_the_papers() -> None:
 def test_log_probabilities_are_those_of_the_loss(
     short_recipe: Recipe, start: Callable[..., Run]
 ) -> None:
-    backend = PolicyBackend(start(staged(short_recipe, ["rft"]), "run"))
+    backend = PolicyBackend(start(staged(short_recipe, {"rft": 1.0}), "run"))
     examples = [Example([5, 6, 7, 8], [-100, -100, 7, 8], 1.0), Example([5, 9], [-100, 9], 1.0)]
     found = backend.scored(examples, 0, 1.0)
     assert [len(row) for row in found] == [3, 1]
@@ -300,7 +338,7 @@ def test_log_probabilities_are_those_of_the_loss(
     backend.refer()
     with torch.no_grad():
         for parameter in backend.parameters.values():
-            parameter += 0.1
+            parameter.add_(0.1)
     moved = backend.scored(examples, 0, 1.0)
     with backend.as_reference():
         assert backend.scored(examples, 0, 1.0) == found

@@ -18,9 +18,9 @@ from puzzles.challenge import SUBDOMAINS
 # data.real, all of it optional: it says something only where there are real rows (data/real.py).
 REAL: dict[str, Any] = {"share": 0.5, "domains": {}, "repeat": 1, "unsolved": "answer", "skip": []}
 # train.stages and train.rl, all of it optional: how a run is trained beside SFT (train/rl/plan.py).
-METHODS = ("sft", "rft", "dpo", "grpo")
+METHODS = ("rft", "dpo", "grpo")  # after SFT, in this order
 RL: dict[str, Any] = {
-    "warm": 0.5, "rounds": 2, "samples": 8, "sampled": 0.5, "temperature": 1.0, "max_new": None,
+    "rounds": 2, "samples": 8, "sampled": 0.5, "temperature": 1.0, "max_new": None,
     "keep": "unique", "mix": 0.5, "learning_rate": 5.0e-4, "beta": 0.1, "kl": 0.0, "clip": 0.2,
     "updates": 1, "length_penalty": 0.0,
 }
@@ -121,13 +121,6 @@ def subdomains(value: Any) -> str | None:
     return f"a list of {', '.join(SUBDOMAINS)}"
 
 
-def stages(value: Any) -> str | None:
-    """What a run does, one after another."""
-    if isinstance(value, list) and 0 < len(value) <= len(METHODS) and set(value) <= set(METHODS):
-        return None
-    return f"a list of one to {len(METHODS)} of {', '.join(METHODS)}"
-
-
 def flag(value: Any) -> str | None:
     """true or false."""
     return None if isinstance(value, bool) else "true or false"
@@ -176,8 +169,9 @@ OPTIONAL: dict[str, Check] = {
     "data.real.unsolved": one_of("answer", "drop"),
     "data.real.skip": subdomains,
     "train.lora.ranks": ranks,
-    "train.stages": stages,
-    "train.rl.warm": number(0.05, 0.95),
+    "train.stages.rft": number(0, 1),
+    "train.stages.dpo": number(0, 1),
+    "train.stages.grpo": number(0, 1),
     "train.rl.rounds": number(1, 100, whole=True),
     "train.rl.samples": number(2, 256, whole=True),
     "train.rl.sampled": number(0.05, 0.9),
@@ -214,6 +208,9 @@ def load_recipe(path: Path | str) -> dict[str, Any]:
         wanted = check(given[key]) if key in given else None
         if wanted:
             problems.append(f"{key}={given[key]!r} must be {wanted}{_hint(given[key])}")
+    shares = [given.get(f"train.stages.{method}", 0) for method in METHODS]
+    if not problems and sum(shares) > 1 + 1e-9:
+        problems.append(f"train.stages are {sum(shares):g} of the budget, more than all of it")
     if problems:
         raise RecipeError(f"{path}: " + "; ".join(problems))
     return recipe

@@ -61,8 +61,7 @@ class Command:
         except RecipeError as error:
             return self.fail(error)
         if staged(recipe["train"]) and not self.stages:
-            return self.fail(f"train.stages: {', '.join(recipe['train']['stages'])}: this trainer "
-                             "does sft alone; use trainer=peft")
+            return self.fail("train.stages: this trainer does sft alone; use trainer=peft")
         environment(args.threads)
         from train.run import Run
 

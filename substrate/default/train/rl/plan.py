@@ -8,9 +8,9 @@ half of the computation (one pass, not two): the comparison is never in favour o
 
 Knobs, all optional, in recipe.yaml below `train` (defaults: RL in data/recipe.py):
 
-    stages: [sft, grpo]     # of sft, rft, dpo, grpo, one after another; without it sft alone
+    stages: {grpo: 0.5}     # shares of the budget that rft, dpo and grpo get, in this order, after
+                            # sft, which has the rest; without it sft alone
     rl:
-      warm: 0.5             # share of the budget that an sft stage gets beside others
       samples: 8            # answers to a prompt; grpo's group
       temperature: 1.0      # of sampling
       max_new: null         # tokens of an answer; null: the longest completion of the data, and 4
@@ -31,7 +31,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from data.recipe import RL
+from data.recipe import METHODS, RL
+
+EPSILON = 1e-6  # of a budget: nothing
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,13 @@ class Stage:
 
 def staged(options: dict[str, Any]) -> bool:
     """Whether `options`, the recipe's `train` section, ask for more than SFT."""
-    return set(options.get("stages") or ("sft",)) != {"sft"}
+    return bool(shares(options))
+
+
+def shares(options: dict[str, Any]) -> dict[str, float]:
+    """Method -> its share of the budget, of those that have one; SFT's is not among them."""
+    given = options.get("stages") or {}
+    return {method: given[method] for method in METHODS if given.get(method)}
 
 
 def settings(options: dict[str, Any]) -> dict[str, Any]:
@@ -63,16 +71,13 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def stages(options: dict[str, Any], budget: int) -> list[Stage]:
-    """The stages of a run of this budget. SFT gets `warm` of it, the others equal parts of the
-    rest; several SFT stages share theirs."""
-    methods: list[str] = options["stages"]
-    warm = settings(options)["warm"] if "sft" in methods else 0.0
-    first = methods.count("sft")
-    shares = [warm / first if method == "sft" else (1 - warm) / (len(methods) - first)
-              for method in methods]
+    """The stages of a run of this budget, in order: SFT has what the others leave."""
+    others = shares(options)
+    wanted = {"sft": 1.0 - sum(others.values())} | others
+    wanted = {method: share for method, share in wanted.items() if share > EPSILON}
     found, start = [], 0.0
-    for number, (method, share) in enumerate(zip(methods, shares, strict=True), 1):
-        end = float(budget) if number == len(methods) else start + share * budget
+    for number, (method, share) in enumerate(wanted.items(), 1):
+        end = float(budget) if number == len(wanted) else start + share * budget
         found.append(Stage(method, start, end))
         start = end
     return found
