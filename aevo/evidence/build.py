@@ -15,6 +15,7 @@ from aevo.evidence import wording
 from aevo.evidence.additivity import additivity
 from aevo.evidence.audit import audit
 from aevo.evidence.calibration import build as build_calibration
+from aevo.evidence.collateral import damage
 from aevo.evidence.effects import effects, readings, round_noise, true_spread
 from aevo.evidence.inputs import CandidateFacts, RoundFacts
 from aevo.records.evidence import (
@@ -93,6 +94,7 @@ def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
     adjusted = [1.0] * len(pairs)
     for index, p in zip(tests, holm([pairs[index].p for index in tests]), strict=True):
         adjusted[index] = p
+    damaged = damage(anchor, [explorers[index] for index in tests])
     return {
         item.plan.id: Comparison(
             n=pair.n,
@@ -106,6 +108,7 @@ def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
             beyond_band=abs(pair.gain) > band + EPSILON,
             domains={name: gain for name, (gain, _) in domains.items()},
             domain_reach={name: reach for name, (_, reach) in domains.items()},
+            damaged=damaged.get(item.plan.id, {}),
         )
         for item, pair, p_adjusted, domains in zip(
             explorers,
@@ -250,6 +253,7 @@ def _patterns(
     domain_movers = {k: f"{who} {value:+.3f}" for k, (value, who) in sorted(movers.items())}
     weak, share = _weak_domain(facts)
     text = wording.patterns(gain_by_category, domain_movers, (weak, share), anchor, held)
+    text = " ".join([text, *wording.damage(summaries)])
     return Patterns(
         gain_by_category=gain_by_category,
         domain_movers=domain_movers,

@@ -10,6 +10,7 @@ from aevo.records.evidence import (
     VERDICTS,
     Calibration,
     CandidateSummary,
+    Comparison,
     Effect,
     Evidence,
     Stacked,
@@ -80,6 +81,28 @@ def patterns(
     if held is not None:
         lines.append(additivity(held))
     return " ".join(lines)
+
+
+def damage(summaries: Sequence[CandidateSummary]) -> list[str]:
+    """A sentence on the domains that changes cost; none where they cost none."""
+    costs = [
+        f"{summary.candidate} ({summary.move or summary.axis}) cost {_costs(summary.comparison)}"
+        for summary in summaries
+        if summary.comparison is not None and summary.comparison.damaged
+    ]
+    return [f"Collateral damage, item by item: {'; '.join(costs)}."] if costs else []
+
+
+def _costs(comparison: Comparison) -> str:
+    """The domains that fell beyond chance, and the one that rose most beside them."""
+    fell = ", ".join(
+        f"{name} {signed(comparison.domains[name])} (Holm-adjusted p {p:.2g})"
+        for name, p in comparison.damaged.items()
+    )
+    best = max(comparison.domains, key=lambda name: (comparison.domains[name], name))
+    if comparison.domains[best] <= 0:
+        return fell
+    return f"{fell}, for {best} {signed(comparison.domains[best])}"
 
 
 HELD = {
@@ -153,7 +176,11 @@ def _of_candidate(summary: CandidateSummary, found: Calibration) -> list[Surpris
         text = "The leaderboard rose while dev did not."
         result.append(Surprise(candidate=who, figure=figure, text=text))
     for name, value in comparison.domains.items():
-        if gain > 0 and value <= -DOMAIN_SLUMP:
+        if name in comparison.damaged:
+            text = f"{name} is damaged: it fell beyond chance on its own items."
+            figure = f"{name} {signed(value)}, dev {signed(gain, 4)}"
+            result.append(Surprise(candidate=who, figure=figure, text=text))
+        elif gain > 0 and value <= -DOMAIN_SLUMP:
             text = f"{name} fell although dev as a whole rose."
             figure = f"{name} {signed(value)}, dev {signed(gain, 4)}"
             result.append(Surprise(candidate=who, figure=figure, text=text))

@@ -23,7 +23,8 @@ class Comparison(Part):
     Both ran with the same training seed. `won` and `lost` of the `n` common items changed sides;
     `low`, `high` is the 95 % paired-bootstrap interval; `p` McNemar's exact p, `p_adjusted` its
     Holm adjustment over the round's axes; `beyond_band` whether |gain| exceeds the seed band.
-    `domains` are gains by domain, `domain_reach` half of the width of their 95 % intervals.
+    `domains` are gains by domain, `domain_reach` half of the width of their 95 % intervals;
+    `damaged` those that the change cost, with the p of that, adjusted over the round's domains.
     """
 
     n: int
@@ -37,6 +38,7 @@ class Comparison(Part):
     beyond_band: bool
     domains: dict[str, float]
     domain_reach: dict[str, float] = {}
+    damaged: dict[str, float] = {}
 
 
 class Readings(Part):

@@ -88,7 +88,10 @@ def test_patterns_and_surprises_rest_on_figures(campaign: Layout) -> None:
     surprised = {item.candidate for item in third.surprises}
     assert {"c01", "c02"} <= surprised
     fourth = [item.text for item in of(campaign, 4).surprises]
-    assert fourth == ["The leaderboard rose while dev did not."]
+    assert fourth == [
+        "The leaderboard rose while dev did not.",
+        "equation is damaged: it fell beyond chance on its own items.",
+    ]
     assert all(item.passed for item in third.audit)
 
 
