@@ -102,6 +102,7 @@ def test_round_of_eight_agents(name: str, cli: Cli, server: FakeOpenAI) -> None:
     check(cli.layout(), name, server.model, 8)
 
 
+@pytest.mark.together("agents on tiny")
 @pytest.mark.parametrize("name", BOTH)
 def test_round_of_an_agent_on_the_tiny_model(name: str, tmp_path: Path, server: FakeOpenAI) -> None:
     given = [*agent(name, server), *FEW_STEPS, f"runs={tmp_path}/runs", "+round=1", "worker.n=2"]

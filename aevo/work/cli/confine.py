@@ -1,13 +1,14 @@
 """What an agent's sandbox shows: the fork, the substrate's open files, the agent's own program."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 from aevo import sandbox
 from aevo.config.agent import CliAgent
 from aevo.jobs.environment import environment
-from aevo.sandbox.grants import outermost
+from aevo.sandbox.grants import SYSTEM, outermost, within
 from aevo.start.agent import program
 from aevo.work.cli import client, inside
 
@@ -15,8 +16,8 @@ LOG_GB = 0.25  # of what it may say in one session
 
 
 def installed(path: str) -> list[str]:
-    """The folders that a program was installed in: a package of npm with its neighbours, a virtual
-    environment with the Python that it is of; else the file alone."""
+    """The folders that a program was installed in: a package of npm with its neighbours and `node`,
+    a virtual environment with the Python that it is of; else the file alone."""
     found = []
     for name in dict.fromkeys((path, os.path.realpath(path))):
         folders = []
@@ -27,7 +28,14 @@ def installed(path: str) -> list[str]:
                 python = os.path.realpath(folder / "bin" / "python")
                 folders += [str(folder), str(Path(python).parents[1])]
         found += folders or [name]
-    return outermost(name for name in found if name != "/" and Path(name).exists())
+    node = shutil.which("node")
+    if node is not None and any(Path(name).name == "node_modules" for name in found):
+        found += [node, os.path.realpath(node)]
+    return outermost(
+        name
+        for name in found
+        if name != "/" and Path(name).exists() and not any(within(name, top) for top in SYSTEM)
+    )
 
 
 def confinement(

@@ -17,7 +17,7 @@ from aevo.work.cli.streams import parser_for
 from aevo.work.cli.streams.said import LINE
 
 POLL_S = 0.1
-LOOK_S = 1.0  # between two looks at a transcript that the agent keeps in a file
+LOOK_S = 1.0  # between two looks at a transcript in a file, and at the budgets
 LEAVE_S = 15.0  # for an agent to leave by itself after `finish`
 LAST_S = 90.0  # for an agent to call `finish` after a budget is spent
 
@@ -53,7 +53,7 @@ class Watch:
         self.settings, self.desk, self.trace = agent.settings, agent.desk, agent.trace
         self.parser = parser_for(self.settings.transcript, number)
         self.began = self.heard = time.monotonic()
-        self.looked, self.text = 0.0, b""
+        self.looked, self.counted, self.text = 0.0, 0.0, b""
         self.spent_at: float | None = None
         self.finished_at: float | None = None
 
@@ -97,8 +97,9 @@ class Watch:
         if self.desk.finished.is_set():
             self.finished_at = self.finished_at or now
             return "finished" if now - self.finished_at > LEAVE_S else None
-        if self.spent_at is None and self.desk.meter.spent():
-            self.spent_at = now
+        if self.spent_at is None and now - self.counted > LOOK_S:
+            self.counted = now
+            self.spent_at = now if self.desk.meter.spent() else None
         if self.spent_at is not None and (self.proxy.exhausted or now - self.spent_at > LAST_S):
             return f"its budget is spent ({self.desk.meter.spent()})"
         busy = self.proxy.active or self.desk.active
