@@ -60,10 +60,7 @@ FAULTS: dict[str, tuple[Damage, str]] = {
         "which exists",
     ),
     "nothing": (lambda _, axes: axes[0]["moves"].append({"id": "x"}), "changes nothing"),
-    "a recipe that is none": (
-        lambda file, _: file.update(recipe="data/build.py"),
-        "is not YAML",
-    ),
+    "a recipe that is none": (lambda file, _: file.update(recipe="data/build.py"), "is not YAML"),
 }
 
 
