@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from aevo.config.schema import Config
 from aevo.errors import ConfigError, JobError
+from aevo.evaluate.contract import Doomed, check_baseline
 from aevo.files.documents import finished, write_yaml
 from aevo.files.paths import CandidateLayout, Layout
 from aevo.jobs.folder import JobFolder
@@ -37,7 +38,7 @@ from aevo.start.preflight import free_space
 from aevo.studies.scale import refusal
 from aevo.view.dryrun import show_graph
 from aevo.view.follow import follow
-from aevo.view.outcome import check_baseline, check_measured
+from aevo.view.outcome import check_measured
 
 
 def main(config: Config) -> None:
@@ -112,8 +113,10 @@ def run_round(campaign: OpenCampaign, number: int, stay: bool) -> None:
             ours=config.cluster.kind == "local",
         )
         check_measured(layout, number)
-    except JobError:
-        if config.cluster.kind == "local":  # they belong to this command, and it ends here
+    except JobError as error:
+        # on this machine they belong to this command, which ends here; and none shall burn a
+        # cluster's hours for nothing
+        if config.cluster.kind == "local" or isinstance(error, Doomed):
             cancel_all(layout)
         raise
 

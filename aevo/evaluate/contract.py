@@ -6,12 +6,36 @@ A stack with partial credit would otherwise be read in two ways: its dev chooses
 
 from pathlib import Path
 
-from aevo.errors import RecordError
+from aevo.errors import JobError, RecordError
 from aevo.evaluate.untrusted import IntegrityError
-from aevo.files.documents import iterate_lines
+from aevo.files.documents import iterate_lines, read
+from aevo.files.paths import Layout
 from aevo.records.scores import Prediction, Score, Scores
 
 SLACK = 1e-6
+
+
+class Doomed(JobError):
+    """Whatever still runs of the campaign can come to nothing: its jobs are better cancelled."""
+
+
+def check_baseline(layout: Layout) -> None:
+    """Refuses to go on where the evaluation of the bare base breaks the contract: every other one
+    would too, after its training.
+
+    Raises:
+        Doomed: naming what is wrong with it. Silent while it is not there.
+    """
+    path = layout.baseline / "scores.json"
+    if not path.exists():
+        return
+    try:
+        check_predictions(read(Scores, path), layout.baseline)
+    except IntegrityError as error:
+        raise Doomed(
+            f"the baseline's evaluation breaks the contract: {error.what}",
+            error.mend or "mend the command `baseline` of the substrate",
+        ) from error
 
 
 def check_predictions(scores: Scores, folder: Path) -> None:

@@ -34,6 +34,7 @@ from aevo.substrate.frozen import Substrate
 from aevo.substrate.recipe import load_recipe
 
 LOOK_S = 60.0  # that the look at code may take
+MOST_CODE = 16 << 20  # characters of Python in a fork
 HEAD = 1 << 20  # bytes of training data of which the first row is read
 
 MEANS: dict[str, str] = {
@@ -87,16 +88,7 @@ class Judge:
         given = self.given(fork, data)
         if given["before"] == given["after"]:
             return []
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-S", scrutiny.__file__],
-                input=json.dumps(given).encode(),
-                capture_output=True,
-                timeout=LOOK_S,
-            )
-            answer = json.loads(done.stdout)["findings"] if done.returncode == 0 else None
-        except subprocess.TimeoutExpired:
-            answer = None
+        answer = _findings(given)
         if answer is None:
             return [
                 Flag(
@@ -134,6 +126,23 @@ class Judge:
                 except IntegrityError:
                     found[path.relative_to(root).as_posix()] = "\0"
         return found
+
+
+def _findings(given: dict[str, Any]) -> list[Any] | None:
+    """What `scrutiny` finds; None if it cannot."""
+    if sum(map(len, given["after"].values())) > MOST_CODE:
+        return None
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", scrutiny.__file__],
+            input=json.dumps(given).encode(),
+            capture_output=True,
+            timeout=LOOK_S,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    found: list[Any] | None = json.loads(done.stdout)["findings"] if done.returncode == 0 else None
+    return found
 
 
 def module_of(argv: Sequence[str]) -> str | None:

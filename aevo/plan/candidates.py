@@ -12,7 +12,7 @@ from pathlib import Path
 from aevo import cli
 from aevo.config.agent import EndpointSettings
 from aevo.config.schema import Config
-from aevo.errors import ConfigError, RecordError
+from aevo.errors import ConfigError, JobError, RecordError
 from aevo.files import roundlog
 from aevo.files.documents import finished, read, write_yaml
 from aevo.files.paths import Layout
@@ -22,6 +22,7 @@ from aevo.policy import chain
 from aevo.policy import document as policies
 from aevo.records.campaign import Campaign
 from aevo.records.change import Change
+from aevo.records.evidence import Evidence
 from aevo.records.plan import Budget, CandidatePlan, Plan
 from aevo.records.policy import AxisBrief, Policy
 
@@ -34,13 +35,23 @@ def main(arguments: list[str]) -> None:
     ensure_plan(OpenCampaign.read(Layout(Path(arguments[0])), number), number)
 
 
+def nothing_measured(layout: Layout, number: int) -> str | None:
+    """Why a finished round measured nothing, or None if one of its candidates counts."""
+    path = layout.round(number).evidence
+    found = read(Evidence, path).candidates if path.exists() else []
+    if not found or any(item.status == "ok" and item.dev is not None for item in found):
+        return None
+    causes = [f"{item.candidate}: {item.failure}" for item in found if item.failure]
+    return f"every candidate of round {number} failed; {causes[0] if causes else ''}"
+
+
 def ensure_plan(campaign: OpenCampaign, number: int) -> Plan:
     """The round's plan and forks, made if they are missing; the plan's record is written last.
 
     Raises:
         RecordError: the round's policy is missing, or a record was edited after its round had
-            ended; SubstrateError: the substrate was edited, or
-            the standing recipe does not apply to it.
+            ended; JobError: the round before measured nothing; SubstrateError: the substrate was
+            edited, or the standing recipe does not apply to it.
     """
     layout, substrate = campaign.layout, campaign.substrate
     files = layout.round(number)
@@ -52,6 +63,8 @@ def ensure_plan(campaign: OpenCampaign, number: int) -> Plan:
     if finished(Plan, files.plan):
         return read(Plan, files.plan)
     chain.check(layout)
+    if number > 1 and (cause := nothing_measured(layout, number - 1)):
+        raise JobError(cause, f"python -m aevo.failures {layout.root} names them all")
     campaign.verify()
     rules = policies.read(layout, number)
     substrate.fork(files.standing, standing_changes(rules))

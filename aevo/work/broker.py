@@ -5,9 +5,11 @@ seed, an item set or a score.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aevo.errors import AevoError, JobError
+from aevo.evaluate.contract import check_baseline
 from aevo.evaluate.criterion import Criterion, criterion_of
 from aevo.evaluate.inspection import Inspector
 from aevo.evaluate.scores import by_checkpoint, read_scores
@@ -35,6 +37,7 @@ from aevo.substrate.frozen import Substrate
 from aevo.substrate.measured import recorded_change
 from aevo.substrate.recipe import load_recipe
 from aevo.substrate.sound import unknown_keys
+from aevo.work.budget import spend_shell
 from aevo.work.check import check
 from aevo.work.curve import curve
 
@@ -154,6 +157,7 @@ class Broker:
             BrokerError: the budget is spent, or an anchor was edited; CheckError, SubstrateError:
                 the fork cannot be trained, or recorded, which costs no run.
         """
+        check_baseline(self.campaign.layout)
         number = self._answered("train") + 1
         if number > self.trainings:
             raise BrokerError(f"the budget of {self.trainings} training runs is spent")
@@ -184,7 +188,8 @@ class Broker:
         untouched one can."""
         if self._unchanged():
             return "your fork equals the standing recipe; nothing to check"
-        return check(self.campaign, self.files.fork, self.candidate.seeds[0])
+        count = partial(spend_shell, self.trace)
+        return check(self.campaign, self.files.fork, self.candidate.seeds[0], count)
 
     def wait(self, number: int) -> RunStatus:
         """Waits for run `number`; a lost job is submitted again and resumes from its state."""

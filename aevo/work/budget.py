@@ -6,6 +6,7 @@ from collections.abc import Callable
 from aevo.records.plan import Budget
 from aevo.records.trace import Trace, Turn
 
+LEAST_S = 0.01  # processor seconds of a command that are counted
 NOT_RUN = "error: not run:"  # how the answer to a call that was put off begins
 
 
@@ -53,6 +54,12 @@ class Meter:
 def shell_seconds(trace: Trace) -> float:
     """Processor seconds that its shell has taken, those before a restart included."""
     return sum(float(event.data.get("shell_s", 0.0)) for event in trace.events)
+
+
+def spend_shell(trace: Trace, processor_s: float) -> None:
+    """Counts what a command of the agent's took, a check of its fork included."""
+    if processor_s >= LEAST_S:
+        trace.note("note", shell_s=round(processor_s, 2), at=round(time.time(), 3))
 
 
 def failures_in_a_row(turns: list[Turn]) -> int:

@@ -3,6 +3,7 @@ do not build."""
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from aevo.config.cluster import SlurmCluster
@@ -23,8 +24,13 @@ class CheckError(AevoError):
     """The fork cannot be trained as it is; the text goes back to the agent."""
 
 
-def check(campaign: OpenCampaign, fork: Path, seed: int) -> str:
+def check(
+    campaign: OpenCampaign, fork: Path, seed: int, count: Callable[[float], None] = lambda _: None
+) -> str:
     """Checks a fork without spending a run; what was found to be in order.
+
+    Args:
+        count: is told the processor seconds of what ran, worker-written code that it is.
 
     Raises:
         CheckError: the first fault; SubstrateError: the recipe is not YAML, a file no plain one.
@@ -33,20 +39,22 @@ def check(campaign: OpenCampaign, fork: Path, seed: int) -> str:
     load_recipe(fork / campaign.substrate.file.recipe)
     code = [name for name in files if name.endswith(".py")]
     # in the sandbox: the compiler is no match for a text that was written to bring it down
-    _expect(
-        shell(campaign, fork, shlex.join([sys.executable, "-c", COMPILE, *code]), LIMIT_S),
-        "the code does not compile",
+    *compiled, took = counted(
+        campaign, fork, shlex.join([sys.executable, "-c", COMPILE, *code]), LIMIT_S
     )
+    count(took)
+    _expect((compiled[0], compiled[1]), "the code does not compile")
     cluster = campaign.config.cluster
     if isinstance(cluster, SlurmCluster) and cluster.container.kind != "none":
         return (
             f"the recipe is YAML, {len(code)} Python files compile; the training stack is in a "
             "container, so no data were built"
         )
-    build = shell(campaign, fork, build_command(campaign, fork, seed), LIMIT_S)
+    *build, took = counted(campaign, fork, build_command(campaign, fork, seed), LIMIT_S)
+    count(took)
     if build[0].startswith("timed out"):
         return f"the code compiles; the data take more than {LIMIT_S} s and were not waited for"
-    _expect(build, "the data do not build")
+    _expect((build[0], build[1]), "the data do not build")
     return f"the recipe is YAML, {len(code)} Python files compile, the data build"
 
 
@@ -64,15 +72,11 @@ def build_command(campaign: OpenCampaign, fork: Path, seed: int) -> str:
     return shlex.join(step.argv).replace("SCRATCH", '"$TMPDIR/check"')
 
 
-def shell(campaign: OpenCampaign, fork: Path, command: str, timeout_s: int) -> tuple[str, str]:
-    """Runs a command of the agent's in its fork, in the sandbox; how it ended and what it said."""
-    return counted(campaign, fork, command, timeout_s)[:2]
-
-
 def counted(
     campaign: OpenCampaign, fork: Path, command: str, timeout_s: int, processor_s: int | None = None
 ) -> tuple[str, str, float]:
-    """Like `shell`, with the processor seconds that it took, and a limit on them."""
+    """Runs a command of the agent's in its fork, in the sandbox; how it ended, what it said, and
+    the processor seconds that it took, of `processor_s` at most."""
     rows = [campaign.rows] if campaign.rows else []
     return run_shell(
         command,

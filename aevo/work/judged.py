@@ -4,6 +4,7 @@ An anchor runs the standing recipe untouched, by rule: it has no agent and nothi
 """
 
 from aevo.config.agent import EndpointSettings
+from aevo.errors import SubstrateError
 from aevo.evaluate import opinion
 from aevo.evaluate.judging import Judge
 from aevo.files.documents import finished, read
@@ -57,7 +58,10 @@ def _opinion(broker: Broker, number: int) -> tuple[list[Flag], Opinion] | None:
     settings, run = broker.campaign.config.agent, broker.files.run(number)
     if not isinstance(settings, EndpointSettings):
         return None
-    change = recorded_change(broker.substrate, run.fork, broker.round.standing)
+    try:
+        change = recorded_change(broker.substrate, run.fork, broker.round.standing)
+    except SubstrateError:
+        return None  # then the run counts for nothing as it is
     if not change.edits:
         return None
     where = run.inspection.parent / "opinion.jsonl"

@@ -1,14 +1,11 @@
 """The shell of a candidate's agent within its budget of processor seconds."""
 
-import time
 from pathlib import Path
 
 from aevo.errors import AevoError
 from aevo.work.broker import Broker
-from aevo.work.budget import shell_seconds
+from aevo.work.budget import shell_seconds, spend_shell
 from aevo.work.check import counted
-
-LEAST_S = 0.01  # processor seconds of a command that are counted
 
 
 class ShellSpent(AevoError):
@@ -26,6 +23,5 @@ def metered(broker: Broker, fork: Path, command: str, timeout_s: int) -> str:
     if left is not None and left <= 0:
         raise ShellSpent(f"your shell has had its {allowed} processor seconds")
     code, output, took = counted(broker.campaign, fork, command, timeout_s, left)
-    if took >= LEAST_S:
-        broker.trace.note("note", shell_s=round(took, 2), at=round(time.time(), 2))
+    spend_shell(broker.trace, took)
     return f"{code}\n{output}"

@@ -205,6 +205,7 @@ def test_an_honest_edit_is_not(edit: Honest, fork: Make) -> None:
     assert compare(judge.given(run.fork, run.data)) == []
 
 
+@pytest.mark.long(8)
 @pytest.mark.parametrize("stack", STACKS)
 def test_no_move_of_a_catalogue_is_flagged(stack: str, fork: Make, tmp_path: Path) -> None:
     judge, run = fork(stack, Change())

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from aevo.errors import ConfigError, JobError, SubstrateError
-from aevo.evaluate.contract import check_predictions
+from aevo.evaluate.contract import check_baseline, check_predictions
 from aevo.evaluate.untrusted import IntegrityError
 from aevo.files.documents import read, write_json
 from aevo.files.paths import Layout
 from aevo.jobs import local
+from aevo.plan.candidates import nothing_measured
 from aevo.records.evidence import Evidence
 from aevo.records.inspection import Inspection
 from aevo.records.scores import Score, Scores
@@ -22,7 +23,7 @@ from aevo.records.trace import Trace, Turn
 from aevo.start.privacy import close_to_others
 from aevo.substrate.frozen import open_substrate
 from aevo.view.failures import refusals
-from aevo.view.outcome import check_baseline, check_measured
+from aevo.view.outcome import check_measured
 from tests.conftest import REGRESSION, Cli
 from tests.support.builders import World, play, start_campaign
 
@@ -146,3 +147,16 @@ def test_a_command_whose_every_candidate_fails_is_not_zero(cli: Cli) -> None:
     assert done.returncode != 0
     assert "partial credit" in done.stderr.strip().splitlines()[-1]
     assert not cli.layout().round(2).root.exists()
+
+
+def test_no_round_is_planned_after_one_that_measured_nothing(tmp_path: Path) -> None:
+    layout = start_campaign(tmp_path / "camp")
+    evidence = play(layout, 1, World({}))
+    assert nothing_measured(layout, 1) is None and nothing_measured(layout, 2) is None
+    failed = [
+        item.model_copy(update={"status": "failed", "failure": "no weights"})
+        for item in evidence.candidates
+    ]
+    path = layout.round(1).evidence
+    write_json(path, evidence.model_copy(update={"candidates": failed}))
+    assert nothing_measured(layout, 1) == "every candidate of round 1 failed; c00: no weights"
