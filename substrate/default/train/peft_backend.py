@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,27 @@ from train.batching import Batch
 from train.run import Run
 
 
-def execute(run: Run) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Precision:
+    """How the base is held: conf/trainer/peft.yaml. `recompute`: none, or full, where the backward
+    pass computes each layer anew from its input."""
+
+    name: str = "fp32"
+    recompute: str = "none"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.name]
+
+
+def execute(run: Run, precision: Precision | None = None) -> dict[str, Any]:
     """Train, or go on, or find it done; returns the content of result.json.
 
     Raises:
         StateError, DataError, ModelError, ChatError, OSError: one line each.
     """
-    return loop.execute(run, loop.Alone(), lambda rows, chat: PeftBackend(run))
+    return loop.execute(run, loop.Alone(), lambda rows, chat: PeftBackend(run, precision))
 
 
 class PeftBackend:
@@ -29,7 +44,7 @@ class PeftBackend:
     from.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, precision: Precision | None = None) -> None:
         """Load the base; the run's seed decides the adapter's initial values.
 
         Raises:
@@ -39,7 +54,11 @@ class PeftBackend:
         self.path = run.out / "state" / "state.pt"
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model.check_packing(run.base, options["packing"])
-        self.model = model.load(run.base, options["lora"], run.seed, device)
+        self.precision = precision or Precision()
+        dtype = self.precision.dtype
+        self.model = model.load(run.base, options["lora"], run.seed, device, dtype)
+        if self.precision.recompute == "full":
+            model.checkpoint_layers(self.model)
         self.parameters = model.trainable(self.model)
         self.optimizer: torch.optim.Optimizer = loop.adamw(self.parameters.values(), options)
         self.model.train()
@@ -98,5 +117,6 @@ class PeftBackend:
         return model.paths(self.model)
 
     def describe(self) -> dict[str, Any]:
-        """Nothing: it is the default."""
-        return {}
+        """Nothing of the default; how the base is held where that is another way."""
+        own = vars(self.precision)
+        return {"trainer": "peft", "precision": own} if self.precision != Precision() else {}
