@@ -13,10 +13,10 @@ from rich.tree import Tree
 
 from aevo.config.cluster import SlurmCluster
 from aevo.config.schema import Config
-from aevo.jobs.launch import argv
+from aevo.jobs.launch import argv, node_of_its_own
 from aevo.jobs.script import dependency, executor
 from aevo.leaderboard.configured import described
-from aevo.records.job import JobSpec
+from aevo.records.job import JobSpec, Step
 from aevo.start.forecast import campaign_jobs, forecast, planned_jobs
 
 
@@ -55,9 +55,18 @@ def script(job: JobSpec, cluster: SlurmCluster) -> str:
     by = f", submitted by {Path(job.owner).name}" if job.owner else ""
     head = f"\n#==> {Path(job.folder).parents[1].name}/{job.name}{by}\n"
     head += f"#    {' '.join(['sbatch', *made.arguments])}\n"
-    runs = "".join(f"# runs: {shlex.join(argv(job, step))}\n" for step in job.steps)
+    runs = "".join(f"# runs: {_run(job, step)}\n" for step in job.steps)
     entry = f"# runs: {job.entry} {shlex.join(job.arguments)}\n" if job.entry else ""
     return f"{head}{made.text(command)}{entry}{runs}"
+
+
+def _run(job: JobSpec, step: Step) -> str:
+    """A step's command; of one that is started by nodes, also what they start."""
+    found = shlex.join(argv(job, step))
+    if not node_of_its_own(job, step):
+        return found
+    ranks = job.resources.tasks_per_node
+    return f"{found}  # in one sandbox a node, {ranks} ranks of: {shlex.join(step.argv)}"
 
 
 def _branch(tree: Tree, config: Config, number: int, jobs: list[JobSpec]) -> None:

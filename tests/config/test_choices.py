@@ -46,6 +46,7 @@ def scoring(setup: Setup, folder: Path) -> JobSpec:
 
 def test_the_first_way_is_the_default(stack: Substrate, tmp_path: Path) -> None:
     values: dict[str, Any] = {"data": 1, "base": 2, "seed": 3, "out": 4, "threads": 5}
+    values |= {"precision": "bf16", "recompute": "none"}
     step = stack.command("train", tmp_path, **values)
     assert step.argv[2] == "train.sft" and not step.distributed
     assert step == stack.command("train", tmp_path, variant="peft", **values)

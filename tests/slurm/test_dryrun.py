@@ -156,7 +156,8 @@ def test_golden_round_of_a_production_model(tmp_path: Path, name: str) -> None:
     assert len(runs) == 2
     asked = re.findall(r"#SBATCH --nodes=(\d+)", scripts(done.stdout)["c00-train-1"])
     if asked != ["1"]:
-        assert all(f"--nodes={asked[0]} --ntasks={8 * int(asked[0])} " in line for line in runs)
+        assert all(f"--nodes={asked[0]} --ntasks={asked[0]} " in line for line in runs)
+        assert all("in one sandbox a node, 8 ranks of: " in line for line in runs)
 
 
 def check_golden(name: str, tmp_path: Path, done: "subprocess.CompletedProcess[str]") -> None:

@@ -87,7 +87,8 @@ READING = """## How to read them
   pipeline stages the first or the last is the fullest. Logits are counted as if every position were
   learned. `mamba-ssm`'s kernels are taken for granted: the scan in plain torch keeps more than
   twice as much. What other layers keep is compared with what torch really keeps, by a test.
-- **trainer=peft** holds base and activations in fp32 and passes all rows of a batch at once.
+- **trainer=peft** holds base and activations in fp32 by default (`precision`, `recompute`) and
+  passes all rows of a batch at once.
 - **trainer=bridge** with `tensor`, `pipeline` and `expert` 0 has the layout of Megatron-Bridge's
   LoRA recipe for the model, and computes anew what that does. It reads a second copy of the base,
   in megatron's format, whose import has identified it.

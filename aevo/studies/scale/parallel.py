@@ -179,7 +179,8 @@ def of(
             micro_rows=rows,
             row_tokens=assumed.row(config.model.preset),
             adapter=adapter,
-            number_bytes=4,
+            number_bytes=2 if options.get("precision") == "bf16" else 4,
+            recompute=RECOMPUTE[str(options.get("recompute", "none"))],
         )
     return replace(found, problems=tuple(_problems(found, model)), notes=tuple(_notes(found)))
 

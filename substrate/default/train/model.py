@@ -32,14 +32,16 @@ class ModelError(ValueError):
     """The base cannot be loaded or has no such modules; one line."""
 
 
-def load(base: Path, lora: dict[str, Any], seed: int, device: str) -> PeftModel:
-    """The base in fp32 on `device` with a fresh adapter; the seed decides its initial values.
+def load(base: Path, lora: dict[str, Any], seed: int, device: str,
+         dtype: torch.dtype = torch.float32) -> PeftModel:
+    """The base on `device` with a fresh adapter, always in fp32; the seed decides its
+    initial values.
 
     Raises:
         ModelError: not a model folder, or the LoRA targets are not in it.
     """
     try:
-        model = open_model(base, torch.float32)
+        model = open_model(base, dtype)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{base}: {' '.join(str(error).split())[:300]}") from error
     config = lora_config(lora, _targets(model, lora["targets"]))
@@ -51,6 +53,18 @@ def load(base: Path, lora: dict[str, Any], seed: int, device: str) -> PeftModel:
     if not isinstance(adapted, PeftModel):
         raise ModelError(f"{base}: peft gave no PeftModel")
     return adapted.to(device)
+
+
+def checkpoint_layers(model: PeftModel) -> None:
+    """The backward pass computes each layer anew from its input: less memory, a third more time.
+
+    Raises:
+        ModelError: transformers cannot for this architecture.
+    """
+    base: Any = model.get_base_model()
+    if not base.supports_gradient_checkpointing:
+        raise ModelError(f"--recompute full: transformers has none for {base.config.model_type}")
+    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,21 @@ from train.rl.plan import staged
 from train.run import Run
 
 
-def execute(run: Run) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Precision:
+    """How the base is held: conf/trainer/peft.yaml. `recompute`: none, or full, where the backward
+    pass computes each layer anew from its input."""
+
+    name: str = "fp32"
+    recompute: str = "none"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.name]
+
+
+def execute(run: Run, precision: Precision | None = None) -> dict[str, Any]:
     """Train, or go on, or find it done; returns the content of result.json.
 
     Raises:
@@ -23,8 +38,8 @@ def execute(run: Run) -> dict[str, Any]:
     if staged(run.recipe["train"]):
         from train.rl.trainer import execute as execute_stages
 
-        return execute_stages(run)
-    return loop.execute(run, loop.Alone(), lambda rows, chat: PeftBackend(run))
+        return execute_stages(run, precision)
+    return loop.execute(run, loop.Alone(), lambda rows, chat: PeftBackend(run, precision))
 
 
 class PeftBackend:
@@ -34,7 +49,7 @@ class PeftBackend:
     from.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, precision: Precision | None = None) -> None:
         """Load the base; the run's seed decides the adapter's initial values.
 
         Raises:
@@ -44,7 +59,11 @@ class PeftBackend:
         self.path = run.out / "state" / "state.pt"
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model.check_packing(run.base, options["packing"])
-        self.model = model.load(run.base, options["lora"], run.seed, device)
+        self.precision = precision or Precision()
+        dtype = self.precision.dtype
+        self.model = model.load(run.base, options["lora"], run.seed, device, dtype)
+        if self.precision.recompute == "full":
+            model.checkpoint_layers(self.model)
         self.parameters = model.trainable(self.model)
         self.optimizer: torch.optim.Optimizer = loop.adamw(self.parameters.values(), options)
         self.model.train()
@@ -103,5 +122,6 @@ class PeftBackend:
         return model.paths(self.model)
 
     def describe(self) -> dict[str, Any]:
-        """Nothing: it is the default."""
-        return {}
+        """Nothing of the default; how the base is held where that is another way."""
+        own = vars(self.precision)
+        return {"trainer": "peft", "precision": own} if self.precision != Precision() else {}

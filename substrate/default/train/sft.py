@@ -24,13 +24,19 @@ COMMAND = Command("train.sft", stages=True)
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return COMMAND.follow(COMMAND.parser().parse_args(argv), _train)
+    parser = COMMAND.parser()
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
+                        help="of base and activations; the adapter is fp32")
+    parser.add_argument("--recompute", choices=("none", "full"), default="none",
+                        help="full: the backward pass computes layers anew: less memory, more time")
+    args = parser.parse_args(argv)
+    return COMMAND.follow(args, lambda run: _train(run, args.precision, args.recompute))
 
 
-def _train(run: Run) -> dict[str, Any]:
-    from train.peft_backend import execute
+def _train(run: Run, precision: str, recompute: str) -> dict[str, Any]:
+    from train.peft_backend import Precision, execute
 
-    return execute(run)
+    return execute(run, Precision(precision, recompute))
 
 
 if __name__ == "__main__":

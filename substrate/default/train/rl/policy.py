@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from train.batching import Batch, Example, collate
-from train.peft_backend import PeftBackend
+from train.peft_backend import PeftBackend, Precision
 from train.rl.losses import Judged, log_probabilities, loss
 from train.rl.plan import settings
 from train.rl.sampling import Answer, sample
@@ -26,13 +26,13 @@ SCORED = 64  # answers that are scored together
 class PolicyBackend(PeftBackend):
     """A PeftBackend whose state also holds the reference of a GRPO stage, if it has one."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, precision: Precision | None = None) -> None:
         """As PeftBackend's.
 
         Raises:
             ModelError: the base cannot be loaded, or not be trained so.
         """
-        super().__init__(run)
+        super().__init__(run, precision)
         self.base = run.base
         self.rl = settings(run.recipe["train"])
         self.reference: dict[str, Tensor] | None = None

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from train import loop, schedule
 from train.batching import Batch, DataError, Row, collate, read_rows
+from train.peft_backend import Precision
 from train.rl import plan
 from train.rl.losses import Judged
 from train.rl.policy import PolicyBackend
@@ -72,13 +73,15 @@ class Share(Ticker):
                   f"loss {loss}, {now - self.started:.0f} s", flush=True)
 
 
-def execute(run: Run) -> dict[str, Any]:
+def execute(run: Run, precision: Precision | None = None) -> dict[str, Any]:
     """Train, or go on, or find it done; returns the content of result.json.
 
     Raises:
         StateError, DataError, ModelError, ChatError, OSError: one line each.
     """
-    return loop.execute(run, loop.Alone(), lambda rows, chat: PolicyBackend(run), StagedTrainer)
+    return loop.execute(
+        run, loop.Alone(), lambda rows, chat: PolicyBackend(run, precision), StagedTrainer
+    )
 
 
 class StagedTrainer(loop.Trainer):
