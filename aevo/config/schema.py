@@ -69,6 +69,7 @@ class WorkerSettings(Part):
     dollars: float | None = Field(gt=0)
     gpu_hours: float | None = Field(gt=0)
     failures: PositiveInt
+    questions: NonNegativeInt = 20
 
 
 class ScriptedAgent(Part):
@@ -77,6 +78,13 @@ class ScriptedAgent(Part):
     kind: Literal["scripted"]
 
 
+class NoTeacher(Part):
+    """conf/teacher/none: no model answers questions."""
+
+    kind: Literal["none"] = "none"
+
+
+TeacherSettings = Annotated[NoTeacher | EndpointSettings, Field(discriminator="kind")]
 AgentSettings = Annotated[ScriptedAgent | EndpointSettings, Field(discriminator="kind")]
 
 
@@ -95,6 +103,8 @@ class Config(Part):
     evaluator: EvaluatorSettings = EvaluatorSettings(name="auto")
     cluster: ClusterSettings
     agent: AgentSettings
+    teacher: TeacherSettings = NoTeacher()
+    knowledge: str | None = None
     leaderboard: BoardSettings
     sandbox: Setting
     policy: PolicySettings
@@ -149,11 +159,25 @@ def _with_whole_paths(config: Config) -> Config:
         config = config.model_copy(
             update={"model": config.model.model_copy(update={"source": source})}
         )
-    if not isinstance(config.agent, EndpointSettings):
-        return config
-    given = {key: getattr(config.agent, key) for key in ("record", "api_key_file")}
+    if config.knowledge is not None:
+        folder = Path(config.knowledge).expanduser().resolve()
+        if not folder.is_dir():
+            raise ConfigError(
+                f"knowledge={config.knowledge} is no folder", "give a folder of texts"
+            )
+        config = config.model_copy(update={"knowledge": str(folder)})
+    whole = {
+        name: _whole_endpoint(settings)
+        for name, settings in (("agent", config.agent), ("teacher", config.teacher))
+        if isinstance(settings, EndpointSettings)
+    }
+    return config.model_copy(update=whole)
+
+
+def _whole_endpoint(settings: EndpointSettings) -> EndpointSettings:
+    given = {key: getattr(settings, key) for key in ("record", "api_key_file")}
     whole = {key: str(Path(path).expanduser().resolve()) for key, path in given.items() if path}
-    return config.model_copy(update={"agent": config.agent.model_copy(update=whole)})
+    return settings.model_copy(update=whole)
 
 
 def complaint(error: BaseException) -> str:

@@ -90,7 +90,7 @@ class CandidateSummary(Part):
 
     `lb_gain` is against the anchor of the same round, None unless both were scored. `effect` takes
     dev and leaderboard as readings of one gain, as is right while dev is evidence; `external` rests
-    on the leaderboard alone.
+    on the leaderboard alone. `title` and `said` are the agent's words on its change.
     """
 
     candidate: str
@@ -113,6 +113,8 @@ class CandidateSummary(Part):
     runs: list[RunSummary] = []
     failure_modes: list[str] = []
     findings: list[str] = []
+    title: str = ""
+    said: str = ""
     text: str
 
 

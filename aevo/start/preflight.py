@@ -28,10 +28,11 @@ def can_run(config: Config) -> None:
             file=sys.stderr,
             flush=True,
         )
-    if isinstance(config.agent, EndpointSettings):
-        from aevo.llm import preflight  # `openai` is half of a start's imports
+    for settings in (config.agent, config.teacher):
+        if isinstance(settings, EndpointSettings):
+            from aevo.llm import preflight  # `openai` is half of a start's imports
 
-        preflight.check(config.agent)
+            preflight.check(settings)
     configured.check(config)
 
 

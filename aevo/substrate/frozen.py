@@ -38,7 +38,8 @@ class Command(Part):
 
 
 class SubstrateFile(Record):
-    """substrate.yaml. `sealed` are frozen paths that worker-written code and agents cannot see."""
+    """substrate.yaml. `sealed` are frozen paths that worker-written code and agents cannot see;
+    `trial` recipe keys with which a training takes a few rows and steps, to be tried for free."""
 
     name: str
     recipe: str
@@ -46,6 +47,7 @@ class SubstrateFile(Record):
     mutable: list[str]
     frozen: list[str]
     sealed: list[str] = []
+    trial: dict[str, Any] = {}
     commands: dict[str, Command | dict[str, Command]]
 
 

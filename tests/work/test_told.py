@@ -359,3 +359,53 @@ def test_the_page_of_a_later_round_tells_what_the_anchor_measured(finished_round
     assert standing_dev(layout, changed).startswith("changed since; before it was 0.")
     measured = policies.read(layout, 1).noise.model_copy(update={"seed_sd": 0.014, "seed_runs": 2})
     assert noise(measured) == "sd 0.014 between seeds of one recipe (2 runs)"
+
+
+def with_trial(tools: Toolbox, trial: dict[str, Any]) -> Toolbox:
+    """The same tools, were the substrate to say what makes a training short."""
+    broker = tools.broker
+    substrate = replace(
+        broker.substrate, file=broker.substrate.file.model_copy(update={"trial": trial})
+    )
+    campaign = replace(broker.campaign, substrate=substrate)
+    return Toolbox(tools.fork, substrate, replace(broker, campaign=campaign))
+
+
+def test_a_check_trains_a_few_steps_and_costs_nothing(fresh: Tools) -> None:
+    tools = with_trial(fresh("c01"), {"train.steps": 12})
+    edit(tools, "steps: 60", "steps: 6000000")
+    assert "the first steps train" in call(tools, "check")
+    call(
+        tools,
+        "edit_file",
+        path="train/fit.py",
+        find="names = sorted(",
+        replace="names = undefined(",
+    )
+    for name in ("check", "train"):
+        said = call(tools, name)
+        assert "does not train" in said and "name 'undefined' is not defined" in said
+    assert tools.broker.runs() == []
+    assert tools.broker.substrate.diff(tools.fork, tools.broker.round.standing).set == {
+        "train.steps": 6000000
+    }
+
+
+def test_a_stopped_run_counts_for_a_part_and_is_never_trained_again(
+    fresh: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "submit", submit)
+    tools = fresh("c01")
+    path, slow = "train/fit.py", "import time; time.sleep(60)\nif start:"
+    call(tools, "edit_file", path=path, find="if start:", replace=slow)
+    assert answered(tools, "train")["run"] == 1
+    said = call(tools, "stop", run=1)
+    assert said == "run 1 is stopped and counts as 0.5 of a training run"
+    assert call(tools, "stop", run=1) == said, "again after a crash: the same"
+    status = answered(tools, "wait", run=1)
+    assert status["status"] == "failed"
+    assert tools.broker.counts(1) == 0.5
+    call(tools, "edit_file", path=path, find=slow, replace="if start:")
+    assert answered(tools, "train")["trainings_left"] == 0.5
+    assert "budget of 2 training runs is spent" in call(tools, "train")
+    assert "there is no training run 7" in call(tools, "stop", run=7)
