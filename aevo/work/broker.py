@@ -197,6 +197,9 @@ class Broker:
         """Waits for run `number`; a lost job is submitted again and resumes from its state."""
         self._known(number)
         spec = self.train_spec(number)
+        if stopping.stopped(JobFolder.of(spec)):
+            curve = self.curve(number)
+            return RunStatus(run=number, status="failed", failure=stopping.SAID, metrics=curve)
         try:
             wait(spec, self.campaign.config.cluster)
         except JobError as error:
@@ -255,6 +258,8 @@ class Broker:
         # one that has said how it failed may be in its last breath: it was not cancelled
         if observe(job).phase != "failed" and cancel(job):
             return "cancelled when its candidate ended"
+        if stopping.stopped(job):
+            return stopping.SAID
         return answers.cause(observe(job)) or "never ran"
 
     def logs(self, number: int, lines: int) -> str:

@@ -52,9 +52,10 @@ def check(campaign: OpenCampaign, fork: Path, seed: int, recipe: dict[str, Any])
     if build[0].startswith("timed out"):
         return f"{compiled}; the data take more than {LIMIT_S} s and were not waited for"
     _expect(build, "the data do not build")
-    if few is None or not trains_here(campaign):
+    command = train_command(campaign, fork, seed, few) if few and trains_here(campaign) else None
+    if command is None:
         return f"{compiled}, the data build"
-    steps = shell(campaign, fork, train_command(campaign, fork, seed, few), LIMIT_S)
+    steps = shell(campaign, fork, command, LIMIT_S)
     if steps[0].startswith("timed out"):
         return f"{compiled}, the data build; its first steps take more than {LIMIT_S} s"
     _expect(steps, "it does not train")
@@ -94,8 +95,9 @@ def build_command(campaign: OpenCampaign, fork: Path, seed: int, recipe: str | N
     return _in_scratch(campaign, step.argv, recipe)
 
 
-def train_command(campaign: OpenCampaign, fork: Path, seed: int, recipe: str) -> str:
-    """Shell command that builds the data and trains on them, in scratch space."""
+def train_command(campaign: OpenCampaign, fork: Path, seed: int, recipe: str) -> str | None:
+    """Shell command that builds the data and trains on them, in scratch space; None where the
+    stack's command cannot be given another recipe."""
     trainer = campaign.config.trainer
     step = campaign.substrate.command(
         "train",
@@ -108,6 +110,8 @@ def train_command(campaign: OpenCampaign, fork: Path, seed: int, recipe: str) ->
         threads=1,
         **placeholders(trainer),
     )
+    if campaign.substrate.file.recipe not in step.argv:
+        return None
     build = build_command(campaign, fork, seed, recipe)
     return f"{build} > /dev/null && {_in_scratch(campaign, step.argv, recipe)}"
 

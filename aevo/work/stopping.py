@@ -5,13 +5,18 @@ job: never by what its code wrote. No less than `LEAST`, so that a candidate can
 start of run after run; half where nobody knows how long a training takes.
 """
 
+import time
+
 from aevo.jobs.ending import cancel
 from aevo.jobs.folder import JobFolder
+from aevo.jobs.state import observe
 from aevo.jobs.usage import spent as spent_by
 from aevo.jobs.usage import survey
 
 LEAST = 0.25  # of a training that a stopped run counts as
 UNKNOWN = 0.5  # where no whole training was measured yet
+STARTING_S = 30.0  # in which a job that is being started must be there
+SAID = "stopped by its agent"
 MARK = "stopped-by-agent"  # in the job's folder, which no worker-written code can write
 
 
@@ -24,10 +29,16 @@ def stop(job: JobFolder) -> bool:
     """Ends a job that lives, for good; False if it does not live. Called again it says the same."""
     mark, known = job.root / MARK, stopped(job)
     mark.touch()
-    if cancel(job) or known:
+    end = time.monotonic() + STARTING_S
+    while not cancel(job):
+        if known or observe(job).phase != "starting" or time.monotonic() > end:
+            break
+        time.sleep(0.1)  # its process is there in a moment, and can be ended then
+    else:
         return True
-    mark.unlink()
-    return False
+    if not known:
+        mark.unlink()
+    return known
 
 
 def stopped(job: JobFolder) -> bool:

@@ -20,6 +20,7 @@ from aevo.records.plan import Plan
 from aevo.records.trace import ToolCall, Turn
 from aevo.sandbox import STOPPED
 from aevo.substrate.catalogue import load
+from aevo.substrate.frozen import Command
 from aevo.work import broker as broker_module
 from aevo.work.brief import first_turns
 from aevo.work.budget import Meter, failures_in_a_row
@@ -362,11 +363,15 @@ def test_the_page_of_a_later_round_tells_what_the_anchor_measured(finished_round
 
 
 def with_trial(tools: Toolbox, trial: dict[str, Any]) -> Toolbox:
-    """The same tools, were the substrate to say what makes a training short."""
+    """The same tools, were the substrate to say what makes a training short, and its command to
+    name the recipe."""
     broker = tools.broker
-    substrate = replace(
-        broker.substrate, file=broker.substrate.file.model_copy(update={"trial": trial})
-    )
+    command = broker.substrate.file.commands["train"]
+    assert isinstance(command, Command)
+    named = command.model_copy(update={"argv": [*command.argv, "recipe.yaml"]})
+    commands = {**broker.substrate.file.commands, "train": named}
+    file = broker.substrate.file.model_copy(update={"trial": trial, "commands": commands})
+    substrate = replace(broker.substrate, file=file)
     campaign = replace(broker.campaign, substrate=substrate)
     return Toolbox(tools.fork, substrate, replace(broker, campaign=campaign))
 
@@ -374,14 +379,10 @@ def with_trial(tools: Toolbox, trial: dict[str, Any]) -> Toolbox:
 def test_a_check_trains_a_few_steps_and_costs_nothing(fresh: Tools) -> None:
     tools = with_trial(fresh("c01"), {"train.steps": 12})
     edit(tools, "steps: 60", "steps: 6000000")
+    path = "train/fit.py"
+    call(tools, "edit_file", path=path, find='Path("recipe.yaml")', replace="Path(sys.argv[4])")
     assert "the first steps train" in call(tools, "check")
-    call(
-        tools,
-        "edit_file",
-        path="train/fit.py",
-        find="names = sorted(",
-        replace="names = undefined(",
-    )
+    call(tools, "edit_file", path=path, find="names = sorted(", replace="names = undefined(")
     for name in ("check", "train"):
         said = call(tools, name)
         assert "does not train" in said and "name 'undefined' is not defined" in said
@@ -403,7 +404,8 @@ def test_a_stopped_run_counts_for_a_part_and_is_never_trained_again(
     assert said == "run 1 is stopped and counts as 0.5 of a training run"
     assert call(tools, "stop", run=1) == said, "again after a crash: the same"
     status = answered(tools, "wait", run=1)
-    assert status["status"] == "failed"
+    assert (status["status"], status["failure"]) == ("failed", "stopped by its agent")
+    assert tools.broker.settle(1) == "stopped by its agent"
     assert tools.broker.counts(1) == 0.5
     call(tools, "edit_file", path=path, find=slow, replace="if start:")
     assert answered(tools, "train")["trainings_left"] == 0.5
