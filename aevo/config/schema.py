@@ -70,6 +70,7 @@ class WorkerSettings(Part):
     gpu_hours: float | None = Field(gt=0)
     failures: PositiveInt
     shell_s: PositiveInt | None = 7200
+    questions: NonNegativeInt = 20
 
 
 class WatchdogSettings(Part):
@@ -86,6 +87,13 @@ class ScriptedAgent(Part):
     kind: Literal["scripted"]
 
 
+class NoTeacher(Part):
+    """conf/teacher/none: no model answers questions."""
+
+    kind: Literal["none"] = "none"
+
+
+TeacherSettings = Annotated[NoTeacher | EndpointSettings, Field(discriminator="kind")]
 AgentSettings = Annotated[ScriptedAgent | EndpointSettings | CliAgent, Field(discriminator="kind")]
 
 
@@ -104,6 +112,8 @@ class Config(Part):
     evaluator: EvaluatorSettings = EvaluatorSettings(name="auto")
     cluster: ClusterSettings
     agent: AgentSettings
+    teacher: TeacherSettings = NoTeacher()
+    knowledge: str | None = None
     leaderboard: BoardSettings
     sandbox: Setting
     watchdog: WatchdogSettings = WatchdogSettings()
@@ -159,11 +169,25 @@ def _with_whole_paths(config: Config) -> Config:
         config = config.model_copy(
             update={"model": config.model.model_copy(update={"source": source})}
         )
-    if not isinstance(config.agent, EndpointSettings):
-        return config
-    given = {key: getattr(config.agent, key) for key in ("record", "api_key_file")}
+    if config.knowledge is not None:
+        folder = Path(config.knowledge).expanduser().resolve()
+        if not folder.is_dir():
+            raise ConfigError(
+                f"knowledge={config.knowledge} is no folder", "give a folder of texts"
+            )
+        config = config.model_copy(update={"knowledge": str(folder)})
+    whole = {
+        name: _whole_endpoint(settings)
+        for name, settings in (("agent", config.agent), ("teacher", config.teacher))
+        if isinstance(settings, EndpointSettings)
+    }
+    return config.model_copy(update=whole)
+
+
+def _whole_endpoint(settings: EndpointSettings) -> EndpointSettings:
+    given = {key: getattr(settings, key) for key in ("record", "api_key_file")}
     whole = {key: str(Path(path).expanduser().resolve()) for key, path in given.items() if path}
-    return config.model_copy(update={"agent": config.agent.model_copy(update=whole)})
+    return settings.model_copy(update=whole)
 
 
 def complaint(error: BaseException) -> str:

@@ -55,10 +55,14 @@ def _off_axis(facts: RoundFacts) -> list[str]:
         axis = item.plan.axis
         if item.usable is None or axis is None or not axis.knobs:
             continue
+        files = {edit.file for edit in item.usable.change.edits}
+        others = [knob for brief in facts.policy.axes if brief != axis for knob in brief.knobs]
         foreign = [
             key
             for key in touches(item.usable.change)
             if not any(overlap(key, knob) for knob in axis.knobs)
+            # code that makes a knob's new value lies where it must; not in another axis's file
+            and (key not in files or any(overlap(key, knob) for knob in others))
         ]
         if foreign:
             faults.append(f"{item.plan.id} also touched {', '.join(foreign)}")

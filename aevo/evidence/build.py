@@ -6,7 +6,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +88,8 @@ def _comparisons(facts: RoundFacts, band: float) -> dict[str, Comparison]:
         for item in facts.candidates
         if item.plan.role == "explorer" and item.correct.keys() & anchor.correct.keys()
     ]
-    pairs = [paired(anchor.correct, item.correct) for item in explorers]
+    # the anchor's run of the same seed: what seeds do is then in neither
+    pairs = [paired(anchor.at(item.seed), item.correct) for item in explorers]
     # an explorer that changed nothing tests nothing, and costs the others no power
     tests = [index for index, item in enumerate(explorers) if not _unchanged(item)]
     adjusted = [1.0] * len(pairs)
@@ -129,12 +130,13 @@ def _domain_gains(
 ) -> dict[str, tuple[float, float]]:
     """Per domain, the accuracy gain on that domain's common items, and half of the width of its
     95 % interval (normal, over items)."""
-    items = list(anchor.correct.keys() & explorer.correct.keys())
+    reference = anchor.at(explorer.seed)
+    items = list(reference.keys() & explorer.correct.keys())
     domain_of = [anchor.domain_of[item] for item in items]
     names = sorted(set(domain_of))
     column = {name: index for index, name in enumerate(names)}
     place = np.fromiter(map(column.__getitem__, domain_of), int, len(items))
-    before, after = answers(anchor.correct, items), answers(explorer.correct, items)
+    before, after = answers(reference, items), answers(explorer.correct, items)
     counts = [
         np.bincount(place[which], minlength=len(names)).tolist()
         for which in (slice(None), after & ~before, before & ~after)
@@ -150,16 +152,16 @@ def _domain_gains(
 def _summaries(facts: RoundFacts, worth: _Worth) -> list[CandidateSummary]:
     board = facts.leaderboard
     anchor = facts.anchor
-    anchor_dev = _dev(anchor)
+    anchor_devs = _devs(anchor)
     anchor_lb = board.score_of(anchor.plan.id) if board and anchor else None
-    return [_summary(item, worth, board, anchor_dev, anchor_lb) for item in facts.candidates]
+    return [_summary(item, worth, board, anchor_devs, anchor_lb) for item in facts.candidates]
 
 
 def _summary(
     item: CandidateFacts,
     worth: _Worth,
     board: Leaderboard | None,
-    anchor_dev: float | None,
+    anchor_devs: Mapping[int | None, float],
     anchor_lb: float | None,
 ) -> CandidateSummary:
     manifest, plan, flags = item.manifest, item.plan, _flags(item)
@@ -186,21 +188,25 @@ def _summary(
         readings=worth.readings.get(plan.id),
         effect=worth.effects.get(plan.id),
         external=worth.external.get(plan.id),
-        runs=_runs(item, anchor_dev),
+        runs=_runs(item, anchor_devs),
         flags=flags,
         failure_modes=_failure_modes(item),
         findings=list(manifest.claims.findings) if manifest else [],
+        title=(manifest.title or "") if manifest else "",
+        said=manifest.claims.summary if manifest and manifest.title is not None else "",
         text="",
     )
     return summary.model_copy(update={"text": wording.candidate(summary)})
 
 
-def _runs(item: CandidateFacts, anchor_dev: float | None) -> list[RunSummary]:
+def _runs(item: CandidateFacts, anchor_devs: Mapping[int | None, float]) -> list[RunSummary]:
+    """Each run's gain is over the anchor's run of its seed, else over what the anchor stands by."""
     runs = []
     for run in item.manifest.runs if item.manifest else []:
         flags = item.flags(run)
         best = None if flags else run.best
         dev = best.dev if best else None
+        anchor_dev = anchor_devs.get(run.seed, anchor_devs.get(None))
         runs.append(
             RunSummary(
                 run=run.number,
@@ -279,6 +285,12 @@ def _weak_domain(facts: RoundFacts) -> tuple[str | None, float]:
     return (name if share >= VISIBLY_WEAK / len(errors) else None), share
 
 
-def _dev(item: CandidateFacts | None) -> float | None:
-    manifest = item.usable if item else None
-    return manifest.selected.dev if manifest and manifest.selected else None
+def _devs(anchor: CandidateFacts | None) -> dict[int | None, float]:
+    """The anchor's dev by training seed, and under None of what it stands by."""
+    manifest = anchor.usable if anchor else None
+    if manifest is None or manifest.selected is None:
+        return {}
+    own: dict[int | None, float] = {
+        run.seed: run.best.dev for run in manifest.runs if run.best and run.change.empty
+    }
+    return {None: manifest.selected.dev, **own}

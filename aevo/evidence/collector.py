@@ -23,6 +23,7 @@ from aevo.evidence.inputs import CandidateFacts, RoundFacts, read_round, read_ro
 from aevo.evidence.prose import write_prose
 from aevo.files import documents
 from aevo.files.paths import Layout, RoundLayout
+from aevo.files.roundlog import note
 from aevo.leaderboard import Board, Entry
 from aevo.leaderboard.configured import open_board
 from aevo.plan.setup import OpenCampaign
@@ -48,8 +49,6 @@ def main(arguments: list[str]) -> None:
     board = open_board(OpenCampaign.read(layout, number))
     evidence = collect(layout, number, board)
     print(evidence.calibration.text)
-    if evidence.prose is not None:
-        print(f"prose by {evidence.prose.author}")
 
 
 def collect(layout: Layout, number: int, board: Board) -> Evidence:
@@ -70,6 +69,9 @@ def collect(layout: Layout, number: int, board: Board) -> Evidence:
     if settings is not None:
         prose = write_prose(evidence, settings, folder.root / "collector")
         evidence = evidence.model_copy(update={"prose": prose})
+        print(f"prose by {prose.author}")
+        if not prose.sections:
+            note(folder.log, "collector", f"prose by {prose.author}")
     documents.write_text(folder.evidence_text, wording.render(evidence))
     documents.write_json(folder.evidence, evidence)
     return evidence

@@ -34,6 +34,7 @@ from aevo.statistics.noise import (
     seed_band,
 )
 from aevo.statistics.paired import flip_variance, item_difference
+from aevo.substrate.catalogue import Catalogue, move_of
 
 DEFAULT_DECIMALS = 2
 
@@ -146,8 +147,8 @@ def readings(facts: RoundFacts, noise: RoundNoise) -> dict[str, Readings]:
     """The gains of every scored explorer over the anchor, by candidate.
 
     The variance of a dev gain is that of the mean difference over items, which includes the flips
-    of single items, and what seeds move in common beyond flips, for the explorer and for the
-    anchor's mean.
+    of single items, and what seeds move in common beyond flips, for the means of the explorer's
+    runs of its change and of the anchor's.
     """
     runs = _anchor_runs(facts)
     common = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
@@ -155,12 +156,14 @@ def readings(facts: RoundFacts, noise: RoundNoise) -> dict[str, Readings]:
     for item in facts.candidates:
         if item.plan.role != "explorer" or not item.correct or not runs:
             continue
-        items = [name for name in common if name in item.correct]
+        own = [item.correct, *item.replicates]
+        items = [name for name in common if all(name in run for run in own)]
         if not items:
             continue
-        gain, variance = item_difference(runs, item.correct, items)
-        seeds = max(0.0, noise.run.value - noise.flips) * (1 + 1 / len(runs))
-        flipping = noise.flips * (1 + 1 / len(runs))
+        gain, variance = item_difference(runs, own, items)
+        scatter = 1 / len(own) + 1 / len(runs)
+        seeds = max(0.0, noise.run.value - noise.flips) * scatter
+        flipping = noise.flips * scatter
         lb = facts.lb_gain(item.plan.id)
         split = _by_domain(facts, items)
         found[item.plan.id] = Readings(
@@ -264,7 +267,15 @@ def _earlier(facts: RoundFacts, item: CandidateFacts) -> list[Trial]:
     axis, manifest = item.plan.axis, item.manifest
     if axis is None or manifest is None:
         return []
-    return ledger.of_change(facts.policy.tried, axis.axis, manifest.change)
+    found = ledger.of_change(facts.policy.tried, axis.axis, manifest.change)
+    again = (
+        move_of(Catalogue(axes=[]).with_briefs([axis]).axes[0], manifest.change)
+        if axis.own
+        else None
+    )
+    # on another standing recipe the lines around an edit differ, and with them its digest
+    named = ledger.of_move(facts.policy.tried, axis.axis, again) if again else []
+    return [*found, *(t for t in named if t.change_sha256 and t not in found)]
 
 
 def bundles(facts: RoundFacts) -> dict[str, int]:

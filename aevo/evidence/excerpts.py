@@ -66,8 +66,27 @@ def claims(evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
+def changes(evidence: Evidence) -> str:
+    """What explorers changed in code, one JSON line each: the lines taken out and put in, and their
+    authors' title and summary. All of it is workers' text."""
+    lines = []
+    for item in evidence.candidates:
+        if not item.change.edits and not item.said:
+            continue
+        shown = {
+            "candidate": item.candidate,
+            "name": excerpt(item.change.name),
+            "title": excerpt(item.title, 100),
+            "said": excerpt(item.said, 600),
+            "diff": [excerpt(line, 160) for line in item.change.excerpt()],
+        }
+        lines.append(data({key: value for key, value in shown.items() if value}))
+    return "\n".join(lines)
+
+
 def _figures(item: CandidateSummary) -> dict[str, Any]:
-    whole = item.model_dump(exclude={"text", "findings", "failure_modes", "change", "runs"})
+    words = {"text", "findings", "failure_modes", "title", "said"}
+    whole = item.model_dump(exclude={*words, "change", "runs"})
     whole["change"] = item.change.summary()
     whole["runs"] = [
         {**run.model_dump(exclude={"change"}), "change": run.change.summary()} for run in item.runs

@@ -27,8 +27,9 @@ class CandidateFacts:
     """One candidate as found. `problem` says why a manifest or its predictions cannot be used.
 
     `cleared` are the flagged runs that a person has cleared (`aevo.evaluate.clearing`).
-    `correct` are the answers of the selected checkpoint, `replicates` those of an anchor's other
-    runs, each by its best checkpoint.
+    `correct` are the answers of the selected checkpoint, `replicates` those of other runs of the
+    same recipe, each by its best checkpoint; `seeds` are the training seeds of these, in their
+    order.
     """
 
     plan: CandidatePlan
@@ -39,11 +40,22 @@ class CandidateFacts:
     correct: dict[str, bool] = field(default_factory=dict)
     domain_of: dict[str, str] = field(default_factory=dict)
     replicates: tuple[dict[str, bool], ...] = ()
+    seeds: tuple[int, ...] = ()
     cleared: frozenset[int] = frozenset()
 
     def flags(self, run: TrainingRun) -> list[str]:
         """Why one of its runs counts for nothing: the judge flagged it, and nobody cleared it."""
         return [] if run.number in self.cleared else list(run.flags)
+
+    def at(self, seed: int | None) -> dict[str, bool]:
+        """The answers of the run of that seed; those of the selected one if there is none."""
+        runs = dict(zip(self.seeds, (self.correct, *self.replicates), strict=False))
+        return runs.get(seed, self.correct) if seed is not None else self.correct
+
+    @property
+    def seed(self) -> int | None:
+        """The training seed of the run that it stands by, as far as that is known."""
+        return self.seeds[0] if self.seeds else None
 
     @property
     def usable(self) -> Manifest | None:
@@ -179,10 +191,12 @@ def _candidate(
         return CandidateFacts(plan, "failed", manifest, digest, problem + "; ".join(flags))
     if not predictions:
         return CandidateFacts(plan, "ok", manifest, digest)
-    others = _replicates(manifest) if plan.role == "anchor" else []
+    others = _replicates(manifest)
     try:
         rows = _predictions(folder, plan.id, selected.run, selected.checkpoint)
-        replicates = [_predictions(folder, plan.id, run, name) for run, name in others]
+        replicates = [
+            _predictions(folder, plan.id, run.number, run.best.name) for run in others if run.best
+        ]
     except RecordError as error:
         return CandidateFacts(plan, "ok", manifest, digest, _without_root(error.what, folder))
     return CandidateFacts(
@@ -194,17 +208,25 @@ def _candidate(
         _correct(rows),
         {row.id: row.domain for row in rows},
         tuple(_correct(found) for found in replicates),
+        tuple(run.seed for run in [*_stood_by(manifest), *others]),
     )
 
 
-def _replicates(manifest: Manifest) -> list[tuple[int, str]]:
-    """Run and checkpoint of the anchor's scored runs beside the selected one."""
+def _stood_by(manifest: Manifest) -> list[TrainingRun]:
+    """The run that a candidate stands by."""
     selected = manifest.selected
-    return [
-        (run.number, run.best.name)
-        for run in manifest.runs
-        if run.best and run.change.empty and (selected is None or run.number != selected.run)
-    ]
+    return [run for run in manifest.runs if selected and run.number == selected.run]
+
+
+def _replicates(manifest: Manifest) -> list[TrainingRun]:
+    """The other scored runs of the recipe that a candidate stands by, one a seed."""
+    found: dict[int, TrainingRun] = {}
+    for chosen in _stood_by(manifest):
+        for run in manifest.runs:
+            same = run.recipe_sha256 == chosen.recipe_sha256 and run.change == chosen.change
+            if same and run.best and run.number != chosen.number and run.seed != chosen.seed:
+                found.setdefault(run.seed, run)
+    return list(found.values())
 
 
 def _correct(rows: Sequence[Prediction]) -> dict[str, bool]:

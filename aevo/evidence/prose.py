@@ -63,6 +63,7 @@ def opening(evidence: Evidence) -> list[Turn]:
         evidence=evidence,
         titles=SECTIONS,
         claims=excerpts.claims(evidence),
+        changes=excerpts.changes(evidence),
         figures=excerpts.computed(evidence),
     )
     system = render(

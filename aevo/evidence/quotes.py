@@ -22,14 +22,14 @@ INTERVAL = 0.95  # the level of all intervals
 
 _CANDIDATE = re.compile(r"\bc\d{2,}\b")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-_SPAN = re.compile(r"`([^`\n]{1,120})`")
+_SPAN = re.compile(r"`([^`\n]{1,400})`")
 _WORD = re.compile(r"[^\s()\[\]{},;:=<>/|\"“”'‘’`*~≈±≤≥]+")
 _NUMBER = re.compile(r"([+\-−–]?)(\d+(?:\.\d+)?|\.\d+)(?:[eE](-\d{1,2}))?(%|-points?|pp)?")
 _RANGE = re.compile(r"(\d*\.?\d+%?)[-–](\d*\.?\d+%?)")
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 _UNIT = re.compile(r"[\s\u00a0]?(%|percent\b|per cent\b|(?:percentage )?points?\b|pp\b)")
 _NAME = re.compile(r"[A-Za-z][\w\-]{0,59}")
-_PIECE = re.compile(r"\w+(?:\.\w+)+=[^`\n]{1,80}")
+_PIECE = re.compile(r"\w+(?:\.\w+)+=[^`\n]{1,80}|[\w./\-]{1,120} edited")
 
 
 class Figure(NamedTuple):
@@ -126,12 +126,17 @@ def text_faults(text: str, known: Sources, cited: Collection[str] = ()) -> list[
     faults = [f"write numbers in plain digits, not {''.join(sorted(strange))}"] if strange else []
     for sentence in _SENTENCE.split(text):
         here = {*cited, *_CANDIDATE.findall(sentence)}
-        bare = _SPAN.sub(lambda m: " " if m[1] in known.spans else f" {m[1]} ", sentence)
+        bare = _SPAN.sub(lambda m: " " if _known(m[1], known) else f" {m[1]} ", sentence)
         for word, unit in _words(bare):
             fault = _fault(word, unit, here, known)
             if fault:
                 faults.append(f"{fault} (in “{sentence.strip()[:80]}”)")
     return faults
+
+
+def _known(span: str, known: Sources) -> bool:
+    """True if a code span is a name, or a change as its candidate has it: one piece, or a list."""
+    return all(piece in known.spans for piece in span.split("; "))
 
 
 def quotes_any(text: str) -> bool:

@@ -24,6 +24,7 @@ from aevo.records.trace import Event, ToolCall, Trace, Turn, Usage, total
 
 TRIES = 3  # replies that may be refused before the rules stand in
 LONGEST_S = 1800.0  # since the conversation began; past it an endpoint's next failure is its last
+STOOD_IN = "rules, because "  # how the author of what rules made in a model's place begins
 LONGEST_FAULT = 600  # characters of one reason
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class Ended(Generic[T]):
     @property
     def author(self) -> str:
         """Who the product is by, in the words of the record."""
-        return self.model if self.product is not None else f"rules, because {self.reason}"
+        return self.model if self.product is not None else f"{STOOD_IN}{self.reason}"
 
 
 def at_endpoint(settings: EndpointSettings, number: int, folder: Path) -> BuildModel:

@@ -60,16 +60,19 @@ class Window:
         """The turns to send. They may still be too many if what must stay is."""
         names = {call.id: call.name for turn in turns for call in turn.tool_calls}
         sent = [self._shown(place, turn, names) for place, turn in enumerate(turns)]
-        if self.estimate(sent, overhead) <= self.limit:
+        length = characters(sent) + overhead
+        if length * self._tokens_per_character <= self.limit:
             return sent
         for kind in ("tool", "assistant"):  # outputs first, then long arguments of old calls
             for place in range(len(turns) - self._keep_last):
-                if self.estimate(sent, overhead) <= self.limit * LOW_WATER:
+                if length * self._tokens_per_character <= self.limit * LOW_WATER:
                     return sent
                 if turns[place].role == kind:
                     self._left_out.add(_key(place, turns[place]))
+                    length -= characters([sent[place]])
                     sent[place] = self._shown(place, turns[place], names)
-            if self.estimate(sent, overhead) <= self.limit:
+                    length += characters([sent[place]])
+            if length * self._tokens_per_character <= self.limit:
                 return sent
         return sent
 

@@ -1,10 +1,10 @@
 """The meta step's language model: evidence and policy in, one typed proposal out, by one tool.
 
 Its system prompt is the constitution, verbatim and nothing else. It reads computed figures, the
-collector's prose as commentary, the policy and the catalogue; no findings of an agent (of a
-worker's words only names of moves, recipe values and why it failed, cut and escaped), no file, no
-shell. The constitution's checked rules judge what it hands in; broken ones go back to it. After
-`single_tool.TRIES` refusals, or where the endpoint fails, the rule-based proposal stands in.
+collector's prose as commentary, the policy and the catalogue, and what workers changed in code: the
+lines, their title and summary, cut and escaped; no findings of an agent, no file, no shell. The
+constitution's checked rules judge what it hands in; broken ones go back to it. After
+`conversation.TRIES` refusals, or where the endpoint fails, the rule-based proposal stands in.
 
 Nothing that was written by a worker, a collector or this model decides a figure or a promotion:
 gains are computed, a promotion must have earned its place by them (R1, R2), and its change comes
@@ -26,18 +26,20 @@ from aevo.llm.conversation import TRIES, Ruling, at_endpoint, converse
 from aevo.llm.model import ToolSchema
 from aevo.llm.prompts import render
 from aevo.meta.draft import Draft
-from aevo.meta.proposing import Question, citation_faults, form_faults, to_proposal
+from aevo.meta.proposing import Question, citation_faults, form_faults, repeatable, to_proposal
 from aevo.policy import constitution
 from aevo.policy.constitution import History
 from aevo.policy.promotion import judge as judge_trials
 from aevo.policy.rotation import active, rotation_due
 from aevo.policy.worth import Situation
+from aevo.records.evidence import Evidence
 from aevo.records.policy import Objective
 from aevo.records.proposal import Attempt, Prompt, Proposal, RuleResult, Session, Verdict
 from aevo.records.trace import Trace, Turn
 from aevo.substrate.catalogue import Axis, categories_needed
 
 MOST_TRIALS, MOST_DISCOVERIES = 80, 40  # the latest of each that the prompt shows
+CODE = {"own", "knobs", "category"}  # of a trial: shown as diffs, once
 NAMED = "model"  # author of a proposal until the conversation has ended
 
 
@@ -93,6 +95,12 @@ def opening(asked: Question, history: History, text: str) -> list[Turn]:
         rotate=rotation_due(evidence),
         figures=excerpts.computed(evidence),
         prose=excerpts.data(prose) if prose else "",
+        changes=excerpts.changes(evidence),
+        spent=excerpts.data(_spent(evidence)),
+        repeatable=excerpts.data(_repeatable(asked)),
+        trainings=asked.policy.trainings,
+        promotions=asked.policy.noise.promotions_per_round,
+        likely=asked.policy.likely_per_round,
         policy=excerpts.data(_policy(asked)),
         trials=[excerpts.data(t) for t in _trials(asked)],
         earned=excerpts.data(_earned(asked)),
@@ -156,12 +164,14 @@ def _policy(asked: Question) -> dict[str, Any]:
             "id": item.id,
             "axis": item.axis,
             "change": item.change.summary(),
+            "title": item.title,
+            "diff": item.change.excerpt(12),
             "figure": item.provenance.figure,
         }
         for item in policy.standing
     ]
     shown["axes"] = [f"{axis.axis} ({axis.category})" for axis in policy.axes]
-    shown["tried"] = [trial.model_dump() for trial in policy.tried[-MOST_TRIALS:]]
+    shown["tried"] = [trial.model_dump(exclude=CODE) for trial in policy.tried[-MOST_TRIALS:]]
     bounded: dict[str, Any] = excerpts.bounded(shown)
     return bounded
 
@@ -171,7 +181,7 @@ def _trials(asked: Question) -> list[dict[str, Any]]:
     objective = asked.policy.objective
     judged = judge_trials(asked.evidence, asked.policy, asked.catalogue, objective)
     return [
-        excerpts.bounded(trial.model_dump(exclude={"outcome", "reason", "round"}))
+        excerpts.bounded(trial.model_dump(exclude={"outcome", "reason", "round", *CODE}))
         for trial in judged.trials
     ]
 
@@ -186,6 +196,28 @@ def _earned(asked: Question) -> dict[str, dict[str, str]]:
                 if figure:
                     result[objective][item.candidate] = figure
     return result
+
+
+def _repeatable(asked: Question) -> dict[str, dict[str, Any]]:
+    """Measured changes that may be assigned again, by round and candidate."""
+    found = repeatable(asked, asked.policy.objective)
+    return {
+        source: excerpts.bounded(
+            {"axis": trial.axis, "move": trial.move, "title": trial.own.title if trial.own else ""}
+        )
+        for source, trial in found.items()
+    }
+
+
+def _spent(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """Trainings of each candidate, and why those failed that did."""
+    return {
+        item.candidate: {
+            "trainings": len(item.runs),
+            "failed": [excerpts.excerpt(run.failure) for run in item.runs if run.failure],
+        }
+        for item in evidence.candidates
+    }
 
 
 def _axis(asked: Question, axis: Axis) -> dict[str, Any]:

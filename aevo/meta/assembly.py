@@ -72,6 +72,7 @@ def assemble(chosen: Decision, evidence: Evidence, old: Policy, author: str) -> 
         axes=list(chosen.axes),
         stack_up_to=old.stack_up_to,
         likely_per_round=old.likely_per_round,
+        trainings=old.trainings,
         noise=chosen.noise,
         selection=chosen.selection,
         retired=list(chosen.retired),

@@ -38,6 +38,23 @@ class _Draft(Part):
         return value
 
 
+class EditDraft(_Draft):
+    """`find` must occur exactly once in the file; an empty one creates it."""
+
+    file: Name
+    find: str = Field(default="", max_length=4000)
+    replace: str = Field(max_length=8000)
+
+
+class MoveDraft(_Draft):
+    """A move of your own: values of recipe keys, and patches of files that its axis names."""
+
+    id: Name = Field(description="a short name that no other move has")
+    set: dict[str, Any] = Field(default={}, description="dotted recipe keys and their values")
+    patch: list[EditDraft] = Field(default=[], max_length=8)
+    why: Line
+
+
 class AxisDraft(_Draft):
     """An axis for the next round: one of the catalogue by its id, or one of your own."""
 
@@ -54,6 +71,21 @@ class AxisDraft(_Draft):
         "several axes to be tried together; no other field is needed",
     )
     transfer: bool = Field(default=False, description="of your own: may lower dev on purpose")
+    own: list[MoveDraft] = Field(
+        default=[],
+        max_length=6,
+        description="concrete moves of your own, on this axis's knobs, to be made exactly",
+    )
+    repeat: Name | None = Field(
+        default=None,
+        description="a change that was measured and not decided, by round and candidate "
+        "(r01-c02): it is tried again as it was, with another seed; axis and reason alone are "
+        "needed beside it",
+    )
+    trainings: int | None = Field(
+        default=None, ge=1, le=64, description="left out: as many as every other axis"
+    )
+    seeds: int = Field(default=1, ge=1, le=16, description="on how many its change is measured")
 
 
 class PromotionDraft(_Draft):
@@ -67,7 +99,9 @@ class DeadEndDraft(_Draft):
     """A move of this round that is not worth another trial."""
 
     candidate: Name
-    move: Annotated[str, Field(min_length=1, max_length=LONGEST_CLAIM), _ONE_LINE]
+    move: Annotated[str, Field(min_length=1, max_length=LONGEST_CLAIM), _ONE_LINE] | None = Field(
+        default=None, description="left out: what the candidate stands by"
+    )
     what: Line = Field(description="what it did, in a few words")
     figure: Cited
 

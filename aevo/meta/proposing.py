@@ -5,7 +5,6 @@ fills in all that can be computed: a promotion's change comes from the candidate
 ledgers and provenance from the records. A figure that the model cites must be one of the evidence.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +20,9 @@ from aevo.evidence.quotes import (
     text_faults,
 )
 from aevo.meta.assembly import Decision, Remark, assemble
-from aevo.meta.draft import AxisDraft, Draft, NoiseDraft, SelectionDraft
+from aevo.meta.draft import AxisDraft, DeadEndDraft, Draft, NoiseDraft, SelectionDraft
 from aevo.policy import bundles
+from aevo.policy.own import repeated, trials_of
 from aevo.policy.promotion import (
     dead_end,
     demoted,
@@ -34,12 +34,14 @@ from aevo.policy.promotion import (
     reversed_end,
     selected_move,
 )
+from aevo.records.change import Edit
 from aevo.records.evidence import CandidateSummary, Evidence
 from aevo.records.policy import (
     AxisBrief,
     DeadEnd,
     NoiseRule,
     Objective,
+    OwnMove,
     Policy,
     Provenance,
     RetiredAxis,
@@ -51,7 +53,6 @@ from aevo.records.proposal import Proposal
 from aevo.substrate.catalogue import Catalogue
 
 RULES = tuple(f"R{number}" for number in range(1, 25))  # names a text may mention
-CANDIDATE = re.compile(r"\bc\d{2,}\b")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Question:
     @property
     def extended(self) -> Catalogue:
         """The catalogue with the round's stacks."""
-        return self.catalogue.with_stacks(self.policy.axes)
+        return self.catalogue.with_briefs(self.policy.axes)
 
     def earned(self, item: CandidateSummary, objective: Objective) -> str | None:
         """The figure by which it may be promoted (constitution R1, R2)."""
@@ -93,7 +94,7 @@ def to_proposal(draft: Draft, asked: Question, author: str) -> Proposal:
         promotions=added,
         dead_ends=dead,
         trials=list(_trials(draft, asked, added, dead)),
-        axes=[_axis(item, asked.catalogue) for item in draft.axes],
+        axes=[_axis(item, asked, draft.objective) for item in draft.axes],
         retired=_retired(draft, asked),
         noise=_noise(draft.noise, asked) if draft.noise else asked.rules.policy.noise,
         selection=_selection(draft.selection, evidence.round) if draft.selection else old.selection,
@@ -108,6 +109,16 @@ def form_faults(draft: Draft, asked: Question) -> list[str]:
     for item in draft.axes:
         if item.combines and asked.catalogue.moves(item.combines) is None:
             faults.append(f"axis {item.axis} combines what the catalogue does not have")
+        elif item.repeat is not None:
+            known = repeatable(asked, draft.objective)
+            trial = known.get(item.repeat)
+            if trial is None:
+                faults.append(
+                    f"axis {item.axis} repeats {item.repeat}; what may be repeated: "
+                    f"{', '.join(known) or 'nothing yet'}"
+                )
+            elif trial.axis != item.axis:
+                faults.append(f"{item.repeat} was measured on axis {trial.axis}: name that axis")
         elif (
             not item.combines
             and asked.catalogue.axis(item.axis) is None
@@ -117,8 +128,6 @@ def form_faults(draft: Draft, asked: Question) -> list[str]:
                 f"axis {item.axis} is not in the catalogue: it needs category, brief "
                 "and knobs of its own"
             )
-        if CANDIDATE.search(f"{item.reason} {item.brief or ''}"):
-            faults.append(f"axis {item.axis}: its worker knows no other candidate (R11)")
     promoted = [item.candidate for item in draft.promotions]
     faults += [
         f"{name} is no explorer of this round" for name in promoted if asked.explorer(name) is None
@@ -147,14 +156,23 @@ def _dead_end_faults(draft: Draft, asked: Question, promoted: list[str]) -> Iter
     tried = _tried(asked, draft.objective)
     for item in draft.dead_ends:
         explorer = asked.explorer(item.candidate)
-        if explorer is None or (item.candidate, item.move) not in tried:
+        name = _dead_name(item, asked)
+        if explorer is None or (item.candidate, name) not in tried:
             moves = ", ".join(move for who, move in tried if who == item.candidate) or "none"
-            yield f"{item.candidate} did not try {item.move}; its moves: {moves}"
-        elif item.move == excerpt(selected_move(explorer, asked.catalogue)):
+            yield f"{item.candidate} did not try {name}; its moves: {moves}"
+        elif name == excerpt(selected_move(explorer, asked.extended)):
             if asked.earned(explorer, draft.objective):
-                yield f"{item.candidate}'s {item.move} earned promotion: it is no dead end"
+                yield f"{item.candidate}'s {name} earned promotion: it is no dead end"
             elif item.candidate in promoted:
-                yield f"{item.candidate}'s {item.move} is promoted and a dead end at once"
+                yield f"{item.candidate}'s {name} is promoted and a dead end at once"
+
+
+def _dead_name(item: DeadEndDraft, asked: Question) -> str:
+    """The move meant: the one named, or what the candidate stands by."""
+    explorer = asked.explorer(item.candidate)
+    if item.move is not None or explorer is None:
+        return item.move or ""
+    return excerpt(selected_move(explorer, asked.extended))
 
 
 def citation_faults(draft: Draft, asked: Question) -> list[str]:
@@ -172,7 +190,7 @@ def citation_faults(draft: Draft, asked: Question) -> list[str]:
         faults.append("reason: mode or objective change, and no figure is quoted for it")
     texts = [("reason", draft.reason, "")]
     texts += [(f"discovery {d.kind}", d.text, d.candidate or "") for d in draft.discoveries]
-    texts += [(f"dead end {d.move}", d.what, d.candidate) for d in draft.dead_ends]
+    texts += [(f"dead end of {d.candidate}", d.what, d.candidate) for d in draft.dead_ends]
     for where, text, candidate in texts:
         faults += [f"{where}: {fault}" for fault in text_faults(text, known, {candidate})]
     return faults
@@ -182,7 +200,7 @@ def _citations(draft: Draft) -> Iterator[tuple[str, str, str | None]]:
     for promotion in draft.promotions:
         yield f"promotion of {promotion.candidate}", promotion.figure, promotion.candidate
     for dead in draft.dead_ends:
-        yield f"dead end {dead.move}", dead.figure, dead.candidate
+        yield f"dead end of {dead.candidate}", dead.figure, dead.candidate
     for item in draft.retirements:
         yield f"retirement of {item.axis or item.category}", item.figure, None
     if draft.noise:
@@ -216,9 +234,18 @@ def _sources(draft: Draft, asked: Question) -> Sources:
     return sources(asked.evidence, {*figures, *policy_figures(numbers)}, names, changes)
 
 
-def _axis(draft: AxisDraft, catalogue: Catalogue) -> AxisBrief:
+def _axis(draft: AxisDraft, asked: Question, objective: Objective) -> AxisBrief:
+    brief = _axis_alone(draft, asked, objective)
+    return brief.model_copy(update={"trainings": draft.trainings, "seeds": draft.seeds})
+
+
+def _axis_alone(draft: AxisDraft, asked: Question, objective: Objective) -> AxisBrief:
+    catalogue = asked.catalogue
     if draft.combines and catalogue.moves(draft.combines) is not None:
         return bundles.brief_for(draft.combines, catalogue, draft.reason, draft.axis)
+    again = _repeated(draft, asked, objective)
+    if again is not None:
+        return again
     axis = catalogue.axis(draft.axis)
     return AxisBrief(
         axis=draft.axis,
@@ -228,7 +255,34 @@ def _axis(draft: AxisDraft, catalogue: Catalogue) -> AxisBrief:
         moves=list(draft.moves),
         transfer=axis.transfer if axis else draft.transfer,
         reason=draft.reason,
+        own=[
+            OwnMove(
+                id=move.id,
+                set=move.set,
+                patch=[Edit.model_validate(edit.model_dump()) for edit in move.patch],
+                why=move.why,
+            )
+            for move in draft.own
+        ],
     )
+
+
+def _repeated(draft: AxisDraft, asked: Question, objective: Objective) -> AxisBrief | None:
+    """The brief that tries a measured change again, as the ledger has it."""
+    if draft.repeat is None:
+        return None
+    trial = repeatable(asked, objective).get(draft.repeat)
+    return repeated(trial, asked.catalogue, draft.reason) if trial is not None else None
+
+
+def repeatable(asked: Question, objective: Objective) -> dict[str, Trial]:
+    """The measured changes that are still undecided and may be tried again, by their source."""
+    trials = [*asked.policy.tried, *_tried(asked, objective).values()]
+    return {
+        trial.own.source: trial
+        for trial in trials_of(trials)
+        if trial.own and trial.own.source and trial.outcome in ("undecided", "failed")
+    }
 
 
 def _promotions(draft: Draft, asked: Question) -> list[StandingChange]:
@@ -256,7 +310,7 @@ def _dead_ends(draft: Draft, asked: Question) -> list[DeadEnd]:
     }
     entries = []
     for item in draft.dead_ends:
-        trial = tried.get((item.candidate, item.move))
+        trial = tried.get((item.candidate, _dead_name(item, asked)))
         if trial is None:
             continue
         cited = Provenance(round=trial.round, candidate=trial.candidate, figure=item.figure)

@@ -16,6 +16,8 @@ from aevo.config.schema import endpoint_of
 from aevo.errors import ConfigError, ConstitutionError, JobError
 from aevo.files import documents
 from aevo.files.paths import Layout
+from aevo.files.roundlog import note
+from aevo.llm.conversation import STOOD_IN
 from aevo.meta.agent import propose_with_model
 from aevo.meta.proposing import Question
 from aevo.meta.rules import propose
@@ -58,7 +60,10 @@ def main(arguments: list[str]) -> None:
         proposal = propose_with_model(settings, asked, history, text, folder.meta)
     accept(layout, proposal, evidence, previous, history)
     chain.seal(layout, number)
-    print(f"policy of round {number + 1}, proposed by {proposal.author}")
+    said = f"policy of round {number + 1}, proposed by {proposal.author}"
+    print(said)
+    if proposal.author.startswith(STOOD_IN):
+        note(folder.log, "meta", said)
 
 
 def accept(

@@ -10,8 +10,7 @@ import hashlib
 from pathlib import Path
 
 from aevo import cli
-from aevo.config.agent import EndpointSettings
-from aevo.config.schema import Config
+from aevo.config.schema import Config, ScriptedAgent
 from aevo.errors import ConfigError, JobError, RecordError
 from aevo.files import roundlog
 from aevo.files.documents import finished, read, write_yaml
@@ -131,6 +130,7 @@ def make_plan(
         derive_seed(config.seed, "train", number, replicate)
         for replicate in range(max(config.worker.anchor_seeds, 1))
     ]
+    allotted = _allotted(policy, config.worker.trainings)
     axes: list[AxisBrief | None] = [None, *policy.axes]
     candidates = [
         CandidatePlan(
@@ -138,6 +138,7 @@ def make_plan(
             role="explorer" if axis else "anchor",
             axis=axis,
             seeds=_seeds(config, number, index, axis, seeds),
+            trainings=allotted.get(axis.axis) if axis else None,
             agent_seed=derive_seed(config.seed, "agent", number, axis.axis if axis else "anchor"),
         )
         for index, (name, axis) in enumerate(zip(candidate_ids(len(axes)), axes, strict=True))
@@ -159,10 +160,20 @@ def _seeds(
     """Anchor and explorers share the round's seeds. Rules that have nothing left to try repeat the
     standing recipe, on a new seed: that adds to the noise estimate. A language model without moves
     of the catalogue makes one of its own, which is compared like every other."""
-    repeats = axis is not None and not axis.moves and not axis.combines
-    if repeats and not isinstance(config.agent, EndpointSettings):
+    repeats = axis is not None and not (axis.moves or axis.combines or axis.own)
+    if repeats and isinstance(config.agent, ScriptedAgent):
         return [derive_seed(config.seed, "train", number, len(common) + index)]
-    return common
+    more = range(len(common), axis.seeds if axis else 0)
+    return [*common, *(derive_seed(config.seed, "train", number, place) for place in more)]
+
+
+def _allotted(policy: Policy, each: int) -> dict[str, int]:
+    """What the policy allots its axes beside the usual number of trainings. A command may have
+    lowered that since: then nobody has more than it says."""
+    asked = {axis.axis: axis.trainings for axis in policy.axes if axis.trainings is not None}
+    if sum(asked.get(axis.axis, each) for axis in policy.axes) > each * len(policy.axes):
+        return {name: min(count, each) for name, count in asked.items()}
+    return asked
 
 
 if __name__ == "__main__":

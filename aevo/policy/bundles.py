@@ -45,7 +45,8 @@ def bundle(situation: Situation, resting: Collection[str]) -> AxisBrief | None:
         return None
     refs = sorted(map(_ref, chosen), key=lambda ref: ref.axis)  # one bundle, one name
     gain = signed(sum(item.gain for item in chosen), 4)
-    return brief_for(refs, situation.catalogue, f"undecided alone, they promise {gain} together")
+    brief = brief_for(refs, situation.catalogue, "each is likely to help and undecided alone")
+    return brief.model_copy(update={"figure": f"they promise {gain} together"})
 
 
 def brief_for(

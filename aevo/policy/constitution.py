@@ -11,7 +11,9 @@ from functools import cached_property
 from pathlib import Path
 
 from aevo.errors import RecordError, SubstrateError
+from aevo.policy.briefs import brief_faults
 from aevo.policy.mode import dev_regained
+from aevo.policy.own import allotment_faults, knobs_with, own_faults
 from aevo.policy.posterior import beliefs, trust
 from aevo.policy.promotion import demoted, earned, likely_gain
 from aevo.policy.rotation import active, can_rest, rotation_due, used_categories, with_entrant
@@ -25,6 +27,7 @@ from aevo.substrate.catalogue import (
     Catalogue,
     categories_needed,
     conflict,
+    move_from,
     shared_knobs,
     stands,
     together,
@@ -245,6 +248,12 @@ def next_round_only(case: Case) -> list[str]:
     return faults
 
 
+@_rule("R11")
+def briefs_carry_no_scores(case: Case) -> list[str]:
+    catalogue = case.history.catalogue
+    return [fault for brief in case.policy.axes for fault in brief_faults(brief, catalogue)]
+
+
 @_rule("R12")
 def one_axis_per_explorer(case: Case) -> list[str]:
     names = [axis.axis for axis in case.policy.axes]
@@ -294,17 +303,27 @@ def axes_are_the_catalogues(case: Case) -> list[str]:
         faults.append("how many moves a stack combines is the operator's choice")
     if case.policy.likely_per_round != case.previous.likely_per_round:
         faults.append("how many changes may enter that are only likely is the operator's choice")
+    if case.policy.trainings != case.previous.trainings:
+        faults.append("how many trainings an explorer may start is the operator's choice")
+    faults += allotment_faults(case.policy.axes, case.previous.trainings)
     for brief in case.policy.axes:
         axis = case.history.catalogue.axis(brief.axis)
+        faults += own_faults(brief, case.history.catalogue, case.policy.tried)
         if brief.combines:
             faults += _bundle_faults(brief, case)
         elif axis is None:
-            if not brief.knobs or brief.moves:
+            if not brief.knobs:
                 faults.append(
                     f"{brief.axis} is not in the catalogue and states no knobs of its own"
                 )
+            if brief.moves:
+                faults.append(
+                    f"{brief.axis} is not in the catalogue, so it has no moves there: leave out "
+                    f"`moves` ({', '.join(brief.moves)})"
+                )
         else:
-            if (axis.category, axis.knobs) != (brief.category, brief.knobs):
+            knobs = knobs_with(axis.knobs, [own for own in brief.own if own.source])
+            if (axis.category, knobs) != (brief.category, brief.knobs):
                 faults.append(f"{brief.axis} differs from the catalogue in category or knobs")
             faults += [f"{brief.axis} has no move {m}" for m in brief.moves if axis.move(m) is None]
     return faults
@@ -313,7 +332,7 @@ def axes_are_the_catalogues(case: Case) -> list[str]:
 def _bundle_faults(brief: AxisBrief, case: Case) -> list[str]:
     catalogue, count = case.history.catalogue, len(brief.combines)
     moves = catalogue.moves(brief.combines)
-    if catalogue.axis(brief.axis) is not None or brief.moves:
+    if catalogue.axis(brief.axis) is not None or brief.moves or brief.own:
         return [f"{brief.axis} combines moves and is an axis of the catalogue or has its own"]
     if moves is None:
         named = ", ".join(f"{part.axis}/{part.move}" for part in brief.combines)
@@ -344,9 +363,11 @@ def nothing_dead_or_standing(case: Case) -> list[str]:
     for brief in new.axes:
         assigned = [(brief.axis, name) for name in brief.moves]
         assigned += [(part.axis, part.move) for part in brief.combines]
+        assigned += [(brief.axis, own.id) for own in brief.own]
+        stated = {own.id: move_from(own) for own in brief.own}
         for where, name in assigned:
             axis = case.history.catalogue.axis(where)
-            move = axis.move(name) if axis else None
+            move = stated.get(name) or (axis.move(name) if axis else None)
             if (where, name) in dead:
                 faults.append(f"{where}/{name} is a dead end")
             elif move is not None and stands(move, new.standing):

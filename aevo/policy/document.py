@@ -11,15 +11,25 @@ from aevo.config.policy import PolicySettings
 from aevo.errors import ConfigError
 from aevo.files import documents, words
 from aevo.files.paths import Layout
-from aevo.records.policy import MODE_TITLES, AxisBrief, NoiseRule, Policy, Provenance, Selection
+from aevo.records.policy import (
+    MODE_TITLES,
+    AxisBrief,
+    NoiseRule,
+    OwnMove,
+    Policy,
+    Provenance,
+    Selection,
+)
 from aevo.statistics.figures import signed
 from aevo.substrate.catalogue import Axis, Catalogue, categories_needed, select
 
 DEAD_ENDS_TITLE = "Don't waste budget on"  # the paper's literal section title
 
 
-def first_policy(settings: PolicySettings, catalogue: Catalogue, n_axes: int) -> Policy:
-    """The operator's policy for round 1.
+def first_policy(
+    settings: PolicySettings, catalogue: Catalogue, n_axes: int, trainings: int | None = None
+) -> Policy:
+    """The operator's policy for round 1; `trainings` are what each explorer may start.
 
     Raises:
         ConfigError: an axis is not in the catalogue, or it cannot give `n_axes` orthogonal axes.
@@ -40,6 +50,7 @@ def first_policy(settings: PolicySettings, catalogue: Catalogue, n_axes: int) ->
         axes=[a.brief_for([m.id for m in a.moves], "the operator's choice") for a in chosen],
         stack_up_to=settings.stack_up_to,
         likely_per_round=settings.likely_per_round,
+        trainings=trainings,
         noise=NoiseRule(
             promotion_threshold=settings.promotion_threshold,
             lb_threshold=settings.lb_threshold,
@@ -135,8 +146,22 @@ def _axis(axis: AxisBrief) -> list[str]:
         f"  - all of these moves together: {_names(combined)}"
         if combined
         else f"  - moves worth trying: {_names(axis.moves)}",
-        f"  - why: {axis.reason}",
+        f"  - why: {axis.reason}" + (f" ({axis.figure})" if axis.figure else ""),
+        *(f"  - its own: {_own(move)}" for move in axis.own),
+        *_allotted(axis),
     ]
+
+
+def _own(move: OwnMove) -> str:
+    named = f"{move.title}: " if move.title else ""
+    measured = f", as {move.source} measured it" if move.source else ""
+    return f"`{move.id}` ({named}{move.change.summary()}{measured})"
+
+
+def _allotted(axis: AxisBrief) -> list[str]:
+    asked = [f"{axis.trainings} trainings"] if axis.trainings else []
+    asked += [f"its change on {axis.seeds} seeds"] if axis.seeds > 1 else []
+    return [f"  - allotted: {', '.join(asked)}"] if asked else []
 
 
 def _noise(policy: Policy) -> list[str]:

@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aevo.policy import own as own_moves
 from aevo.policy import trials as ledger
 from aevo.policy.posterior import likely, posterior, trust
 from aevo.records.evidence import Calibration, CandidateSummary, Effect, Evidence
 from aevo.records.policy import (
+    AxisBrief,
     DeadEnd,
     MoveRef,
     NoiseRule,
     Objective,
+    OwnMove,
     Policy,
     Provenance,
     StandingChange,
@@ -19,7 +22,7 @@ from aevo.records.policy import (
 from aevo.statistics.effect import Estimate
 from aevo.statistics.figures import signed
 from aevo.statistics.noise import EPSILON
-from aevo.substrate.catalogue import Axis, Catalogue, conflict, has_all, move_of
+from aevo.substrate.catalogue import Catalogue, conflict, has_all, move_of
 
 COLLAPSE = 5  # bands of dev that even a transfer intervention may not lose
 
@@ -48,6 +51,8 @@ class Tried:
     lb_gain: float | None
     failure: str | None
     combines: tuple[MoveRef, ...] = ()
+    own: OwnMove | None = None
+    brief: AxisBrief | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -107,7 +112,7 @@ def judge(
     evidence: Evidence, policy: Policy, catalogue: Catalogue, objective: Objective
 ) -> Judgement:
     """Judges every trial of the round under the objective that the evidence supports."""
-    catalogue = catalogue.with_stacks(policy.axes)
+    catalogue = catalogue.with_briefs(policy.axes)
     promotions, waiting = _promote(evidence, policy, catalogue, objective)
     claimed = {item.provenance.candidate for item in promotions}
     promotions += _build_upon(evidence, policy, catalogue, objective, promotions)
@@ -120,8 +125,7 @@ def judge(
     for summary in evidence.candidates:
         if summary.role == "anchor" or summary.axis is None:
             continue
-        combined = _combined(summary, policy, catalogue)
-        for tried in _tried(summary, catalogue.axis(summary.axis), combined):
+        for tried in _tried(summary, policy, catalogue, evidence.round):
             if tried.chosen and summary.candidate in winners:
                 outcome = "promoted" if summary.candidate in claimed else "likely"
                 reason = winners[summary.candidate].provenance.figure
@@ -146,10 +150,12 @@ def judge(
 
 
 def selected_move(summary: CandidateSummary, catalogue: Catalogue) -> str:
-    """Name of the move a candidate stands by: the catalogue's, its own, or the change itself."""
+    """Name of the move a candidate stands by: the catalogue's or the policy's, if the change that
+    was measured is exactly that one, else the change's own. What the agent calls it decides
+    nothing."""
     axis = catalogue.axis(summary.axis or "")
     known = move_of(axis, summary.change) if axis else None
-    return known or summary.move or summary.change.summary()
+    return known or summary.change.name
 
 
 def _promote(
@@ -188,12 +194,12 @@ def likely_gain(
 ) -> dict[str, Estimate]:
     """By candidate, what its change is believed to add to the target after this round's trials,
     where that is likely enough to be built upon (constitution R2)."""
-    extended = catalogue.with_stacks(policy.axes)
+    extended = catalogue.with_briefs(policy.axes)
     own = {
         item.candidate: _trial(evidence, tried, "undecided", "")
         for item in evidence.candidates
         if item.role == "explorer" and item.axis is not None and item.readings is not None
-        for tried in _tried(item, extended.axis(item.axis), _combined(item, policy, extended))
+        for tried in _tried(item, policy, extended, evidence.round)
         if tried.chosen and tried.gain is not None
     }
     found = posterior([*policy.tried, *own.values()], trust(evidence.calibration, objective))
@@ -230,25 +236,28 @@ def _build_upon(
         taken = name in {o.provenance.candidate for o in others}
         clash = any(conflict(change, o.change) for o in others)
         if len(added) < policy.likely_per_round and not clash and not taken:
-            extended = catalogue.with_stacks(policy.axes)
+            extended = catalogue.with_briefs(policy.axes)
             entry = promoted(by_name[name], evidence.round, extended, likely_figure(gains[name]))
             added.append(entry.model_copy(update={"established": False}))
     return added
 
 
 def _tried(
-    summary: CandidateSummary, axis: Axis | None, combined: Sequence[MoveRef]
+    summary: CandidateSummary, policy: Policy, catalogue: Catalogue, number: int
 ) -> list[Tried]:
     """The candidate's moves in the order of their first run; repeats of one move are averaged."""
     gains: dict[str, list[float]] = {}
     failures: dict[str, str] = {}
-    catalogue = Catalogue(axes=[axis] if axis else [])
+    axis = catalogue.axis(summary.axis or "")
+    combined = _combined(summary, policy, catalogue)
+    brief = next((brief for brief in policy.axes if brief.axis == summary.axis), None)
     chosen = selected_move(summary, catalogue)
+    own = own_moves.measured(summary, number, chosen, brief) if brief else None
     for run in summary.runs:
         if run.change.empty:
             continue
         known = move_of(axis, run.change) if axis else None
-        name = chosen if run.change == summary.change else known or run.change.summary()
+        name = chosen if run.change == summary.change else known or run.change.name
         values = gains.setdefault(name, [])
         if run.gain is not None:
             values.append(run.gain)
@@ -263,6 +272,8 @@ def _tried(
             lb_gain=summary.lb_gain if name == chosen else None,
             failure=failures.get(name),
             combines=tuple(combined) if name == chosen else (),
+            own=own if name == chosen else None,
+            brief=brief,
         )
         for name, values in gains.items()
     ]
@@ -326,6 +337,7 @@ def promoted(
         axis=summary.axis or "",
         change=summary.change,
         provenance=Provenance(round=number, candidate=summary.candidate, figure=figure),
+        title=summary.title if summary.change.edits else "",
     )
 
 
@@ -355,5 +367,8 @@ def _trial(evidence: Evidence, tried: Tried, outcome: str, reason: str) -> Trial
             "lb_gain": tried.lb_gain,
             "outcome": outcome,
             "reason": reason,
+            "own": tried.own,
+            "category": tried.brief.category if tried.own and tried.brief else "",
+            "knobs": tried.brief.knobs if tried.own and tried.brief else [],
         }
     )

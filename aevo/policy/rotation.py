@@ -42,11 +42,18 @@ def assign(situation: Situation) -> Assignment:
             f"{categories_needed(n_axes, situation.catalogue)} categories",
             "the substrate's axes.yaml must be the one the campaign started with",
         )
-    axes = [axis.brief_for(situation.assigned(axis), _reason(situation, axis)) for axis in chosen]
+    axes = [_brief(situation, axis) for axis in chosen]
     axes += [bundle] if bundle else []
     before = {axis.category for axis in situation.policy.axes}
     entering = sorted({axis.category for axis in chosen} - before)
     return Assignment(axes, _retired(situation, chosen, resting), resting, entering)
+
+
+def _brief(situation: Situation, axis: Axis) -> AxisBrief:
+    """The axis as assigned; what the choice rests on stands apart from what its worker is told."""
+    moves = situation.assigned(axis)
+    brief = axis.brief_for(moves, _reason(situation, axis))
+    return brief.model_copy(update={"figure": _figure(situation, axis)})
 
 
 def active(retired: Iterable[RetiredAxis], number: int) -> list[RetiredAxis]:
@@ -108,7 +115,7 @@ def _choose(
     any."""
     catalogue = situation.catalogue
     needed = categories_needed(n_axes, catalogue)
-    ordered = sorted(catalogue.axes, key=lambda axis: _preference(situation, axis))
+    ordered = sorted(situation.offers, key=lambda axis: _preference(situation, axis))
     ordered = [
         axis
         for axis in ordered
@@ -150,7 +157,14 @@ def _preference(situation: Situation, axis: Axis) -> tuple[bool, bool, bool, flo
     )
     early = axis.transfer and mode != "transfer"
     worth = situation.value(axis, moves[0]) if moves else 0.0
-    return not moves, not fits, misled or early, -round(worth, 9), situation.places[axis.id]
+    last = len(situation.places)
+    return (
+        not moves,
+        not fits,
+        misled or early,
+        -round(worth, 9),
+        situation.places.get(axis.id, last),
+    )
 
 
 def _reason(situation: Situation, axis: Axis) -> str:
@@ -171,11 +185,23 @@ def _reason(situation: Situation, axis: Axis) -> str:
     elif assigned[0] not in trials:
         words.append(f"{len(assigned)} moves not tried yet")
     else:
-        known, trial = situation.known(axis, assigned[0]), trials[assigned[0]]
-        figure = f"{signed(known.gain, 4)} ± {known.se:.4f}" if known else signed(trial.gain, 4)
-        words.append(f"replicates {trial.move}, undecided at {figure} in round {trial.round}")
-    if moves:
-        words.append(f"a trial is worth {signed(situation.value(axis, moves[0]), 4)}")
+        move, trial = axis.move(assigned[0]), trials[assigned[0]]
+        name = "a change of its own" if move and move.source else trial.move
+        words.append(f"replicates {name}, undecided in round {trial.round}")
+    return "; ".join(words)
+
+
+def _figure(situation: Situation, axis: Axis) -> str:
+    """The figures that a choice rests on; empty where there are none."""
+    moves, trials = situation.open_moves(axis), situation.trials(axis)
+    if not moves:
+        return ""
+    words = [f"a trial is worth {signed(situation.value(axis, moves[0]), 4)}"]
+    first = situation.assigned(axis)[0]
+    if first in trials:
+        known = situation.known(axis, first)
+        gain = signed(trials[first].gain, 4)
+        words.insert(0, f"{signed(known.gain, 4)} ± {known.se:.4f}" if known else gain)
     return "; ".join(words)
 
 
@@ -183,7 +209,7 @@ def _retired(
     situation: Situation, chosen: Sequence[Axis], resting: Sequence[str]
 ) -> list[RetiredAxis]:
     """Past rests stay on record; axes without an open move retire unless they had to be used."""
-    number = situation.evidence.round
+    number, names = situation.evidence.round, {axis.id for axis in chosen}
     kept = [item for item in situation.policy.retired if item.category is not None]
     rests = [
         RetiredAxis(
@@ -205,6 +231,6 @@ def _retired(
             provenance=Provenance(round=number, figure="every move of it stands or is a dead end"),
         )
         for axis in situation.catalogue.axes
-        if axis not in chosen and axis.moves and not situation.open_moves(axis)
+        if axis.id not in names and axis.moves and not situation.open_moves(axis)
     ]
     return kept + rests + exhausted

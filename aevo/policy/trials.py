@@ -1,7 +1,6 @@
 """What the ledger of trials knows of a move: its readings, pooled (policy section "What has been
 tried")."""
 
-import hashlib
 from collections.abc import Sequence
 
 from aevo.records.change import Change
@@ -36,7 +35,7 @@ def of_change(tried: Sequence[Trial], axis: str, change: Change) -> list[Trial]:
 
 def change_digest(change: Change) -> str:
     """sha256 of a change's content."""
-    return hashlib.sha256(change.model_dump_json().encode()).hexdigest()
+    return change.sha256
 
 
 def of_move(tried: Sequence[Trial], axis: str, move: str) -> list[Trial]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from aevo.policy import trials as ledger
+from aevo.policy.own import axes_with, knobs_with
 from aevo.records.evidence import Evidence
 from aevo.records.policy import DeadEnd, MoveRef, Policy, SearchMode, StandingChange, Trial
 from aevo.statistics.effect import Estimate, combined, expected, spread, value_of_trial
-from aevo.substrate.catalogue import Axis, Catalogue, stands
+from aevo.substrate.catalogue import Axis, Catalogue, own_from, stands
 
 SIBLING_WEIGHT = 2  # how many moves the spread over all axes counts for within one axis
 CENTRE_WEIGHT = 4  # trials of no gain that every category is thought to have had
@@ -39,9 +40,25 @@ class Situation:
 
     def open_moves(self, axis: Axis) -> list[str]:
         """Moves neither dead nor standing, the one whose trial is worth most first."""
-        if axis.id not in self.opened:
-            self.opened[axis.id] = self._open_moves(axis)
-        return list(self.opened[axis.id])
+        key = axis.id, len(axis.moves)  # with what was measured besides, or without
+        if key not in self.opened:
+            self.opened[key] = self._open_moves(axis)
+        return list(self.opened[key])
+
+    @cached_property
+    def offers(self) -> list[Axis]:
+        """The axes to choose from: the catalogue's, and changes that no catalogue has, where one
+        more trial of them is worth most on their axis. Such an axis has their files as knobs."""
+        found = []
+        for axis in axes_with(self.catalogue, self.tried):
+            plain = self.catalogue.axis(axis.id)
+            best = next((axis.move(name) for name in self.assigned(axis)[:1]), None)
+            if best is not None and best.source is not None:
+                knobs = knobs_with(axis.knobs, [own_from(best)])
+                found.append(axis.model_copy(update={"knobs": knobs}))
+            elif plain is not None:
+                found.append(plain)
+        return found
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -49,7 +66,7 @@ class Situation:
         return {axis.id: index for index, axis in enumerate(self.catalogue.axes)}
 
     @cached_property
-    def opened(self) -> dict[str, list[str]]:
+    def opened(self) -> dict[tuple[str, int], list[str]]:
         """Open moves by axis, as far as they were asked for."""
         return {}
 

@@ -95,7 +95,7 @@ class CandidateSummary(Part):
     `lb_gain` is against the anchor of the same round, None unless both were scored. `effect` takes
     dev and leaderboard as readings of one gain, as is right while dev is evidence; `external` rests
     on the leaderboard alone. `flags` are the judge's on the run that it stands by: with one it
-    counts for nothing.
+    counts for nothing. `title` and `said` are the agent's words on its change.
     """
 
     candidate: str
@@ -119,6 +119,8 @@ class CandidateSummary(Part):
     flags: list[str] = []
     failure_modes: list[str] = []
     findings: list[str] = []
+    title: str = ""
+    said: str = ""
     text: str
 
 

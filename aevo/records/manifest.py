@@ -94,7 +94,8 @@ class Cost(Part):
 
 
 class Manifest(Record):
-    """One candidate's result. `failed` means that no checkpoint was scored."""
+    """One candidate's result. `failed` means that no checkpoint was scored. `title` is the agent's
+    name for its change, None in records from before there was one."""
 
     campaign: str
     round: int
@@ -104,6 +105,7 @@ class Manifest(Record):
     status: Literal["ok", "failed"]
     failure: Words | None = None
     move: Line | None = None
+    title: Line | None = None
     change: Change
     recipe_sha256: str
     substrate_sha256: str

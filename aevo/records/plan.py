@@ -8,7 +8,8 @@ from aevo.records.policy import AxisBrief
 
 class Budget(Part):
     """What one candidate may spend. `wall_s` leaves out what it waited for the scheduler;
-    `failures` are failed tool calls in a row, `shell_s` processor seconds of its shell; null is no
+    `failures` are failed tool calls in a row, `shell_s` processor seconds of its shell,
+    `questions` calls of `ask` and `read`; null is no
     limit."""
 
     trainings: int
@@ -19,17 +20,20 @@ class Budget(Part):
     gpu_hours: float | None = None
     failures: int = 12
     shell_s: int | None = None
+    questions: int = 20
 
 
 class CandidatePlan(Part):
     """One candidate. `seeds` are out of the worker's reach: the anchor's run i+1 takes `seeds[i]`;
-    an explorer's takes the first, and one of a fork that it ran already the next."""
+    an explorer's takes the first, and one of a fork that it ran already the next. `trainings` is
+    what the policy allots it, None for the budget's."""
 
     id: str
     role: Literal["anchor", "explorer"]
     axis: AxisBrief | None
     seeds: list[int]
     agent_seed: int
+    trainings: int | None = None
 
 
 class Plan(Record):

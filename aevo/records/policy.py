@@ -6,10 +6,11 @@ from the meta step. Markdown beside it is rendered from it, with the paper's sec
 
 from typing import Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from aevo.files.documents import Part, Record
-from aevo.records.change import Change
+from aevo.files.words import Line
+from aevo.records.change import Change, Edit
 from aevo.records.scores import DomainGain
 
 SearchMode = Literal[
@@ -43,18 +44,20 @@ class Provenance(Part):
 
 class StandingChange(Part):
     """One change that every later fork starts with. `established`: the test promoted it; else it is
-    only likely to help, is measured again by every anchor, and leaves when expected to lose."""
+    only likely to help, is measured again by every anchor, and leaves when expected to lose.
+    `title` is its author's name for it."""
 
     id: str
     axis: str
     change: Change
     provenance: Provenance
     established: bool = True
+    title: Line = ""
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what says nothing new, so that records and digests of earlier campaigns hold."""
-        return without_defaults(dump(self), {"established": True})
+        return without_defaults(dump(self), {"established": True, "title": ""})
 
 
 class MoveRef(Part):
@@ -64,12 +67,35 @@ class MoveRef(Part):
     move: str
 
 
+class OwnMove(Part):
+    """A move that the policy itself states: recipe keys to set and files to patch. With a `source`
+    (round and candidate, `r01-c02`) it is a change that was measured there, to be tried again."""
+
+    id: str
+    title: Line = ""
+    set: dict[str, Any] = {}
+    patch: list[Edit] = []
+    why: str = ""
+    source: str | None = None
+
+    @property
+    def change(self) -> Change:
+        """The move as a composable change."""
+        return Change(set=self.set, edits=self.patch)
+
+
+BRIEF_DEFAULTS: dict[str, Any] = {"own": [], "trainings": None, "seeds": 1, "figure": ""}
+
+
 class AxisBrief(Part):
-    """An axis as assigned for one round. `moves` names the catalogue moves still worth trying.
+    """An axis as assigned for one round. `moves` names the catalogue moves still worth trying,
+    `own` are those that the policy states itself.
 
     `transfer` marks an axis that is expected to help the leaderboard even where dev falls.
     `combines` makes it a stack: an axis of the policy's own, whose one move is all of these moves
-    of different catalogue axes together.
+    of different catalogue axes together. `trainings` are what its candidate may start (None: as
+    many as every other), `seeds` on how many its change is to be measured. `figure` is what the
+    choice rests on, for people: no worker is shown it.
     """
 
     axis: str
@@ -80,6 +106,14 @@ class AxisBrief(Part):
     combines: list[MoveRef] = []
     transfer: bool = False
     reason: str
+    own: list[OwnMove] = []
+    trainings: int | None = Field(default=None, ge=1)
+    seeds: int = Field(default=1, ge=1)
+    figure: str = ""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(dump(self), BRIEF_DEFAULTS)
 
 
 class NoiseRule(Part):
@@ -135,7 +169,9 @@ class Trial(Part):
     The ledger of trials tells a later round which moves are fresh and which only stayed undecided.
     `dev`, `dev_se`, `dev_shared`, `lb_se` are the readings of the selected run (records.evidence.
     Readings); a later trial of the same change (`change_sha256`) is pooled with them. `domains` are
-    its gains by domain of dev. `combines` are the moves that a stack tried together.
+    its gains by domain of dev. `combines` are the moves that a stack tried together. `own` is a
+    change that no catalogue has, with the category and knobs of its axis: what it takes to try it
+    again.
     """
 
     axis: str
@@ -153,10 +189,14 @@ class Trial(Part):
     combines: list[MoveRef] = []
     outcome: Literal["promoted", "likely", "dead_end", "undecided", "failed"]
     reason: str
+    own: OwnMove | None = None
+    category: str = ""
+    knobs: list[str] = []
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(dump(self), {"domains": {}})
+        new: dict[str, Any] = {"domains": {}, "own": None, "category": "", "knobs": []}
+        return without_defaults(dump(self), new)
 
 
 class Selection(Part):
@@ -176,10 +216,14 @@ class RetiredAxis(Part):
     provenance: Provenance
 
 
+POLICY_DEFAULTS: dict[str, Any] = {"beliefs": [], "likely_per_round": 1, "trainings": None}
+
+
 class Policy(Record):
     """The complete search policy of one round. A stack combines at most `stack_up_to` moves, the
     operator's choice; below 2 there are none. So is how many changes that are only likely may enter
-    the working recipe (`likely_per_round`). `beliefs` are those that the last round left."""
+    the working recipe (`likely_per_round`), and what an explorer may train (`trainings`; None in
+    records from before there was an allotment). `beliefs` are those that the last round left."""
 
     round: int
     mode: SearchMode
@@ -189,6 +233,7 @@ class Policy(Record):
     axes: list[AxisBrief]
     stack_up_to: int = 4
     likely_per_round: int = 1
+    trainings: int | None = None
     noise: NoiseRule
     selection: Selection
     retired: list[RetiredAxis] = []
@@ -199,7 +244,7 @@ class Policy(Record):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(dump(self), {"beliefs": [], "likely_per_round": 1})
+        return without_defaults(dump(self), POLICY_DEFAULTS)
 
     @property
     def divergence_known(self) -> bool:

@@ -22,8 +22,7 @@ import json
 import secrets
 from pathlib import Path
 
-from aevo.config.agent import EndpointSettings
-from aevo.config.schema import Config
+from aevo.config.schema import Config, ScriptedAgent
 from aevo.errors import ConfigError, JobError, RecordError
 from aevo.files.documents import write_once
 from aevo.files.paths import Layout
@@ -145,7 +144,7 @@ def _run(config: Config, layout: Layout, step: Step) -> None:
     try:
         run_here(step.model_copy(update={"env": step.env | {VARIABLE: seed}}))
     except JobError as error:
-        secret = config.model.items_seed is None and isinstance(config.agent, EndpointSettings)
+        secret = config.model.items_seed is None and not isinstance(config.agent, ScriptedAgent)
         if secret:
             raise JobError(error.what.replace(seed, "(secret)"), error.mend) from None
         raise
@@ -155,7 +154,7 @@ def _seed(config: Config, layout: Layout) -> int:
     given = config.model.items_seed
     if given is not None:
         return given
-    if not isinstance(config.agent, EndpointSettings):
+    if isinstance(config.agent, ScriptedAgent):  # by name: what is not rules is not trusted
         return SCRIPTED_SEED
     return _secret(layout.items_seed)
 

@@ -207,7 +207,10 @@ def _first_policy(campaign: OpenCampaign) -> None:
     layout, config = campaign.layout, campaign.config
     if finished(Policy, layout.policy(1)):
         return
-    first = document.first_policy(config.policy, catalogue_of(campaign.record), config.worker.n - 1)
+    worker = config.worker
+    first = document.first_policy(
+        config.policy, catalogue_of(campaign.record), worker.n - 1, worker.trainings
+    )
     if config.model.recipe:
         standing = StandingChange(
             id=f"model-{config.model.name}",

@@ -31,10 +31,11 @@ def can_run(config: Config) -> None:
         )
     if isinstance(config.agent, CliAgent):
         agent.check(config.agent)
-    if isinstance(config.agent, EndpointSettings):
-        from aevo.llm import preflight  # `openai` is half of a start's imports
+    for settings in (config.agent, config.teacher):
+        if isinstance(settings, EndpointSettings):
+            from aevo.llm import preflight  # `openai` is half of a start's imports
 
-        preflight.check(config.agent)
+            preflight.check(settings)
     configured.check(config)
 
 

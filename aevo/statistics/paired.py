@@ -75,12 +75,14 @@ def mcnemar(won: int, lost: int) -> float:
 
 
 def item_difference(
-    anchors: Sequence[Mapping[str, bool]], explorer: Mapping[str, bool], items: Sequence[str]
+    anchors: Sequence[Mapping[str, bool]],
+    explorers: Sequence[Mapping[str, bool]],
+    items: Sequence[str],
 ) -> tuple[float, float]:
-    """Mean difference to the mean of several anchor runs, and its squared standard error over
-    items (0 for a single item)."""
+    """Mean difference of an explorer's runs to several anchor runs, and its squared standard error
+    over items (0 for a single item)."""
     reference = np.array([answers(run, items) for run in anchors], float).mean(axis=0)
-    change = answers(explorer, items) - reference
+    change = np.array([answers(run, items) for run in explorers], float).mean(axis=0) - reference
     variance = float(change.var(ddof=1)) / len(items) if len(items) > 1 else 0.0
     return float(change.mean()), variance
 

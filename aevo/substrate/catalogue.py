@@ -13,19 +13,22 @@ from aevo.errors import RecordError
 from aevo.files.documents import Part, read
 from aevo.files.keys import flat
 from aevo.records.change import Change, Edit
-from aevo.records.policy import AxisBrief, MoveRef, StandingChange
+from aevo.records.policy import AxisBrief, MoveRef, OwnMove, StandingChange
 
 MIN_CATEGORIES = 5  # of seven axes (constitution R8)
 FULL_AXES = 7
 
 
 class Move(Part):
-    """One concrete change along an axis: recipe keys to set, files to patch."""
+    """One concrete change along an axis: recipe keys to set, files to patch. `source` is the round
+    and candidate that measured it, where no author of a catalogue wrote it."""
 
     id: str
     set: dict[str, Any] = {}
     patch: list[Edit] = []
     why: str = ""
+    title: str = ""
+    source: str | None = None
 
     @property
     def change(self) -> Change:
@@ -54,13 +57,15 @@ class Axis(Part):
         return next((move for move in self.moves if move.id == name), None)
 
     def brief_for(self, moves: Sequence[str], reason: str) -> AxisBrief:
-        """The axis as a policy assigns it."""
+        """The axis as a policy assigns it, with moves of the catalogue or measured ones."""
+        known = [move for name in moves if (move := self.move(name)) is not None]
         return AxisBrief(
             axis=self.id,
             category=self.category,
             brief=self.brief.strip(),
             knobs=list(self.knobs),
-            moves=list(moves),
+            moves=[name for name in moves if name not in {m.id for m in known if m.source}],
+            own=[own_from(move) for move in known if move.source],
             transfer=self.transfer,
             reason=reason,
         )
@@ -88,17 +93,39 @@ class Catalogue(Part):
         known = [move for move in found if move is not None]
         return known if len(known) == len(parts) else None
 
-    def with_stacks(self, briefs: Iterable[AxisBrief]) -> "Catalogue":
-        """The catalogue and the stacks among a round's axes, each with its one move."""
-        stacks = [stack for brief in briefs if (stack := self.stack(brief)) is not None]
-        return self.model_copy(update={"axes": [*self.axes, *stacks]}) if stacks else self
+    def with_briefs(self, briefs: Iterable[AxisBrief]) -> "Catalogue":
+        """The catalogue and what a round's policy states besides: its stacks, each with its one
+        move, and moves of its own, on axes of the catalogue or beside them."""
+        stated = [axis for brief in briefs if (axis := self.stack(brief) or self._with_own(brief))]
+        if not stated:
+            return self
+        names = {axis.id for axis in stated}
+        axes = [*(axis for axis in self.axes if axis.id not in names), *stated]
+        return self.model_copy(update={"axes": axes})
 
     def assigned(self, brief: AxisBrief) -> list[Move]:
         """The moves that a brief asks for, in the catalogue's order; a stack's is one."""
-        axis = self.stack(brief) or self.axis(brief.axis)
+        axis = self.stack(brief) or self._with_own(brief) or self.axis(brief.axis)
         if axis is None:
             return []
-        return [move for move in axis.moves if brief.combines or move.id in brief.moves]
+        wanted = {*brief.moves, *(move.id for move in brief.own)}
+        return [move for move in axis.moves if brief.combines or move.id in wanted]
+
+    def _with_own(self, brief: AxisBrief) -> Axis | None:
+        """The axis of a brief with the moves that the policy states for it; None if it states
+        none."""
+        if not brief.own:
+            return None
+        axis = self.axis(brief.axis)
+        own = [move_from(move) for move in brief.own]
+        return Axis(
+            id=brief.axis,
+            category=brief.category,
+            brief=brief.brief,
+            knobs=list(brief.knobs),
+            moves=[*(axis.moves if axis else []), *own],
+            transfer=brief.transfer,
+        )
 
     def stack(self, brief: AxisBrief) -> Axis | None:
         """The axis that a brief makes of moves put together; None if it makes none, or names a move
@@ -139,6 +166,25 @@ def load(path: Path, real: bool = False, trainer: str = "", preset: str = "") ->
     return catalogue.model_copy(update={"axes": axes})
 
 
+def move_from(own: OwnMove) -> Move:
+    """A move that a policy states, as one of a catalogue."""
+    return Move(
+        id=own.id, set=own.set, patch=own.patch, why=own.why, title=own.title, source=own.source
+    )
+
+
+def own_from(move: Move) -> OwnMove:
+    """A measured move as a policy states it."""
+    return OwnMove(
+        id=move.id,
+        set=move.set,
+        patch=move.patch,
+        why=move.why,
+        title=move.title,
+        source=move.source,
+    )
+
+
 def together(moves: Sequence[Move]) -> Move:
     """Several moves that touch nothing in common, as one."""
     return Move(
@@ -157,6 +203,7 @@ def has_all(change: Change, moves: Sequence[Move]) -> bool:
     return (
         measured <= flat(whole.set).items()
         and files == {edit.file for edit in whole.patch}
+        and _same_lines(whole.patch, change.edits)
         and all(move.patch or flat(move.set).items() & measured for move in moves)
     )
 
@@ -243,8 +290,8 @@ def move_of(axis: Axis, change: Change) -> str | None:
     """The move that made a measured change: it explains all keys set and patches the same files.
 
     A measured change leaves out keys that a move sets to the value they had, so of several moves
-    that explain it the one that sets fewest keys is meant. Several that patch the same files are
-    told apart by the lines they put in.
+    that explain it the one that sets fewest keys is meant. A patch is known by the very lines that
+    it takes out and puts in: with one constant edited it is another change, of the worker's own.
     """
     files = {edit.file for edit in change.edits}
     measured = flat(change.set).items()
@@ -255,24 +302,38 @@ def move_of(axis: Axis, change: Change) -> str | None:
         and measured <= flat(move.set).items()
         and not change.empty
     ]
-    if files and len(fitting) > 1:
-        fitting = [move for move in fitting if _same_lines(move.patch, change.edits)]
+    fitting = [move for move in fitting if _same_lines(move.patch, change.edits)]
     return min((len(flat(move.set)), move.id) for move in fitting)[1] if fitting else None
 
 
 def _same_lines(patch: Sequence[Edit], edits: Sequence[Edit]) -> bool:
-    """True if measured edits put in the lines of a patch, which may quote parts of lines."""
-    meant, found = _put_in(patch), _put_in(edits)
-    return len(meant) == len(found) and all(any(a in b for b in found) for a in meant)
+    """True if measured edits, which hold whole lines, put in what a patch does, which may quote
+    parts of lines."""
+    meant_out, meant_in = _moved(patch)
+    out, put = _moved(edits)
+    if (len(meant_out), len(meant_in)) != (len(out), len(put)):
+        return False
+    return all(line in put or _within(line, meant_out, out, put) for line in meant_in)
 
 
-def _put_in(edits: Sequence[Edit]) -> list[str]:
-    """The lines that edits add to what was there, however much context each quotes."""
-    lines: list[str] = []
+def _within(line: str, meant_out: list[str], out: list[str], put: list[str]) -> bool:
+    """True if a patched part of a line makes one of the lines put in of one taken out."""
+    return any(
+        whole.count(part) == 1 and whole.replace(part, line) in put
+        for part in meant_out
+        for whole in out
+    )
+
+
+def _moved(edits: Sequence[Edit]) -> tuple[list[str], list[str]]:
+    """The lines that edits take out and put in, however much context each quotes."""
+    out: list[str] = []
+    put: list[str] = []
     for edit in edits:
         old, new = (
             Counter(line.strip() for line in text.splitlines() if line.strip())
             for text in (edit.find, edit.replace)
         )
-        lines += (new - old).elements()
-    return lines
+        out += (old - new).elements()
+        put += (new - old).elements()
+    return out, put

@@ -39,7 +39,8 @@ class Command(Part):
 
 class SubstrateFile(Record):
     """substrate.yaml. `sealed` are frozen paths that worker-written code and agents cannot see,
-    `optional` recipe keys that the stack reads and recipe.yaml need not have."""
+    `optional` recipe keys that the stack reads and recipe.yaml need not have, `trial` recipe keys
+    with which a training takes a few rows and steps, to be tried for free."""
 
     name: str
     recipe: str
@@ -48,6 +49,7 @@ class SubstrateFile(Record):
     frozen: list[str]
     sealed: list[str] = []
     optional: list[str] = []
+    trial: dict[str, Any] = {}
     commands: dict[str, Command | dict[str, Command]]
 
 

@@ -14,6 +14,7 @@ from aevo.files.documents import write_text
 from aevo.files.keys import set_key
 from aevo.files.untrusted import IntegrityError, read_text
 from aevo.records.change import Change, Edit
+from aevo.substrate.layout import with_keys
 
 
 def apply(change: Change, fork: Path, recipe: str) -> None:
@@ -26,11 +27,21 @@ def apply(change: Change, fork: Path, recipe: str) -> None:
     if change.set:
         path = fork / recipe
         data = load_recipe(path)
+        text = with_keys(_text(path), change.set)  # its comments stay, and what a worker quotes
         for key, value in change.set.items():
             set_key(data, key, value)
-        write_text(path, dump_recipe(data))
+        write_text(path, text if _holds(text, data) else dump_recipe(data))
     for edit in change.edits:
         _apply_edit(edit, fork)
+
+
+def _holds(text: str, data: dict[str, Any]) -> bool:
+    """True if a recipe's text says exactly this: 1, 1.0 and true are three values."""
+    try:
+        found = parse_recipe(text, "the recipe")
+    except SubstrateError:
+        return False
+    return digest.of_value(found) == digest.of_value(data)
 
 
 def _apply_edit(edit: Edit, fork: Path) -> None:

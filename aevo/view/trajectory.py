@@ -5,7 +5,7 @@ there, marked unfinished. The report and its figures are drawn from this and fro
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aevo.errors import RecordError
@@ -18,9 +18,10 @@ from aevo.records.leaderboard import Leaderboard, with_late_scores
 from aevo.records.manifest import Manifest
 from aevo.records.plan import Plan
 from aevo.records.policy import MODE_TITLES, DeadEnd, Policy, StandingChange
-from aevo.records.proposal import Session
+from aevo.records.proposal import Proposal, Session
 from aevo.records.scores import Scores
 from aevo.records.trace import total
+from aevo.work.curve import curve
 
 SUBSTRATE_TEXT = (
     "Fixed human-authored baseline: the default recipe as round 1's anchor ran it. All candidates "
@@ -59,7 +60,8 @@ class Expense:
 @dataclass(frozen=True)
 class RoundStory:
     """One planned round. `evidence` is None until the collector wrote it, `outcome` (the policy
-    that came out of the round) until the meta step did."""
+    that came out of the round) until the meta step did. `curves` are the learning curves of every
+    candidate's runs, by candidate and run; `author` is who proposed the outcome."""
 
     number: int
     plan: Plan
@@ -69,6 +71,8 @@ class RoundStory:
     leaderboard: Leaderboard | None
     discoveries: list[Discovery]
     spent: Expense
+    curves: dict[str, dict[int, list[str]]] = field(default_factory=dict)
+    author: str = ""
 
     @property
     def mode(self) -> str:
@@ -234,7 +238,22 @@ def _read_round(layout: Layout, found: RoundLayout, log: list[Discovery]) -> Rou
         leaderboard=read(Leaderboard, board) if board.exists() else None,
         discoveries=[entry for entry in log if entry.round == number],
         spent=_spent(_manifests(found, plan)) + _control(found, evidence),
+        curves={item.candidate: _curves(found, item) for item in _manifests(found, plan)},
+        author=_author(found),
     )
+
+
+def _curves(found: RoundLayout, manifest: Manifest) -> dict[int, list[str]]:
+    """The learning curves that a candidate's runs left."""
+    files = found.candidate(manifest.candidate)
+    lines = {run.number: curve(files.run(run.number)) for run in manifest.runs}
+    return {number: points for number, points in lines.items() if points}
+
+
+def _author(found: RoundLayout) -> str:
+    """Who proposed the round's outcome, and why the rules did where a model was asked."""
+    path = found.meta / "proposal.json"
+    return read(Proposal, path).author if path.exists() else ""
 
 
 def _manifests(found: RoundLayout, plan: Plan) -> Iterator[Manifest]:

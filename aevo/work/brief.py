@@ -30,6 +30,7 @@ def first_turns(
         "worker_task",
         axis=axis,
         moves=moves,
+        repeats=bool(axis and axis.own and all(move.source for move in axis.own)),
         trainings=trainings,
         standing=policy.standing,
         check=check,

@@ -5,79 +5,48 @@ seed, an item set or a score.
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
+from aevo.config.agent import EndpointSettings
 from aevo.errors import AevoError, JobError
 from aevo.evaluate.contract import check_baseline
 from aevo.evaluate.criterion import Criterion, criterion_of
 from aevo.evaluate.inspection import Inspector
 from aevo.evaluate.scores import by_checkpoint, read_scores
 from aevo.files import digest, roundlog
-from aevo.files.documents import Part
+from aevo.files.documents import finished, read
 from aevo.files.paths import CandidateLayout, RoundLayout, RunLayout
 from aevo.files.untrusted import there
-from aevo.jobs import autopsy
 from aevo.jobs.ending import cancel
-from aevo.jobs.folder import JobFolder, JobState
+from aevo.jobs.folder import JobFolder
 from aevo.jobs.state import observe
 from aevo.jobs.submit import submit, wait
 from aevo.plan.graph import evaluation_job, training_job
 from aevo.plan.setup import OpenCampaign
 from aevo.records.inspection import Inspection
 from aevo.records.job import JobSpec
-from aevo.records.manifest import CheckpointScore, best_of
+from aevo.records.manifest import CheckpointScore, Manifest, best_of
 from aevo.records.plan import CandidatePlan, Plan
-from aevo.records.scores import Score, Scores
+from aevo.records.scores import Scores
 from aevo.records.trace import Trace
-from aevo.sandbox import STOPPED
 from aevo.substrate.catalogue import Move
 from aevo.substrate.catalogue import load as load_catalogue
 from aevo.substrate.frozen import Substrate
 from aevo.substrate.measured import recorded_change
 from aevo.substrate.recipe import load_recipe
 from aevo.substrate.sound import unknown_keys
+from aevo.work import answers, stopping
+from aevo.work.answers import Evaluation, RunStarted, RunStatus
 from aevo.work.budget import spend_shell
 from aevo.work.check import check
 from aevo.work.curve import curve
-
-SAID = 12  # lines of a failed run's log that `wait` gives
+from aevo.work.library import Library
+from aevo.work.teacher import Desk
 
 
 class BrokerError(AevoError):
     """A request that is refused; the text goes back to the agent."""
-
-
-class RunStarted(Part):
-    """Answer of `train`. The run goes on the anchor's seed of number `seed`: two recipes are
-    compared on the same one."""
-
-    run: int
-    seed: int
-    trainings_left: int
-    note: str | None = None
-
-
-class RunStatus(Part):
-    """Answer of `wait`: `ok`, `diverged`, `refused` or `failed`. `failure` is the cause; of a run
-    that was not `ok`, `log` is what its log says of the end and `metrics` its learning curve."""
-
-    run: int
-    status: str
-    final_loss: float | None = None
-    checkpoints: list[str] = []
-    failure: str | None = None
-    log: list[str] = []
-    metrics: list[str] = []
-
-
-class Evaluation(Part):
-    """Answer of `evaluate`: every checkpoint on dev, and the one the recipe's criterion selects."""
-
-    run: int
-    criterion: str
-    selected: str | None
-    scores: dict[str, Score]
 
 
 @dataclass(frozen=True)
@@ -109,7 +78,18 @@ class Broker:
         """Training runs this candidate may start; an anchor needs one per seed."""
         if self.candidate.role == "anchor":
             return len(self.candidate.seeds)
-        return self.plan.budget.trainings
+        return self.candidate.trainings or self.plan.budget.trainings
+
+    @cached_property
+    def desk(self) -> Desk:
+        """Who answers the candidate's questions; an anchor has none."""
+        config, layout = self.campaign.config, self.campaign.layout
+        folder = Path(config.knowledge) if config.knowledge else None
+        teacher = config.teacher if isinstance(config.teacher, EndpointSettings) else None
+        if self.candidate.role == "anchor":
+            folder, teacher = None, None
+        library = Library(folder, [layout.dev_items, layout.hidden_items])
+        return Desk(library, teacher, self.trace, self.plan.budget.questions)
 
     def moves(self) -> list[Move]:
         """The catalogue moves that the candidate's brief asks for."""
@@ -125,7 +105,7 @@ class Broker:
 
     def runs(self) -> list[int]:
         """Numbers of the runs that were started, in order."""
-        numbers = range(1, self.trainings + 1)
+        numbers = range(1, stopping.most_runs(self.trainings) + 1)
         return [number for number in numbers if self.files.run(number).fork.exists()]
 
     def seed(self, number: int) -> int:
@@ -159,7 +139,9 @@ class Broker:
         """
         check_baseline(self.campaign.layout)
         number = self._answered("train") + 1
-        if number > self.trainings:
+        begun = [other for other in self.runs() if other < number]
+        left = self.trainings - sum(map(self.counts, begun))
+        if left < 1:
             raise BrokerError(f"the budget of {self.trainings} training runs is spent")
         if self.candidate.role == "anchor" and not self._unchanged():
             raise BrokerError("the anchor runs the standing recipe untouched; undo your edits")
@@ -169,7 +151,6 @@ class Broker:
             standing = load_recipe(self.round.standing / self.substrate.file.recipe)
             if unknown := unknown_keys(self.substrate, change, standing):
                 raise BrokerError(f"the recipe has no {', '.join(unknown)}, and no code reads it")
-            criterion_of(load_recipe(self.files.fork / self.substrate.file.recipe))
             self.check()
             self.substrate.fork(run.fork, [], source=self.files.fork)
         self.campaign.verify()
@@ -180,32 +161,67 @@ class Broker:
             run=number,
             seed=self.seed_number(number),
             note=self._remark(number),
-            trainings_left=self.trainings - number,
+            trainings_left=round(left - 1, 2),
         )
+
+    def counts(self, number: int) -> float:
+        """How much of a training run `number` counts as: 1, or less for one that was stopped."""
+        job = JobFolder.of(self.train_spec(number))
+        return stopping.share(job, self.usual_seconds) if stopping.stopped(job) else 1.0
+
+    @property
+    def usual_seconds(self) -> float | None:
+        """What a whole training takes, by the last round's anchor; None where that is not known."""
+        path = self.campaign.layout.round(self.plan.round - 1).candidate("c00").manifest
+        found = (
+            [run.seconds for run in read(Manifest, path).runs] if finished(Manifest, path) else []
+        )
+        return max(found, default=None)
+
+    def stop(self, number: int) -> str:
+        """Ends run `number` for good; what is given back of it.
+
+        Raises:
+            BrokerError: it is not going, or the anchor's, whose runs are fixed.
+        """
+        self._known(number)
+        if self.candidate.role == "anchor":
+            raise BrokerError("the anchor's runs are fixed")
+        job = JobFolder.of(self.train_spec(number))
+        if not stopping.stop(job):
+            raise BrokerError(f"run {number} is not going: it is {observe(job).phase}")
+        part = self.counts(number)
+        self._log(f"run {number} stopped by its agent; it counts as {part:g}")
+        return f"run {number} is stopped and counts as {part:g} of a training run"
 
     def check(self) -> str:
         """Whether the fork as it is now can be trained, as far as that shows at no cost; an
         untouched one can."""
         if self._unchanged():
             return "your fork equals the standing recipe; nothing to check"
+        recipe = load_recipe(self.files.fork / self.substrate.file.recipe)
+        criterion_of(recipe)
         count = partial(spend_shell, self.trace)
-        return check(self.campaign, self.files.fork, self.candidate.seeds[0], count)
+        return check(self.campaign, self.files.fork, self.candidate.seeds[0], recipe, count)
 
     def wait(self, number: int) -> RunStatus:
         """Waits for run `number`; a lost job is submitted again and resumes from its state."""
         self._known(number)
         spec = self.train_spec(number)
+        if stopping.stopped(JobFolder.of(spec)):
+            curve = self.curve(number)
+            return RunStatus(run=number, status="failed", failure=stopping.SAID, metrics=curve)
         try:
             wait(spec, self.campaign.config.cluster)
         except JobError as error:
             state = observe(JobFolder.of(spec))
-            cause = _cause(state) or error.what
+            cause = answers.cause(state) or error.what
             self._log(f"run {number} failed: {cause}")
             return RunStatus(
                 run=number,
                 status="failed",
                 failure=cause,
-                log=_said(state),
+                log=answers.said(state),
                 metrics=self.curve(number),
             )
         found = self.inspection(number)
@@ -216,9 +232,9 @@ class Broker:
         if found.refused:
             self.trace.note("note", run=number, refused=found.refused)
         result = found.result
-        why = _why(result.status, found.refused)
+        why = answers.why(result.status, found.refused)
         self._log(
-            f"run {number} {result.status}, loss {_figure(result.final_loss)}"
+            f"run {number} {result.status}, loss {answers.figure(result.final_loss)}"
             + (f": {why}" if why else "")
         )
         status = RunStatus(
@@ -231,7 +247,7 @@ class Broker:
         if result.status == "ok":
             return status
         state = observe(JobFolder.of(spec))
-        return status.model_copy(update={"log": _said(state), "metrics": self.curve(number)})
+        return status.model_copy(update={"log": answers.said(state), "metrics": self.curve(number)})
 
     def curve(self, number: int) -> list[str]:
         """Lines of a run's metrics, evenly spread over it, the last ones included."""
@@ -253,7 +269,9 @@ class Broker:
         # one that has said how it failed may be in its last breath: it was not cancelled
         if observe(job).phase != "failed" and cancel(job):
             return "cancelled when its candidate ended"
-        return _cause(observe(job)) or "never ran"
+        if stopping.stopped(job):
+            return stopping.SAID
+        return answers.cause(observe(job)) or "never ran"
 
     def logs(self, number: int, lines: int) -> str:
         """How a run stands, its learning curve, and the end of its log."""
@@ -262,10 +280,10 @@ class Broker:
         curve = ["metrics:", *self.curve(number)]
         return "\n".join(
             [
-                f"{state.phase} {_cause(state)}".strip(),
+                f"{state.phase} {answers.cause(state)}".strip(),
                 *(curve if len(curve) > 1 else ["no metrics yet"]),
                 "log:",
-                *_said(state, lines),
+                *answers.said(state, lines),
             ]
         )
 
@@ -377,26 +395,3 @@ class Broker:
 
     def _log(self, text: str) -> None:
         roundlog.note(self.round.log, self.candidate.id, text)
-
-
-def _cause(state: JobState) -> str:
-    """Why a job failed; of a command that was stopped, for which limit."""
-    if state.log is None or f"exit code {STOPPED}" not in state.message:
-        return state.message
-    return autopsy.limit(autopsy.log_text(state.log)) or state.message
-
-
-def _said(state: JobState, lines: int = SAID) -> list[str]:
-    """What a job's log says of its end."""
-    return autopsy.ending(autopsy.log_text(state.log), lines) if state.log else []
-
-
-def _why(status: str, refused: dict[str, str]) -> str | None:
-    """What an agent should know of a run beside its status."""
-    said = ["training diverged"] if status != "ok" else []
-    said += [f"checkpoint {name} was refused: {reason}" for name, reason in refused.items()]
-    return "; ".join(said) or None
-
-
-def _figure(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4f}"

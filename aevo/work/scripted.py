@@ -29,7 +29,8 @@ class ScriptedModel:
 
     Args:
         moves: catalogue moves of the axis that are still worth trying; empty for the anchor.
-        replicates: training runs an anchor makes, one per seed.
+        replicates: training runs that one recipe gets, one per seed: an anchor's, or an explorer's
+            whose change is to be measured on several.
         recipe: name of the recipe file.
         check: shell command that builds a data set from the fork into $TMPDIR, as a cheap test.
         seed: decides which move comes first.
@@ -161,6 +162,7 @@ class ScriptedModel:
         evaluation = _parse((yield "evaluate", {"run": run}), failures)
         if evaluation is None or evaluation["selected"] is None:
             return f"no checkpoint of run {run} could be scored"
+        yield from self._again(run, failures)
         result = yield (
             "finish",
             {
@@ -174,6 +176,16 @@ class ScriptedModel:
             },
         )
         return result if result.startswith("error:") else None
+
+    def _again(self, run: int, failures: list[str]) -> Sub:
+        """Measures the same fork on further seeds, where its axis asks for them."""
+        for _ in range(self.replicates - 1):
+            started = _parse((yield "train", {}), failures)
+            status = started and _parse((yield "wait", {"run": started["run"]}), failures)
+            if started is None or status is None or not status["checkpoints"]:
+                failures.append(f"run {run} could not be repeated on another seed")
+                return
+            _parse((yield "evaluate", {"run": started["run"]}), failures)
 
     def _mend(self, move: Move, run: int, status: Any, failures: list[str]) -> Sub:
         """Trains a diverged recipe once more at half the learning rate; the run to go on with."""

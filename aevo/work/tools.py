@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import ValidationError
 
 from aevo.errors import AevoError
 from aevo.files import digest
@@ -26,7 +26,24 @@ from aevo.records.trace import ToolCall, Turn
 from aevo.substrate.frozen import Substrate
 from aevo.substrate.recipe import apply
 from aevo.work import searching
-from aevo.work.broker import Broker, Evaluation
+from aevo.work.answers import Evaluation
+from aevo.work.arguments import (
+    ApplyMove,
+    Arguments,
+    Ask,
+    EditFile,
+    Finish,
+    ListFiles,
+    Logs,
+    Nothing,
+    OfRun,
+    ReadFile,
+    ReadKnowledge,
+    Search,
+    Shell,
+    WriteFile,
+)
+from aevo.work.broker import Broker
 from aevo.work.metered import metered
 
 FINISHED = "finished"  # the answer to an accepted `finish`
@@ -36,70 +53,6 @@ MAX_OUTPUT = 12_000  # characters a tool returns; the middle of longer output is
 MOST_FILES = 2000  # that are listed or searched
 MOST_FOUND = 200  # lines that a search returns
 SEARCH_S = 20.0  # a search that takes longer is given up
-
-
-class Arguments(BaseModel):
-    """Base of all tool arguments: unknown names are refused, not ignored."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class ListFiles(Arguments):
-    path: str = Field(".", description="folder, relative to the fork")
-
-
-class ReadFile(Arguments):
-    path: str
-    first_line: int = Field(1, ge=1)
-    lines: int = Field(400, ge=1, le=2000)
-    numbers: bool = Field(True, description="false: the bare text, without line numbers")
-
-
-class Search(Arguments):
-    pattern: str = Field(description="Python regular expression")
-    path: str = "."
-
-
-class WriteFile(Arguments):
-    path: str
-    content: str
-
-
-class EditFile(Arguments):
-    path: str
-    find: str = Field(min_length=1, description="exact text, must occur once")
-    replace: str
-
-
-class ApplyMove(Arguments):
-    move: str = Field(description="id of a catalogue move that your task lists")
-
-
-class Shell(Arguments):
-    command: str
-    timeout_s: int = Field(120, ge=1, le=600)
-
-
-class Nothing(Arguments):
-    pass
-
-
-class OfRun(Arguments):
-    run: int = Field(ge=1, description="number of the training run")
-
-
-class Logs(OfRun):
-    lines: int = Field(40, ge=1, le=400)
-
-
-class Finish(Arguments):
-    run: int | None = Field(None, description="training run you stand by; null if none worked")
-    checkpoint: str | None = Field(None, description="null: chosen by the recipe's criterion")
-    move: str | None = Field(None, description="id of the catalogue move you tried, if one")
-    summary: str
-    claimed_dev: FiniteFloat | None = None
-    findings: list[str] = []
-    failure_modes: list[str] = []
 
 
 class ToolFailure(AevoError):
@@ -141,8 +94,9 @@ class Toolbox:
             "check": (
                 Nothing,
                 self._check,
-                "Check your fork before a run counts: the recipe "
-                "parses, Python files compile, the data build. Free; `train` does it too.",
+                "Check your fork before a run counts: the recipe parses, Python files compile, "
+                "the data build, and a few steps train where this machine can. Free; `train` does "
+                "it too.",
             ),
             "train": (
                 Nothing,
@@ -151,6 +105,11 @@ class Toolbox:
                 "a job. Returns the run's number at once.",
             ),
             "wait": (OfRun, self._wait, "Wait until a training run has ended; returns its status."),
+            "stop": (
+                OfRun,
+                self._stop,
+                "End a training run that is hopeless. It counts for the part that it ran.",
+            ),
             "logs": (Logs, self._logs, "The end of a training run's log and metrics."),
             "evaluate": (
                 OfRun,
@@ -160,6 +119,20 @@ class Toolbox:
             ),
             "finish": (Finish, self._finish, "End your work and say what you found."),
         }
+        desk = broker.desk
+        if desk.teacher is not None or desk.library.folder is not None:
+            self._tools["ask"] = (
+                Ask,
+                self._ask,
+                f"Ask the operator's library{' and a teacher' if desk.teacher else ''} a question "
+                f"of method ({desk.budget} questions in all, reading included).",
+            )
+        if desk.library.folder is not None:
+            self._tools["read"] = (
+                ReadKnowledge,
+                self._read_knowledge,
+                "Read a file of the library that `ask` named. Costs a question.",
+            )
 
     def recall_finish(self, turns: list[Turn]) -> bool:
         """True if the conversation holds an accepted `finish`; sets `finish_call` from it."""
@@ -273,11 +246,20 @@ class Toolbox:
     def _wait(self, given: OfRun) -> str:
         return self.broker.wait(given.run).model_dump_json()
 
+    def _stop(self, given: OfRun) -> str:
+        return self.broker.stop(given.run)
+
     def _logs(self, given: Logs) -> str:
         return self.broker.logs(given.run, given.lines)
 
     def _evaluate(self, given: OfRun) -> str:
         return json.dumps(in_short(self.broker.evaluate(given.run)))
+
+    def _ask(self, given: Ask) -> str:
+        return self.broker.desk.ask(given.question)
+
+    def _read_knowledge(self, given: ReadKnowledge) -> str:
+        return self.broker.desk.read(given.file, given.first_line, given.lines)
 
     def _finish(self, given: Finish) -> str:
         self.broker.check_choice(given.run, given.checkpoint)

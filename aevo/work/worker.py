@@ -27,6 +27,7 @@ from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.trace import Trace
 from aevo.substrate.catalogue import Move
 from aevo.substrate.measured import recorded_change
+from aevo.work.arguments import Finish
 from aevo.work.brief import first_turns
 from aevo.work.broker import Broker
 from aevo.work.budget import Meter, shell_seconds
@@ -37,7 +38,7 @@ from aevo.work.judged import flags_of, judge_runs
 from aevo.work.loop import run_loop
 from aevo.work.page import page
 from aevo.work.scripted import ScriptedModel
-from aevo.work.tools import Finish, Toolbox, claims
+from aevo.work.tools import Toolbox, claims
 
 
 def main(arguments: list[str]) -> None:
@@ -144,8 +145,9 @@ def by_whom(broker: Broker, model: Model) -> str:
 
 
 def repeats(broker: Broker) -> int:
-    """How often rules run an unchanged recipe: an anchor once per seed."""
-    return len(broker.candidate.seeds) if broker.candidate.role == "anchor" else 1
+    """How often rules run one recipe: an anchor once per seed, an explorer as its axis asks."""
+    axis = broker.candidate.axis
+    return len(broker.candidate.seeds) if axis is None else axis.seeds
 
 
 def check_command(broker: Broker) -> str:
@@ -191,6 +193,7 @@ def build_manifest(broker: Broker, finish: Finish | None, reason: str, agent: st
         status="ok" if selected else "failed",
         failure=failure,
         move=finish.move if finish else None,
+        title=finish.title if finish else "",
         change=chosen.change if chosen else Change(),
         recipe_sha256=chosen.recipe_sha256 if chosen else recipe_sha256(broker, files.fork),
         substrate_sha256=broker.campaign.record.pins.substrate,

@@ -235,6 +235,7 @@ TOOLS = [
         "write_file",
         {"path": "yaml.py", "content": "x"},
     ),
+    Tool("stop_other", "end a run that is not its own", "stop", {"run": 77}),
     Tool("nul_path", "a path with a NUL", "read_file", {"path": "recipe.yaml\0/../../x"}),
     Tool("long_path", "a path too long", "read_file", {"path": "a" * 5000}),
     Tool(

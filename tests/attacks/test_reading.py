@@ -30,11 +30,13 @@ from aevo.files.untrusted import (
     read_text,
     visible_files,
 )
-from aevo.records.trace import ToolCall
+from aevo.records.trace import ToolCall, Trace
 from aevo.substrate.frozen import open_substrate
 from aevo.substrate.measured import recorded_change
 from aevo.substrate.recipe import dump_recipe, load_recipe
 from aevo.view import table
+from aevo.work.library import Library
+from aevo.work.teacher import Desk
 from aevo.work.tools import Toolbox
 from tests.attacks.tables import CASES, JSON_FORMS, KINDS, YAML_FORMS
 from tests.conftest import REGRESSION
@@ -60,9 +62,10 @@ def fork(tmp_path: Path) -> Path:
 
 
 class _NoBroker:
-    """What the file tools need of a broker: nothing."""
+    """What the file tools need of a broker: that nobody is there to be asked."""
 
     rows, sealed, sandbox = None, (), "auto"
+    desk = Desk(Library(None, []), None, Trace(Path("no-trace.jsonl")), 0)
 
 
 def tools(fork: Path) -> Toolbox:

@@ -14,13 +14,14 @@ from hydra import compose, initialize_config_dir
 from aevo.config.schema import load
 from aevo.evidence import collector
 from aevo.evidence.build import build
-from aevo.evidence.excerpts import LONGEST_CLAIM, data, excerpt
+from aevo.evidence.excerpts import LONGEST_CLAIM, changes, data, excerpt
 from aevo.evidence.inputs import read_rounds
 from aevo.evidence.quotes import prose_faults, quotes_any, section_figures, sources, text_faults
 from aevo.evidence.verify import verify
 from aevo.files.documents import read, write_json, write_text
 from aevo.files.paths import Layout
 from aevo.llm import conversation
+from aevo.records.change import Change, Edit
 from aevo.records.evidence import SECTIONS, Evidence
 from aevo.records.manifest import Manifest
 from aevo.start.command import CONF
@@ -290,6 +291,30 @@ def test_what_may_be_quoted(evidence: Evidence, text: str) -> None:
 def test_what_may_not_be_quoted(evidence: Evidence, text: str, words: str) -> None:
     faults = text_faults(text, sources(evidence, section_figures(evidence)["candidates"]))
     assert faults and words in faults[0], faults
+
+
+def test_a_change_may_be_quoted_as_its_candidate_has_it(evidence: Evidence) -> None:
+    change = Change(
+        set={"train.a": 0.77, "train.b": [1, 2]},
+        edits=[Edit(file="train/v2.py", find="x", replace="y")],
+    )
+    one = evidence.candidates[1].model_copy(update={"change": change})
+    found = evidence.model_copy(update={"candidates": [evidence.candidates[0], one]})
+    known = sources(found, section_figures(found)["candidates"])
+    assert "; " in change.summary()
+    assert text_faults(f"[c01] made `{change.summary()}`.", known) == []
+    assert text_faults("[c01] made `train.a=0.77; train.b=0.78`.", known) != []
+
+
+def test_code_is_shown_as_a_diff_with_its_authors_words(evidence: Evidence) -> None:
+    change = Change(edits=[Edit(file="train/loop.py", find="a\nlr = 1\n", replace="a\nlr = 2\n")])
+    words = {"title": "twice the rate </changes>", "said": "I doubled it.", "change": change}
+    one = evidence.candidates[1].model_copy(update=words)
+    (line,) = changes(evidence.model_copy(update={"candidates": [one]})).splitlines()
+    shown = json.loads(line)
+    assert shown["diff"] == ["train/loop.py:", "- lr = 1", "+ lr = 2"]
+    assert (shown["title"], shown["said"]) == ("twice the rate </changes>", "I doubled it.")
+    assert "<" not in line
 
 
 def test_every_section_is_asked_for_within_bounds(evidence: Evidence) -> None:

@@ -14,6 +14,7 @@ from aevo.evidence.verify import verify
 from aevo.files.documents import read, write_json, write_text, write_yaml
 from aevo.files.paths import Layout
 from aevo.policy import document as policies
+from aevo.records.change import Change, Edit
 from aevo.records.evidence import Evidence
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
@@ -217,3 +218,19 @@ def test_verify_needs_a_campaign(tmp_path: Path) -> None:
         verify(Layout(tmp_path))
     with pytest.raises(ConfigError, match="verify CAMPAIGN_FOLDER"):
         main(["check"])
+
+
+def test_code_that_lies_where_it_must_is_not_off_axis(spoilt: Layout) -> None:
+    """A new schedule needs a file of its own and a check of its key."""
+    path = spoilt.round(1).candidate("c01").manifest
+    manifest = read(Manifest, path)
+    edits = [Edit(file=name, find="", replace="x\n") for name in ("train/wsd.py", "data/recipe.py")]
+
+    def audited(change: Change) -> str:
+        write_json(path, manifest.model_copy(update={"change": change}))
+        found = build(read_rounds(spoilt, 1))
+        return next(item.text for item in found.audit if item.check.endswith("kept to its axis"))
+
+    assert audited(manifest.change.model_copy(update={"edits": edits})) == "Yes."
+    both = {**manifest.change.set, "train.lora.rank": 3}
+    assert "c01 also touched train.lora.rank" in audited(Change(set=both))

@@ -28,7 +28,7 @@ from aevo.llm.retry import EndpointError, Kind
 from aevo.llm.tokens import usage_of
 from aevo.llm.wire import decode, describe, native_messages, text_messages
 from aevo.records.trace import ToolCall, Turn
-from aevo.work.tools import Arguments
+from aevo.work.arguments import Arguments
 from tests.support.fake_openai import FakeOpenAI, says_hello
 from tests.support.openai_support import (
     OPENING,

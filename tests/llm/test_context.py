@@ -103,3 +103,33 @@ def test_context_exceeded_for_good_says_so(waits: Waits) -> None:
         with pytest.raises(EndpointError):
             client(server, waits).complete(OPENING, TOOLS)  # nothing to trim: asked once
         assert len(server.chats()) == 3
+
+
+@pytest.mark.parametrize("context", [32_000, 128_000, 400_000])
+def test_a_conversation_of_150_turns_stays_right(context: int) -> None:
+    """Within the context at every turn; calls and answers stay in pairs; what is left out stays so;
+    trimming comes seldom."""
+    window, turns, trims, before = Window(context, 4000), [*OPENING], 0, list[Turn]()
+    for number in range(150):
+        call = ToolCall(
+            id=f"c{number}",
+            name="write_file" if number % 3 == 0 else "read_file",
+            arguments={"path": f"{number}.py", "content": "y" * (6000 if number % 3 == 0 else 10)},
+        )
+        answer = f"{number} " * (1 + 997 * number % 3000)
+        turns += [
+            Turn(role="assistant", content=f"turn {number}", tool_calls=[call]),
+            Turn(role="tool", tool_call_id=call.id, content=answer),
+        ]
+        sent = window.fit(turns)
+        assert window.estimate(sent) <= window.limit == context - 4000
+        assert sent[:2] == OPENING and sent[-6:] == turns[-6:] and len(sent) == len(turns)
+        assert [turn.tool_call_id for turn in sent] == [turn.tool_call_id for turn in turns]
+        assert [turn.content for turn in sent if turn.role == "assistant"] == [
+            turn.content for turn in turns if turn.role == "assistant"
+        ]
+        trims += sent[: max(0, len(before) - 6)] != before[: max(0, len(before) - 6)]
+        before = sent
+    whole = window.estimate(turns)
+    assert (trims == 0) == (whole <= window.limit)
+    assert trims <= 1 + whole / (0.2 * window.limit), "a prompt cache lives for many turns"

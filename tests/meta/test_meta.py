@@ -236,7 +236,9 @@ def test_gains_that_conflict_do_not_stack(tmp_path: Path) -> None:
     double = single.model_copy(update={"noise": noise})
     both = propose(evidence, double, catalogue()).policy
     assert [item.axis for item in both.standing] == ["clip", "rank"]
-    loser = evidence.candidates[3].model_copy(update={"change": evidence.candidates[2].change})
+    change = {"change": evidence.candidates[2].change}
+    runs = [run.model_copy(update=change) for run in evidence.candidates[3].runs]
+    loser = evidence.candidates[3].model_copy(update={**change, "runs": runs})
     clash = evidence.model_copy(
         update={"candidates": [*evidence.candidates[:3], loser, *evidence.candidates[4:]]}
     )
@@ -274,7 +276,7 @@ def test_a_second_trial_promotes_where_the_first_could_not_decide(tmp_path: Path
     second = policies.read(layout, 2)
     assert second.standing == []
     rank = next(axis for axis in second.axes if axis.axis == "rank")
-    assert rank.moves == ["m1"] and "replicates m1, undecided at +0.01" in rank.reason
+    assert rank.moves == ["m1"] and "replicates m1, undecided in round" in rank.reason
     play(layout, 2, world, quota=8)
     evidence = read(Evidence, layout.round(2).evidence)
     again = next(item for item in evidence.candidates if item.axis == "rank")

@@ -348,7 +348,9 @@ def test_axes_are_the_catalogues_or_whole(question: Question, draft: dict[str, A
         return refused({**draft, "axes": [*draft["axes"][:-1], axis]}, question)
 
     assert "needs category, brief and knobs" in with_axis({"axis": "mine", "reason": "new"})
-    assert "knows no other candidate (R11)" in with_axis({"axis": "rank", "reason": "as c01 did"})
+    assert "R11: axis rank: its worker knows no other candidate" in with_axis(
+        {"axis": "rank", "reason": "as c01 did"}
+    )
     assert "R15: rank has no move m77" in with_axis(
         {"axis": "rank", "reason": "go on", "moves": ["m77"]}
     )

@@ -48,7 +48,7 @@ def test_gains_too_small_to_decide_alone_are_promoted_together(layout: Layout) -
     assert second.standing == []
     brief = assigned(second)
     assert {part.axis for part in brief.combines} == {"rank", "mask", "learning_rate"}
-    assert "rank/m1" in brief.brief and "promise +0.0" in brief.reason
+    assert "rank/m1" in brief.brief and "promise +0.0" in brief.figure
     play(layout, 2, world, QUOTA)
     found = trial(layout, 2)
     assert found.effect is not None and found.readings is not None

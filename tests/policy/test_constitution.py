@@ -15,7 +15,15 @@ from aevo.policy.bundles import brief_for
 from aevo.policy.constitution import RULES, Case, History
 from aevo.records.change import Change
 from aevo.records.evidence import Evidence
-from aevo.records.policy import AxisBrief, DeadEnd, MoveRef, Provenance, RetiredAxis, StandingChange
+from aevo.records.policy import (
+    AxisBrief,
+    DeadEnd,
+    MoveRef,
+    OwnMove,
+    Provenance,
+    RetiredAxis,
+    StandingChange,
+)
 from aevo.records.proposal import Proposal
 from tests.support.builders import CONSTITUTION, World, catalogue, paper_world, play, start_campaign
 
@@ -142,6 +150,11 @@ def repeated_discovery(case: Case) -> Case:
     return Case(case.proposal, case.evidence, case.previous, History(catalogue(), (old,)))
 
 
+def own(source: str | None = None, **keys: int) -> OwnMove:
+    """A move that a policy states itself."""
+    return OwnMove(id="mine", set={f"train.{k}": v for k, v in keys.items()}, source=source)
+
+
 # rule, which case, what is done to it, words of the fault
 BROKEN: list[tuple[str, str, Break, str]] = [
     (
@@ -243,6 +256,45 @@ BROKEN: list[tuple[str, str, Break, str]] = [
     ("R8", "first", lambda c: with_candidate(c, "c01", role="anchor"), "has 2 anchors"),
     ("R9", "first", lambda c: with_policy(c, round=3), "for round 3, not 2"),
     ("R9", "first", lambda c: with_evidence(c, round=5), "policy of 1"),
+    (
+        "R11",
+        "first",
+        lambda c: with_policy(c, axes=axes_but_last(c, brief("rank", reason="bits is at 0.02"))),
+        "its worker is told no score (0.02)",
+    ),
+    (
+        "R11",
+        "first",
+        lambda c: with_policy(c, axes=axes_but_last(c, brief("rank", reason="as c01 did"))),
+        "knows no other candidate",
+    ),
+    (
+        "R15",
+        "first",
+        lambda c: with_policy(c, axes=axes_but_last(c, brief("rank", axis="own", moves=["m1"]))),
+        "leave out `moves` (m1)",
+    ),
+    (
+        "R15",
+        "first",
+        lambda c: with_policy(c, axes=axes_but_last(c, brief("rank", own=[own(rate=3)]))),
+        "rank/mine touches train.rate, which is no knob",
+    ),
+    (
+        "R15",
+        "first",
+        lambda c: with_policy(
+            c, axes=axes_but_last(c, brief("rank", own=[own(source="r01-c09", **{"lora.rank": 3})]))
+        ),
+        "rank/mine is not the change that r01-c09 measured",
+    ),
+    (
+        "R15",
+        "first",
+        lambda c: with_policy(c, axes=axes_but_last(c, brief("rank", trainings=3))),
+        "before trainings could be allotted",
+    ),
+    ("R15", "first", lambda c: with_policy(c, trainings=9), "the operator's choice"),
     ("R12", "first", lambda c: with_policy(c, axes=c.policy.axes[:-1]), "6 axes for 7 explorers"),
     (
         "R12",

@@ -24,8 +24,9 @@ from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
 from aevo.start import items
 from aevo.substrate.frozen import DEFAULT, open_substrate
+from aevo.work.arguments import Shell
 from aevo.work.shell import run_shell
-from aevo.work.tools import Shell, Toolbox
+from aevo.work.tools import Toolbox
 from aevo.work.worker import open_broker
 from tests.conftest import REGRESSION, REPO, SANDBOX
 from tests.start.test_items import MODEL, configuration

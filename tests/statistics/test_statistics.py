@@ -423,7 +423,7 @@ def test_replication_averages_only_what_is_not_shared() -> None:
 def test_difference_to_the_mean_of_two_anchors() -> None:
     names = [f"i{index:03d}" for index in range(100)]
     anchors = [items(40, 100), items(50, 100)]
-    gain, variance = item_difference(anchors, items(60, 100), names)
+    gain, variance = item_difference(anchors, [items(60, 100)], names)
     assert gain == pytest.approx(0.15)
     changes = [0.0] * 40 + [0.5] * 10 + [1.0] * 10 + [0.0] * 40
     assert variance == pytest.approx(float(np.var(changes, ddof=1)) / 100)

@@ -178,14 +178,14 @@ def test_a_stack_is_an_axis_whose_one_move_is_all_of_its_moves(loaded: Catalogue
     (whole,) = loaded.assigned(brief)
     assert whole.id == "high+code"
     assert whole.set == {"train.learning_rate": 0.006} and len(whole.patch) == 1
-    extended = loaded.with_stacks([brief, loaded.axes[0].brief_for(["low"], "")])
+    extended = loaded.with_briefs([brief, loaded.axes[0].brief_for(["low"], "")])
     assert [axis.id for axis in extended.axes] == ["rate", "lora", "stack"]
     assert extended.axes[-1].moves == [whole]
 
 
 def test_a_stack_of_what_the_catalogue_does_not_have_is_none(loaded: Catalogue) -> None:
     unknown = stack(("rate", "high"), ("lora", "none"))
-    assert loaded.assigned(unknown) == [] and loaded.with_stacks([unknown]) == loaded
+    assert loaded.assigned(unknown) == [] and loaded.with_briefs([unknown]) == loaded
 
 
 def test_other_briefs_give_the_moves_they_name(loaded: Catalogue) -> None:
@@ -202,3 +202,14 @@ def test_a_measured_change_is_the_whole_stack_or_not(loaded: Catalogue) -> None:
     assert not axes.has_all(Change(set={"train.learning_rate": 0.006}), moves)
     assert not axes.has_all(Change(set={**both, "train.steps": 5}), moves)
     assert not axes.has_all(Change(set={**both, "train.lora.rank": 64}), moves)
+
+
+def test_a_catalogues_patch_with_an_edited_constant_is_another_change() -> None:
+    patch = Edit(file="train/fit.py", find="rate = ", replace="decay = 0.2\nrate = ")
+    wsd = Axis(id="s", category="c", brief="", moves=[Move(id="wsd", patch=[patch])])
+    measured = Edit(file="train/fit.py", find="rate = 1\n", replace="decay = 0.2\nrate = 1\n")
+    assert axes.move_of(wsd, Change(edits=[measured])) == "wsd"
+    edited = measured.model_copy(update={"replace": "decay = 0.25\nrate = 1\n"})
+    assert axes.move_of(wsd, Change(edits=[edited])) is None
+    more = measured.model_copy(update={"replace": "decay = 0.2\nrate = 2\n"})
+    assert axes.move_of(wsd, Change(edits=[more])) is None

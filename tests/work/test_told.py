@@ -20,6 +20,7 @@ from aevo.records.plan import Plan
 from aevo.records.trace import ToolCall, Turn
 from aevo.sandbox import STOPPED
 from aevo.substrate.catalogue import load
+from aevo.substrate.frozen import Command
 from aevo.work import broker as broker_module
 from aevo.work.brief import first_turns
 from aevo.work.budget import Meter, failures_in_a_row
@@ -359,3 +360,54 @@ def test_the_page_of_a_later_round_tells_what_the_anchor_measured(finished_round
     assert standing_dev(layout, changed).startswith("changed since; before it was 0.")
     measured = policies.read(layout, 1).noise.model_copy(update={"seed_sd": 0.014, "seed_runs": 2})
     assert noise(measured) == "sd 0.014 between seeds of one recipe (2 runs)"
+
+
+def with_trial(tools: Toolbox, trial: dict[str, Any]) -> Toolbox:
+    """The same tools, were the substrate to say what makes a training short, and its command to
+    name the recipe."""
+    broker = tools.broker
+    command = broker.substrate.file.commands["train"]
+    assert isinstance(command, Command)
+    named = command.model_copy(update={"argv": [*command.argv, "recipe.yaml"]})
+    commands = {**broker.substrate.file.commands, "train": named}
+    file = broker.substrate.file.model_copy(update={"trial": trial, "commands": commands})
+    substrate = replace(broker.substrate, file=file)
+    campaign = replace(broker.campaign, substrate=substrate)
+    return Toolbox(tools.fork, substrate, replace(broker, campaign=campaign))
+
+
+def test_a_check_trains_a_few_steps_and_costs_nothing(fresh: Tools) -> None:
+    tools = with_trial(fresh("c01"), {"train.steps": 12})
+    edit(tools, "steps: 60", "steps: 6000000")
+    path = "train/fit.py"
+    call(tools, "edit_file", path=path, find='Path("recipe.yaml")', replace="Path(sys.argv[4])")
+    assert "the first steps train" in call(tools, "check")
+    call(tools, "edit_file", path=path, find="names = sorted(", replace="names = undefined(")
+    for name in ("check", "train"):
+        said = call(tools, name)
+        assert "does not train" in said and "name 'undefined' is not defined" in said
+    assert tools.broker.runs() == []
+    assert tools.broker.substrate.diff(tools.fork, tools.broker.round.standing).set == {
+        "train.steps": 6000000
+    }
+
+
+def test_a_stopped_run_counts_for_a_part_and_is_never_trained_again(
+    fresh: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "submit", submit)
+    tools = fresh("c01")
+    path, slow = "train/fit.py", "import time; time.sleep(60)\nif start:"
+    call(tools, "edit_file", path=path, find="if start:", replace=slow)
+    assert answered(tools, "train")["run"] == 1
+    said = call(tools, "stop", run=1)
+    assert said == "run 1 is stopped and counts as 0.5 of a training run"
+    assert call(tools, "stop", run=1) == said, "again after a crash: the same"
+    status = answered(tools, "wait", run=1)
+    assert (status["status"], status["failure"]) == ("failed", "stopped by its agent")
+    assert tools.broker.settle(1) == "stopped by its agent"
+    assert tools.broker.counts(1) == 0.5
+    call(tools, "edit_file", path=path, find=slow, replace="if start:")
+    assert answered(tools, "train")["trainings_left"] == 0.5
+    assert "budget of 2 training runs is spent" in call(tools, "train")
+    assert "there is no training run 7" in call(tools, "stop", run=7)
