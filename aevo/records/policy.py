@@ -178,8 +178,10 @@ class RetiredAxis(Part):
 
 class Policy(Record):
     """The complete search policy of one round. A stack combines at most `stack_up_to` moves, the
-    operator's choice; below 2 there are none. So is how many changes that are only likely may enter
-    the working recipe (`likely_per_round`). `beliefs` are those that the last round left."""
+    operator's choice; below 2 there are none. So is how many candidates may be stacks
+    (`stacks_per_round`; with 1 only likely gains are stacked), and how many changes that are only
+    likely may enter the working recipe (`likely_per_round`). `beliefs` are those that the last
+    round left."""
 
     round: int
     mode: SearchMode
@@ -188,6 +190,7 @@ class Policy(Record):
     standing: list[StandingChange] = []
     axes: list[AxisBrief]
     stack_up_to: int = 4
+    stacks_per_round: int = 1
     likely_per_round: int = 1
     noise: NoiseRule
     selection: Selection
@@ -199,7 +202,9 @@ class Policy(Record):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_defaults(dump(self), {"beliefs": [], "likely_per_round": 1})
+        return without_defaults(
+            dump(self), {"beliefs": [], "likely_per_round": 1, "stacks_per_round": 1}
+        )
 
     @property
     def divergence_known(self) -> bool:

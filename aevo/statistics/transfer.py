@@ -206,11 +206,11 @@ def passage(
     therefore shrunk to what is expected of the true gain given the measured one, which holds
     whatever chose it: towards the mean of all of the round's explorers (`everyone`: their dev
     gains a move, submitted or not; `spread`: standard deviation of true gains), and that mean
-    towards no gain, because the anchor's luck moves it. Given that, LB gains scatter by the rest of the
-    spread, by what a sound proxy's domains weigh differently (`MIXTURE`), by their own noise
+    towards no gain, because the anchor's luck moves it. Given that, LB gains scatter by the rest of
+    the spread, by what a sound proxy's domains weigh differently (`MIXTURE`), by their own noise
     (`lb_variance` of one score), and together by the anchor's (`shared`, of its mean; by default
-    one score's); generalised least squares through
-    the origin takes all of these into account. None if no dev rose.
+    one score's); generalised least squares through the origin takes all of these into account. None
+    if no dev rose.
     """
     rising = [probe for probe in probes if probe.dev > EPSILON]
     if not rising:
