@@ -22,5 +22,6 @@ class PolicySettings(documents.Part):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     promotions_per_round: int = Field(default=1, ge=1)
     stack_up_to: int = Field(default=4, ge=0)
+    stacks_per_round: int = Field(default=1, ge=1)
     likely_per_round: int = Field(default=1, ge=0)
     reason: str = "the operator's start: basic training levers first"

@@ -71,6 +71,7 @@ def assemble(chosen: Decision, evidence: Evidence, old: Policy, author: str) -> 
         standing=standing,
         axes=list(chosen.axes),
         stack_up_to=old.stack_up_to,
+        stacks_per_round=old.stacks_per_round,
         likely_per_round=old.likely_per_round,
         trainings=old.trainings,
         noise=chosen.noise,

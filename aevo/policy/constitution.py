@@ -16,7 +16,14 @@ from aevo.policy.mode import dev_regained
 from aevo.policy.own import allotment_faults, knobs_with, own_faults
 from aevo.policy.posterior import beliefs, trust
 from aevo.policy.promotion import demoted, earned, likely_gain
-from aevo.policy.rotation import active, can_rest, rotation_due, used_categories, with_entrant
+from aevo.policy.rotation import (
+    active,
+    can_rest,
+    categories_of,
+    rotation_due,
+    used_categories,
+    with_entrant,
+)
 from aevo.records.discovery import Discovery
 from aevo.records.evidence import SECTIONS, CandidateSummary, Evidence
 from aevo.records.policy import AxisBrief, Policy, Provenance, StandingChange
@@ -272,10 +279,16 @@ def axes_are_orthogonal(case: Case) -> list[str]:
         if shared_knobs(one.knobs, other.knobs)
     ]
     needed = categories_needed(len(axes), case.history.catalogue)
-    spanned = len({axis.category for axis in axes})
+    catalogue = case.history.catalogue
+    spanned = len({name for axis in axes for name in _spanned(catalogue, axis)})
     if spanned < needed:
         faults.append(f"the axes span {spanned} categories, {needed} are needed")
     return faults
+
+
+def _spanned(catalogue: Catalogue, brief: AxisBrief) -> set[str]:
+    """The categories that count for an axis: of a stack those of its moves, else its own."""
+    return categories_of(catalogue, brief) if brief.combines else {brief.category}
 
 
 @_rule("R14")
@@ -301,6 +314,8 @@ def axes_are_the_catalogues(case: Case) -> list[str]:
     faults = []
     if case.policy.stack_up_to != case.previous.stack_up_to:
         faults.append("how many moves a stack combines is the operator's choice")
+    if case.policy.stacks_per_round != case.previous.stacks_per_round:
+        faults.append("how many candidates may be stacks is the operator's choice")
     if case.policy.likely_per_round != case.previous.likely_per_round:
         faults.append("how many changes may enter that are only likely is the operator's choice")
     if case.policy.trainings != case.previous.trainings:
@@ -376,7 +391,9 @@ def nothing_dead_or_standing(case: Case) -> list[str]:
         faults += [
             f"{brief.axis} is assigned though {item.axis or item.category} is retired"
             for brief in new.axes
-            if brief.axis == item.axis or brief.category == item.category
+            if brief.axis == item.axis
+            or item.category in _spanned(case.history.catalogue, brief)
+            or any(part.axis == item.axis for part in brief.combines)
         ]
     return faults
 

@@ -49,6 +49,7 @@ def first_policy(
         objective="maximise_transfer" if settings.mode == "transfer" else "maximise_dev",
         axes=[a.brief_for([m.id for m in a.moves], "the operator's choice") for a in chosen],
         stack_up_to=settings.stack_up_to,
+        stacks_per_round=settings.stacks_per_round,
         likely_per_round=settings.likely_per_round,
         trainings=trainings,
         noise=NoiseRule(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from aevo.errors import ConfigError
 from aevo.policy import bundles
+from aevo.policy.designs import REASON, Design, designs
 from aevo.policy.worth import Situation
 from aevo.records.evidence import Evidence
 from aevo.records.policy import AxisBrief, Provenance, RetiredAxis
@@ -32,10 +33,15 @@ def assign(situation: Situation) -> Assignment:
     """
     n_axes = len(situation.policy.axes)
     resting = _resting(situation)
-    bundle = bundles.bundle(situation, resting)
-    chosen = _choose(situation, n_axes - 1, resting, bundle) if bundle else None
-    if chosen is None:
-        bundle, chosen = None, _choose(situation, n_axes, resting)
+    made: list[AxisBrief] = []
+    if situation.policy.stacks_per_round > 1:
+        made = _briefs(_designed(situation, n_axes, resting), situation)
+    elif (bundle := bundles.bundle(situation, resting)) is not None:
+        made = [bundle]
+    chosen = _choose(situation, n_axes - len(made), resting, made)
+    while chosen is None and made:  # fewer bundles leave more for the rest
+        made = made[:-1]
+        chosen = _choose(situation, n_axes - len(made), resting, made)
     if chosen is None:
         raise ConfigError(
             f"the catalogue has no {n_axes} orthogonal axes over "
@@ -43,10 +49,37 @@ def assign(situation: Situation) -> Assignment:
             "the substrate's axes.yaml must be the one the campaign started with",
         )
     axes = [_brief(situation, axis) for axis in chosen]
-    axes += [bundle] if bundle else []
-    before = {axis.category for axis in situation.policy.axes}
-    entering = sorted({axis.category for axis in chosen} - before)
-    return Assignment(axes, _retired(situation, chosen, resting), resting, entering)
+    axes += made
+    before = set(used_categories(situation.catalogue, situation.policy.axes))
+    entering = sorted(set(used_categories(situation.catalogue, axes)) - before)
+    return Assignment(axes, _retired(situation, axes, resting), resting, entering)
+
+
+def _designed(situation: Situation, n_axes: int, resting: Sequence[str]) -> list[Design]:
+    """The round's designs, as many as the operator wants, less one where an idle category has to
+    come in."""
+    made = designs(situation, min(n_axes, situation.policy.stacks_per_round), resting)
+    if not resting:
+        return made
+    before = set(used_categories(situation.catalogue, situation.policy.axes))
+    entered = {one.axis.category for design in made for one in design.options} - before
+    idle = set(situation.catalogue.categories) - before
+    return made if entered or not idle else made[: n_axes - 1]
+
+
+def _briefs(made: Sequence[Design], situation: Situation) -> list[AxisBrief]:
+    """The designs as axes of the policy: one move is a trial of its own axis."""
+    briefs: list[AxisBrief] = []
+    for design in made:
+        if len(design.options) > 1:
+            number = sum(bool(brief.combines) for brief in briefs) + 1
+            name = bundles.STACK if number == 1 else f"{bundles.STACK}-{number}"
+            brief = bundles.brief_for(design.refs, situation.catalogue, REASON, name)
+        else:
+            only = design.options[0]
+            brief = only.axis.brief_for([only.move.id], REASON)
+        briefs.append(brief.model_copy(update={"figure": design.figure}))
+    return briefs
 
 
 def _brief(situation: Situation, axis: Axis) -> AxisBrief:
@@ -73,8 +106,14 @@ def can_rest(catalogue: Catalogue, category: str, n_axes: int) -> bool:
 
 
 def used_categories(catalogue: Catalogue, axes: Iterable[AxisBrief]) -> list[str]:
-    """The catalogue's categories among a round's axes, sorted."""
-    return sorted({axis.category for axis in axes} & set(catalogue.categories))
+    """The catalogue's categories among a round's axes, with those of bundles' moves; sorted."""
+    return sorted({name for axis in axes for name in categories_of(catalogue, axis)})
+
+
+def categories_of(catalogue: Catalogue, brief: AxisBrief) -> set[str]:
+    """The catalogue's categories that an axis of the policy spans: a bundle's are its moves'."""
+    parts = (catalogue.axis(part.axis) for part in brief.combines)
+    return ({brief.category} & set(catalogue.categories)) | {a.category for a in parts if a}
 
 
 def pushes(axis: Axis, domain: str) -> bool:
@@ -109,31 +148,38 @@ def _category_gains(evidence: Evidence) -> dict[str, tuple[float, float]]:
 
 
 def _choose(
-    situation: Situation, n_axes: int, resting: Sequence[str], bundle: AxisBrief | None = None
+    situation: Situation, n_axes: int, resting: Sequence[str], made: Sequence[AxisBrief]
 ) -> list[Axis] | None:
-    """The preferred axes beside a bundle; on a plateau one of an idle category comes in if there is
-    any."""
+    """The preferred axes beside those that were made already; on a plateau one of an idle category
+    comes in if there is any."""
     catalogue = situation.catalogue
-    needed = categories_needed(n_axes, catalogue)
+    knobs = [knob for brief in made for knob in brief.knobs]
+    spanned = set(used_categories(catalogue, made))
+    needed = categories_needed(len(situation.policy.axes), catalogue)
     ordered = sorted(situation.offers, key=lambda axis: _preference(situation, axis))
     ordered = [
         axis
         for axis in ordered
-        if axis.category not in resting and not (bundle and shared_knobs(axis.knobs, bundle.knobs))
+        if axis.category not in resting and not shared_knobs(axis.knobs, knobs)
     ]
-    if resting:
-        current = {axis.category for axis in situation.policy.axes}
-        return with_entrant(ordered, current, n_axes, needed) or select(ordered, n_axes, needed)
-    return select(ordered, n_axes, needed)
+    before = set(used_categories(catalogue, situation.policy.axes))
+    if resting and n_axes and not spanned - before:
+        found = with_entrant(ordered, before, n_axes, needed, spanned)
+        return found or select(ordered, n_axes, needed, spanned)
+    return select(ordered, n_axes, needed, spanned)
 
 
 def with_entrant(
-    ordered: Sequence[Axis], current: Collection[str], n_axes: int, needed: int
+    ordered: Sequence[Axis],
+    current: Collection[str],
+    n_axes: int,
+    needed: int,
+    spanned: Collection[str] = (),
 ) -> list[Axis] | None:
     """The first choice that has an axis of a category not in `current`; None if there is none."""
     for first in [axis for axis in ordered if axis.category not in current]:
         others = [axis for axis in ordered if axis is not first]
-        chosen = select([first, *others], n_axes, needed)
+        chosen = select([first, *others], n_axes, needed, spanned)
         if chosen is not None and first in chosen:
             return chosen
     return None
@@ -206,10 +252,10 @@ def _figure(situation: Situation, axis: Axis) -> str:
 
 
 def _retired(
-    situation: Situation, chosen: Sequence[Axis], resting: Sequence[str]
+    situation: Situation, chosen: Sequence[AxisBrief], resting: Sequence[str]
 ) -> list[RetiredAxis]:
     """Past rests stay on record; axes without an open move retire unless they had to be used."""
-    number, names = situation.evidence.round, {axis.id for axis in chosen}
+    number = situation.evidence.round
     kept = [item for item in situation.policy.retired if item.category is not None]
     rests = [
         RetiredAxis(
@@ -223,6 +269,8 @@ def _retired(
         )
         for category in resting
     ]
+    used = {brief.axis for brief in chosen}
+    used |= {part.axis for brief in chosen for part in brief.combines}
     earlier = {item.axis: item for item in situation.policy.retired if item.axis is not None}
     exhausted = [
         earlier.get(axis.id)
@@ -231,6 +279,6 @@ def _retired(
             provenance=Provenance(round=number, figure="every move of it stands or is a dead end"),
         )
         for axis in situation.catalogue.axes
-        if axis.id not in names and axis.moves and not situation.open_moves(axis)
+        if axis.id not in used and axis.moves and not situation.open_moves(axis)
     ]
     return kept + rests + exhausted

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from aevo.files import documents
 from aevo.files.paths import Layout
-from aevo.policy import document
+from aevo.policy import document, trials
+from aevo.policy.posterior import posterior, trust
 from aevo.records.change import Change
 from aevo.records.evidence import CandidateSummary, Evidence
 from aevo.records.policy import Policy
@@ -50,12 +51,18 @@ class Option:
 def options(rounds: Sequence[Finished], ending: Policy) -> list[Option]:
     """Every scored candidate, the best first; of equals the latest, and there the anchor.
 
+    What its moves add is what the posterior of all trials expects of them; where dev no longer is
+    evidence, only of a candidate that the leaderboard saw.
+
     Args:
         rounds: from the first on, without a gap.
         ending: the policy that the last of them led to. Where it no longer takes dev as evidence,
             effects are those on the leaderboard alone, for the rounds before too.
     """
     external = ending.divergence_known
+    if not rounds:
+        return []
+    believed = posterior(ending.tried, trust(rounds[-1].evidence.calibration, ending.objective))
     found = []
     for one, level in zip(rounds, levels(rounds, external), strict=True):
         standing = tuple(item.change.summary() for item in one.policy.standing)
@@ -63,6 +70,10 @@ def options(rounds: Sequence[Finished], ending: Policy) -> list[Option]:
             if item.status != "ok" or item.dev is None:
                 continue
             step, se, basis = promised(item, one.evidence, external)
+            own = trials.moves_of(ending.tried, one.evidence.round, item.candidate)
+            if own and not (external and item.external is None):
+                gain = believed.of(own)
+                step, se = gain.gain, gain.se
             found.append(
                 Option(
                     one.evidence.round,

@@ -216,14 +216,21 @@ class RetiredAxis(Part):
     provenance: Provenance
 
 
-POLICY_DEFAULTS: dict[str, Any] = {"beliefs": [], "likely_per_round": 1, "trainings": None}
+POLICY_DEFAULTS: dict[str, Any] = {
+    "beliefs": [],
+    "likely_per_round": 1,
+    "stacks_per_round": 1,
+    "trainings": None,
+}
 
 
 class Policy(Record):
     """The complete search policy of one round. A stack combines at most `stack_up_to` moves, the
-    operator's choice; below 2 there are none. So is how many changes that are only likely may enter
-    the working recipe (`likely_per_round`), and what an explorer may train (`trainings`; None in
-    records from before there was an allotment). `beliefs` are those that the last round left."""
+    operator's choice; below 2 there are none. So is how many candidates may be stacks
+    (`stacks_per_round`; with 1 only likely gains are stacked), how many changes that are only
+    likely may enter the working recipe (`likely_per_round`), and what an explorer may train
+    (`trainings`; None in records from before there was an allotment). `beliefs` are those that the
+    last round left."""
 
     round: int
     mode: SearchMode
@@ -232,6 +239,7 @@ class Policy(Record):
     standing: list[StandingChange] = []
     axes: list[AxisBrief]
     stack_up_to: int = 4
+    stacks_per_round: int = 1
     likely_per_round: int = 1
     trainings: int | None = None
     noise: NoiseRule

@@ -209,8 +209,8 @@ def passage(
     towards no gain, because the anchor's luck moves it. Given that, LB gains scatter by the rest of
     the spread, by what a sound proxy's domains weigh differently (`MIXTURE`), by their own noise
     (`lb_variance` of one score), and together by the anchor's (`shared`, of its mean; by default
-    one score's); generalised least squares through
-    the origin takes all of these into account. None if no dev rose.
+    one score's); generalised least squares through the origin takes all of these into account. None
+    if no dev rose.
     """
     rising = [probe for probe in probes if probe.dev > EPSILON]
     if not rising:

@@ -5,7 +5,7 @@ Read as data only; the orchestrator never imports the substrate.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -251,17 +251,20 @@ def stands(move: Move, standing: Sequence[StandingChange]) -> bool:
     return not move.patch and flat(move.set).items() <= values.items()
 
 
-def select(ordered: Sequence[Axis], count: int, categories: int) -> list[Axis] | None:
+def select(
+    ordered: Sequence[Axis], count: int, categories: int, spanned: Collection[str] = ()
+) -> list[Axis] | None:
     """The first `count` axes, in the given order of preference, that share no knob and span
-    `categories` categories; None if no choice does. Depth first, so earlier axes win."""
+    `categories` categories, those `spanned` by others included; None if no choice does. Depth
+    first, so earlier axes win."""
 
     def extend(start: int, chosen: list[Axis]) -> list[Axis] | None:
-        missing = categories - len({axis.category for axis in chosen})
+        missing = categories - len({*spanned, *(axis.category for axis in chosen)})
         if len(chosen) == count:
             return chosen if missing <= 0 else None
         if missing > count - len(chosen) or count - len(chosen) > len(ordered) - start:
             return None
-        reachable = {axis.category for axis in [*chosen, *ordered[start:]]}
+        reachable = {*spanned, *(axis.category for axis in [*chosen, *ordered[start:]])}
         if len(reachable) < categories:
             return None
         for index in range(start, len(ordered)):

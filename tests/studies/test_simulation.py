@@ -563,3 +563,15 @@ def test_a_share_of_moves_destroys_a_domain(bench: Bench) -> None:
     drawn = surface(bench, "collapse")
     fallen = [key for key, row in drawn.moves.items() if drawn.hidden[row].min() < -0.25]
     assert 0.05 < len(fallen) / len(drawn.moves) < 0.35
+
+
+# -- the headroom ----------------------------------------------------------------------------------
+
+
+def test_the_oracle_knows_the_distribution_and_spends_as_many_runs(bench: Bench) -> None:
+    found = [study.play(task("oracle", seed, "tiny"), bench) for seed in range(1, 7)]
+    theirs = [study.play(task("random", seed, "tiny"), bench) for seed in range(1, 7)]
+    assert {item.runs for item in found} == {36}
+    gain = float(np.mean([item.hidden for item in found]))
+    assert gain > float(np.mean([item.hidden for item in theirs])) + 0.04
+    assert found[0] == study.play(task("oracle", 1, "tiny"), bench)

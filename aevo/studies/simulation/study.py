@@ -15,6 +15,7 @@ from aevo.files.documents import write_text
 from aevo.policy import trials
 from aevo.studies.simulation.ablation import ABLATIONS
 from aevo.studies.simulation.campaign import Bench, Parts, Round, recipe_of, simulate
+from aevo.studies.simulation.oracle import Oracle, knowledge
 from aevo.studies.simulation.searchers import SEARCHERS, Observation, Searcher, search
 from aevo.studies.simulation.space import Recipe
 from aevo.studies.simulation.surface import Surface, draw, preset
@@ -22,7 +23,7 @@ from aevo.studies.simulation.world import World
 
 AEVO = "aevo"
 TPE = "tpe"
-METHODS = [AEVO, *SEARCHERS, TPE]
+METHODS = [AEVO, *SEARCHERS, Oracle.name, TPE]
 EPSILON = 1e-9
 
 
@@ -73,7 +74,10 @@ def play(task: Task, bench: Bench) -> Outcome:
     world = World(surface, task.seed)
     if task.method == AEVO or task.method in ABLATIONS:
         return _aevo(task, bench.for_seed(task.seed), world, ABLATIONS.get(task.method, Parts()))
-    return _other(task, bench, world, searcher(task.method))
+    if task.method == Oracle.name:
+        known = knowledge(surface.preset, bench.space)
+        return _other(task, bench, world, Oracle(bench.space, task.seed, known, task.rounds))
+    return _other(task, bench, world, searcher(task.method)(bench.space, task.seed))
 
 
 def searcher(name: str) -> type[Searcher]:
@@ -86,6 +90,8 @@ def searcher(name: str) -> type[Searcher]:
         from aevo.studies.simulation.tpe import Tpe
 
         return Tpe
+    if name == Oracle.name:
+        return Oracle
     if name not in SEARCHERS:
         known = ", ".join([*METHODS, *ABLATIONS])
         raise ConfigError(f"method {name!r} is unknown", f"one of {known}")
@@ -124,7 +130,7 @@ def _claimed_falsely(made: Round, surface: Surface) -> bool:
     return False
 
 
-def _other(task: Task, bench: Bench, world: World, kind: type[Searcher]) -> Outcome:
+def _other(task: Task, bench: Bench, world: World, method: Searcher) -> Outcome:
     per_round = bench.config.worker.n - 1 + bench.config.worker.anchor_seeds
     decimals = world.surface.preset.decimals
 
@@ -135,7 +141,6 @@ def _other(task: Task, bench: Bench, world: World, kind: type[Searcher]) -> Outc
     def board(item: Observation, seed: int, number: int) -> float:
         return world.run(item.recipe, seed, number).board(decimals)
 
-    method = kind(bench.space, task.seed)
     runs = per_round * task.rounds
     quota = bench.config.leaderboard.quota
     stood = search(method, trial, board, runs, per_round, quota)

@@ -1,0 +1,130 @@
+"""Many simulated campaigns of aevo and of its opponents, paired by campaign, surface by surface.
+
+    python tests/bench/bench_decisions.py play --work DIR [--campaigns 1000] [--seed 902]
+                                          [--rounds 4] [--surfaces paper onset …] [--methods …]
+    python tests/bench/bench_decisions.py table --work DIR [the same]
+
+`play` adds what DIR lacks, in blocks of 20 campaigns over all methods and surfaces, so that it may
+be killed and started again, and every table made on the way is a fair one; about 0.4 CPU seconds a
+campaign with all opponents. `table` prints what there is: true hidden gain of what each method
+ships, and aevo's less every other's with half widths of 95 % intervals. Further words are settings
+of conf/, as for `python -m aevo.simulate`: `policy.lb_noise=0.045` is a prior thrice too large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aevo.files.documents import write_text
+from aevo.simulate import default_bench
+from aevo.studies.simulation import study
+from aevo.studies.simulation.surface import preset
+
+SURFACES = ["paper", "aligned", "onset", "tiny", "loud", "collapse", "no_effect"]
+METHODS = ["aevo", "greedy_board", "greedy_confirmed", "thompson", "halving", "oracle"]
+BLOCK = 20
+
+
+def path_of(args: argparse.Namespace, surface: str, method: str, block: int) -> Path:
+    """Where a block's outcomes lie."""
+    return Path(args.work / f"{surface}-{method}-{args.seed}-{args.rounds}-{block:04d}.json")
+
+
+def play(args: argparse.Namespace, settings: list[str]) -> None:
+    """Plays the blocks that are missing."""
+    bench = default_bench(settings)
+    args.work.mkdir(parents=True, exist_ok=True)
+    for block in range(args.campaigns // BLOCK):
+        for surface in args.surfaces:
+            for method in args.methods:
+                path = path_of(args, surface, method, block)
+                if path.exists():
+                    continue
+                first = args.seed * 1_000_000 + block * BLOCK
+                made = [
+                    study.play(study.Task(method, surface, (), first + index, args.rounds), bench)
+                    for index in range(BLOCK)
+                ]
+                write_text(path, json.dumps([vars(item) for item in made]))
+        print(f"{(block + 1) * BLOCK} campaigns a surface", flush=True)
+
+
+def read(args: argparse.Namespace, surface: str, method: str) -> dict[int, dict[str, Any]]:
+    """All outcomes there are, by seed."""
+    paths = (path_of(args, surface, method, block) for block in range(args.campaigns // BLOCK))
+    found = [one for path in paths if path.exists() for one in json.loads(path.read_text())]
+    return {one["seed"]: one for one in found}
+
+
+def half(values: np.ndarray) -> float:
+    """Half width of the mean's 95 % interval."""
+    return float(1.96 * values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else 0.0
+
+
+def table(args: argparse.Namespace) -> str:
+    """What there is, as Markdown."""
+    others = [name for name in args.methods if name != "aevo"]
+    names = "".join(f" less {name} |" for name in others)
+    lines = [
+        "| surface | campaigns | aevo stands by | ships | steps, claims false / round "
+        f"| detected, false alarms |{names}",
+        "|---|---|---|---|---|---|" + "---|" * len(others),
+    ]
+    for surface in args.surfaces:
+        own = read(args, surface, "aevo")
+        if not own:
+            continue
+        onset = preset(surface).onset
+        stood, shipped = (np.array([o[k] for o in own.values()]) for k in ("hidden", "shipped"))
+        rounds = sum(one["rounds"] for one in own.values())
+        false = [
+            sum(one[key] for one in own.values()) / rounds
+            for key in ("false_rounds", "false_claims")
+        ]
+        row = f"| {surface} | {len(own)} | {stood.mean():+.4f} ± {half(stood):.4f} "
+        row += f"| {shipped.mean():+.4f} ± {half(shipped):.4f} | {false[0]:.3f}, {false[1]:.3f} "
+        row += f"| {said(list(own.values()), onset)} |"
+        for name in others:
+            theirs = read(args, surface, name)
+            both = sorted(own.keys() & theirs.keys())
+            less = np.array([own[seed]["shipped"] - theirs[seed]["shipped"] for seed in both])
+            row += f" {less.mean():+.4f} ± {half(less):.4f} |" if both else " |"
+        lines.append(row)
+    return "\n".join(lines)
+
+
+def said(own: list[dict[str, Any]], onset: int | None) -> str:
+    """Share of campaigns in which "not evidence" was said in the round of the onset or the next,
+    and before it (on a surface without one: at all)."""
+    early = np.mean(["not_evidence" in one["verdicts"][: onset and onset - 1] for one in own])
+    if onset is None:
+        return f", {early:.3f}"
+    late = np.mean(["not_evidence" in one["verdicts"][onset - 1 : onset + 1] for one in own])
+    return f"{late:.3f}, {early:.3f}"
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=["play", "table"])
+    parser.add_argument("--work", type=Path, required=True, help="keeps the blocks")
+    parser.add_argument("--campaigns", type=int, default=1000, help="a surface")
+    parser.add_argument("--seed", type=int, default=902)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--surfaces", nargs="+", default=SURFACES)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    args, settings = parser.parse_known_args()
+    if args.what == "play":
+        play(args, settings)
+    print(table(args))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
