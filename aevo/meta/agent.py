@@ -28,7 +28,7 @@ from aevo.llm.prompts import render
 from aevo.meta.draft import Draft
 from aevo.meta.proposing import Question, citation_faults, form_faults, repeatable, to_proposal
 from aevo.policy import constitution
-from aevo.policy.constitution import History
+from aevo.policy.case import History
 from aevo.policy.promotion import judge as judge_trials
 from aevo.policy.rotation import active, rotation_due
 from aevo.policy.worth import Situation

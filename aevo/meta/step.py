@@ -24,7 +24,7 @@ from aevo.meta.rules import propose
 from aevo.plan.setup import catalogue_of
 from aevo.policy import chain, constitution, discoveries
 from aevo.policy import document as policies
-from aevo.policy.constitution import History
+from aevo.policy.case import History
 from aevo.records.campaign import Campaign
 from aevo.records.evidence import Evidence
 from aevo.records.policy import Policy

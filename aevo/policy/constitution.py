@@ -5,91 +5,22 @@ Each function returns what breaks the rule, in words; an empty list means it hol
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 
 from aevo.errors import RecordError, SubstrateError
+from aevo.policy import assigned
+from aevo.policy.assigned import repeated
 from aevo.policy.briefs import brief_faults
+from aevo.policy.case import Case, History
 from aevo.policy.mode import dev_regained
-from aevo.policy.own import allotment_faults, knobs_with, own_faults
 from aevo.policy.posterior import beliefs, trust
-from aevo.policy.promotion import demoted, earned, likely_gain
-from aevo.policy.rotation import (
-    active,
-    can_rest,
-    categories_of,
-    rotation_due,
-    used_categories,
-    with_entrant,
-)
-from aevo.records.discovery import Discovery
-from aevo.records.evidence import SECTIONS, CandidateSummary, Evidence
-from aevo.records.policy import AxisBrief, Policy, Provenance, StandingChange
+from aevo.policy.promotion import demoted, earned
+from aevo.records.evidence import SECTIONS, Evidence
+from aevo.records.policy import Policy, Provenance
 from aevo.records.proposal import Proposal, RuleResult, Verdict
-from aevo.statistics.effect import Estimate
 from aevo.statistics.noise import EPSILON
-from aevo.substrate.catalogue import (
-    Catalogue,
-    categories_needed,
-    conflict,
-    move_from,
-    shared_knobs,
-    stands,
-    together,
-    touches,
-)
-
-
-@dataclass(frozen=True)
-class History:
-    """What a proposal is judged against besides its evidence and the policy before it."""
-
-    catalogue: Catalogue
-    discoveries: tuple[Discovery, ...] = ()
-
-
-@dataclass(frozen=True)
-class Case:
-    """One proposal with all that it is judged by."""
-
-    proposal: Proposal
-    evidence: Evidence
-    previous: Policy
-    history: History
-
-    @property
-    def policy(self) -> Policy:
-        return self.proposal.policy
-
-    @property
-    def added(self) -> list[StandingChange]:
-        """The standing changes beyond those that were kept of the previous policy."""
-        return self.policy.standing[len(self.kept) :]
-
-    @property
-    def kept(self) -> list[StandingChange]:
-        """What must be kept of the previous standing recipe: all but what the anchor lost by."""
-        gone = demoted(self.evidence, self.previous)
-        return [item for item in self.previous.standing if item not in gone]
-
-    @cached_property
-    def likely(self) -> Mapping[str, Estimate]:
-        """Candidates of this round whose change may be built upon though not established."""
-        return likely_gain(
-            self.evidence, self.previous, self.history.catalogue, self.policy.objective
-        )
-
-    def source(self, change: StandingChange) -> CandidateSummary | None:
-        """The candidate of this round that a promotion cites."""
-        if change.provenance.round != self.evidence.round:
-            return None
-        for summary in self.evidence.candidates:
-            if summary.candidate == change.provenance.candidate and summary.role == "explorer":
-                return summary
-        return None
-
+from aevo.substrate.catalogue import conflict
 
 Check = Callable[[Case], list[str]]
 RULES: dict[str, Check] = {}
@@ -261,141 +192,14 @@ def briefs_carry_no_scores(case: Case) -> list[str]:
     return [fault for brief in case.policy.axes for fault in brief_faults(brief, catalogue)]
 
 
-@_rule("R12")
-def one_axis_per_explorer(case: Case) -> list[str]:
-    names = [axis.axis for axis in case.policy.axes]
-    expected = len(case.evidence.candidates) - 1
-    faults = [] if len(names) == expected else [f"{len(names)} axes for {expected} explorers"]
-    return faults + [f"{name} is assigned twice" for name in _repeated(names)]
-
-
-@_rule("R13")
-def axes_are_orthogonal(case: Case) -> list[str]:
-    axes = case.policy.axes
-    faults = [
-        f"{one.axis} and {other.axis} share {', '.join(shared_knobs(one.knobs, other.knobs))}"
-        for index, one in enumerate(axes)
-        for other in axes[index + 1 :]
-        if shared_knobs(one.knobs, other.knobs)
-    ]
-    needed = categories_needed(len(axes), case.history.catalogue)
-    catalogue = case.history.catalogue
-    spanned = len({name for axis in axes for name in _spanned(catalogue, axis)})
-    if spanned < needed:
-        faults.append(f"the axes span {spanned} categories, {needed} are needed")
-    return faults
-
-
-def _spanned(catalogue: Catalogue, brief: AxisBrief) -> set[str]:
-    """The categories that count for an axis: of a stack those of its moves, else its own."""
-    return categories_of(catalogue, brief) if brief.combines else {brief.category}
-
-
-@_rule("R14")
-def categories_rotate_on_plateau(case: Case) -> list[str]:
-    if not rotation_due(case.evidence):
-        return []
-    catalogue, n_axes = case.history.catalogue, len(case.previous.axes)
-    before = set(used_categories(catalogue, case.previous.axes))
-    after = set(used_categories(catalogue, case.policy.axes))
-    possible = [name for name in sorted(before) if can_rest(catalogue, name, n_axes)]
-    faults = []
-    if possible and before <= after:
-        faults.append("the leaderboard has plateaued, yet no category of this round rests")
-    rested = [axis for axis in catalogue.axes if axis.category not in before - after]
-    needed = categories_needed(n_axes, catalogue)
-    if possible and not after - before and with_entrant(rested, before, n_axes, needed):
-        faults.append("the leaderboard has plateaued, yet no idle category comes in")
-    return faults
-
-
-@_rule("R15")
-def axes_are_the_catalogues(case: Case) -> list[str]:
-    faults = []
-    if case.policy.stack_up_to != case.previous.stack_up_to:
-        faults.append("how many moves a stack combines is the operator's choice")
-    if case.policy.stacks_per_round != case.previous.stacks_per_round:
-        faults.append("how many candidates may be stacks is the operator's choice")
-    if case.policy.likely_per_round != case.previous.likely_per_round:
-        faults.append("how many changes may enter that are only likely is the operator's choice")
-    if case.policy.trainings != case.previous.trainings:
-        faults.append("how many trainings an explorer may start is the operator's choice")
-    faults += allotment_faults(case.policy.axes, case.previous.trainings)
-    for brief in case.policy.axes:
-        axis = case.history.catalogue.axis(brief.axis)
-        faults += own_faults(brief, case.history.catalogue, case.policy.tried)
-        if brief.combines:
-            faults += _bundle_faults(brief, case)
-        elif axis is None:
-            if not brief.knobs:
-                faults.append(
-                    f"{brief.axis} is not in the catalogue and states no knobs of its own"
-                )
-            if brief.moves:
-                faults.append(
-                    f"{brief.axis} is not in the catalogue, so it has no moves there: leave out "
-                    f"`moves` ({', '.join(brief.moves)})"
-                )
-        else:
-            knobs = knobs_with(axis.knobs, [own for own in brief.own if own.source])
-            if (axis.category, knobs) != (brief.category, brief.knobs):
-                faults.append(f"{brief.axis} differs from the catalogue in category or knobs")
-            faults += [f"{brief.axis} has no move {m}" for m in brief.moves if axis.move(m) is None]
-    return faults
-
-
-def _bundle_faults(brief: AxisBrief, case: Case) -> list[str]:
-    catalogue, count = case.history.catalogue, len(brief.combines)
-    moves = catalogue.moves(brief.combines)
-    if catalogue.axis(brief.axis) is not None or brief.moves or brief.own:
-        return [f"{brief.axis} combines moves and is an axis of the catalogue or has its own"]
-    if moves is None:
-        named = ", ".join(f"{part.axis}/{part.move}" for part in brief.combines)
-        return [f"{brief.axis} combines {named}, which are not all moves of the catalogue"]
-    faults = []
-    if not 2 <= count <= case.previous.stack_up_to:
-        allowed = f"2 to {case.previous.stack_up_to}"
-        faults.append(f"{brief.axis} combines {count} moves, {allowed} are allowed")
-    clash = [
-        c
-        for i, one in enumerate(moves)
-        for other in moves[i + 1 :]
-        for c in conflict(one.change, other.change)
-    ]
-    if clash:
-        faults.append(f"{brief.axis} combines moves that touch {', '.join(sorted(set(clash)))}")
-    missing = set(touches(together(moves).change)) - set(brief.knobs)
-    if missing:
-        faults.append(f"{brief.axis} touches {', '.join(sorted(missing))}, which it does not state")
-    return faults
-
-
-@_rule("R16")
-def nothing_dead_or_standing(case: Case) -> list[str]:
-    new = case.policy
-    dead = {(item.axis, item.move) for item in new.dont_waste_budget_on}
-    faults = []
-    for brief in new.axes:
-        assigned = [(brief.axis, name) for name in brief.moves]
-        assigned += [(part.axis, part.move) for part in brief.combines]
-        assigned += [(brief.axis, own.id) for own in brief.own]
-        stated = {own.id: move_from(own) for own in brief.own}
-        for where, name in assigned:
-            axis = case.history.catalogue.axis(where)
-            move = stated.get(name) or (axis.move(name) if axis else None)
-            if (where, name) in dead:
-                faults.append(f"{where}/{name} is a dead end")
-            elif move is not None and stands(move, new.standing):
-                faults.append(f"{where}/{name} already stands")
-    for item in active(new.retired, new.round):
-        faults += [
-            f"{brief.axis} is assigned though {item.axis or item.category} is retired"
-            for brief in new.axes
-            if brief.axis == item.axis
-            or item.category in _spanned(case.history.catalogue, brief)
-            or any(part.axis == item.axis for part in brief.combines)
-        ]
-    return faults
+for name, rule in (
+    ("R12", assigned.one_axis_per_explorer),
+    ("R13", assigned.axes_are_orthogonal),
+    ("R14", assigned.categories_rotate_on_plateau),
+    ("R15", assigned.axes_are_the_catalogues),
+    ("R16", assigned.nothing_dead_or_standing),
+):
+    _rule(name)(rule)
 
 
 @_rule("R19")
@@ -411,7 +215,7 @@ def dead_ends_only_grow(case: Case) -> list[str]:
             faults.append(f"dead end {item.id} cites no candidate of this round")
         elif not cited.figure.strip():
             faults.append(f"dead end {item.id} rests on no figure")
-    return faults + [f"dead end {name} is listed twice" for name in _repeated([d.id for d in new])]
+    return faults + [f"dead end {name} is listed twice" for name in repeated([d.id for d in new])]
 
 
 @_rule("R20")
@@ -484,7 +288,3 @@ def flagged_runs_count_for_nothing(case: Case) -> list[str]:
         for what, source in cited
         if source.round == number and source.candidate in flagged
     ]
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})

@@ -21,7 +21,8 @@ from aevo.meta.proposing import Question
 from aevo.meta.rules import propose
 from aevo.policy import discoveries
 from aevo.policy import document as policies
-from aevo.policy.constitution import RULES, History
+from aevo.policy.case import History
+from aevo.policy.constitution import RULES
 from aevo.records.evidence import Evidence
 from aevo.records.manifest import Manifest
 from aevo.records.policy import Policy

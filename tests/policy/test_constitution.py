@@ -12,7 +12,8 @@ from aevo.files.documents import read
 from aevo.policy import constitution
 from aevo.policy import document as policies
 from aevo.policy.bundles import brief_for
-from aevo.policy.constitution import RULES, Case, History
+from aevo.policy.case import Case, History
+from aevo.policy.constitution import RULES
 from aevo.records.change import Change
 from aevo.records.evidence import Evidence
 from aevo.records.policy import (

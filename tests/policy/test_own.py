@@ -14,7 +14,8 @@ from aevo.meta.proposing import Question
 from aevo.meta.rules import propose
 from aevo.policy import document as policies
 from aevo.policy.briefs import scores_in
-from aevo.policy.constitution import History, check
+from aevo.policy.case import History
+from aevo.policy.constitution import check
 from aevo.policy.own import allotment_faults
 from aevo.policy.promotion import judge
 from aevo.records.change import Change, Edit

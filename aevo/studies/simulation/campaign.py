@@ -13,7 +13,7 @@ from aevo.meta.rules import propose
 from aevo.plan.candidates import make_plan
 from aevo.policy import constitution, trials
 from aevo.policy import document as policies
-from aevo.policy.constitution import History
+from aevo.policy.case import History
 from aevo.policy.shipping import Finished, options
 from aevo.records.campaign import Campaign, Pins
 from aevo.records.change import Change
