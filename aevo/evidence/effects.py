@@ -173,8 +173,8 @@ def readings(facts: RoundFacts, noise: RoundNoise) -> dict[str, Readings]:
             lb=None if lb is None else figure(lb),
             lb_se=None if lb is None else figure(noise.lb_se),
             domains={
-                name: _domain_gain(runs, item.correct, own, noise.domains.get(name, 0.0))
-                for name, own in split.items()
+                name: _domain_gain(runs, own, part, noise.domains.get(name, 0.0))
+                for name, part in split.items()
             },
         )
     return found
@@ -192,15 +192,16 @@ def _by_domain(facts: RoundFacts, items: Sequence[str]) -> dict[str, list[str]]:
 
 def _domain_gain(
     runs: Sequence[Mapping[str, bool]],
-    correct: Mapping[str, bool],
+    own: Sequence[Mapping[str, bool]],
     items: Sequence[str],
     beyond: float,
 ) -> DomainGain:
     """A gain on the items of one domain; `beyond` is the variance of a run's accuracy there that
     single items do not explain."""
-    gain, variance = item_difference(runs, correct, items)
-    seeds = beyond * (1 + 1 / len(runs))
-    flipping = flip_variance(runs, items) * (1 + 1 / len(runs))
+    gain, variance = item_difference(runs, own, items)
+    scatter = 1 / len(own) + 1 / len(runs)
+    seeds = beyond * scatter
+    flipping = flip_variance(runs, items) * scatter
     floor = 1 / len(items) ** 2  # a domain in which nothing changed is not known without error
     return DomainGain(
         gain=figure(gain),

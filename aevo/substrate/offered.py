@@ -2,6 +2,8 @@
 
 from aevo.config.trainer import EvaluatorSettings, TrainerSettings
 from aevo.errors import ConfigError
+from aevo.files.paths import CHECKOUT
+from aevo.files.plain import from_yaml
 from aevo.records.job import Resources
 from aevo.substrate.frozen import Substrate
 
@@ -30,7 +32,7 @@ def check_choices(
                     f"`{command}` as {', '.join(known)}",
                     f"choose {key}=NAME",
                 )
-            if not known and chosen.options:
+            if not known and chosen.options and not _left_out(key, chosen):
                 raise ConfigError(
                     f"{key}={chosen.name}: {substrate.root}/substrate.yaml has one "
                     f"`{command}`, which takes no options",
@@ -43,3 +45,11 @@ def check_choices(
             f"for {ranks} ranks",
             "choose a trainer of several (conf/trainer)",
         )
+
+
+def _left_out(key: str, chosen: TrainerSettings | EvaluatorSettings) -> bool:
+    """Whether the options are those that conf/ gives to whoever chooses nothing."""
+    path = CHECKOUT / "conf" / key / f"{chosen.name}.yaml"
+    if not path.exists():
+        return False
+    return bool(from_yaml(path.read_bytes(), str(path)).get("options") == chosen.options)
