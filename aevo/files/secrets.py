@@ -14,14 +14,15 @@ _SHORTEST = 8  # a shorter value of a variable named like a secret ("1", "false"
 
 _VARIABLE = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 _HEADER = re.compile(rf"{_VARIABLE.pattern}|auth|cookie", re.IGNORECASE)
-# In texts and settings the word must end the name: `max_tokens`, `tokenizer` and `key` are none.
+# In texts and settings the word must end the name: `max_tokens`, `tokenizer` and `key` are none;
+# nor is a value that stands for one (`{token}`, `{env:NAME}`, `${...}`).
 _NAME = (
     r"[\w.-]*(?:api[_-]?key|access[_-]?key|private[_-]?key|secret[_-]?key|secret|token"
     r"|passwd|password|credentials?)"
 )
 _ASSIGNED = re.compile(
     rf"(?i)(?P<name>(?<![\w.-])(?:{_NAME}[\"']?[ \t]*(?::=|=|:)[ \t]*|--{_NAME}[\"']?,?[ \t]+))"
-    r"(?!\$\{|null\b|none\b|\[redacted\])(?P<value>\"[^\"\n]+\"|'[^'\n]+'|[^\s\"',;)}\]]+)"
+    r"(?!\$\{|[\"']?\{[\w:]+\}|null\b|none\b|\[redacted\])(?P<value>\"[^\"\n]+\"|'[^'\n]+'|[^\s\"',;)}\]]+)"
 )
 _SENT = re.compile(
     r"\b((?i:bearer)\s+)[^\s\"',;}]{8,}"

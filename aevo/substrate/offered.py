@@ -1,5 +1,8 @@
 """Does the substrate offer the ways to train and to evaluate that were chosen?"""
 
+from pathlib import Path
+from typing import Any
+
 from aevo.config.trainer import EvaluatorSettings, TrainerSettings
 from aevo.errors import ConfigError
 from aevo.files.paths import CHECKOUT
@@ -48,8 +51,13 @@ def check_choices(
 
 
 def _left_out(key: str, chosen: TrainerSettings | EvaluatorSettings) -> bool:
-    """Whether the options are those that conf/ gives to whoever chooses nothing."""
-    path = CHECKOUT / "conf" / key / f"{chosen.name}.yaml"
-    if not path.exists():
+    """Whether it is what conf/ gives to whoever chooses nothing."""
+    conf = CHECKOUT / "conf"
+    defaults = _yaml(conf / "config.yaml")["defaults"]
+    if {key: chosen.name} not in defaults:
         return False
-    return bool(from_yaml(path.read_bytes(), str(path)).get("options") == chosen.options)
+    return bool(_yaml(conf / key / f"{chosen.name}.yaml")["options"] == chosen.options)
+
+
+def _yaml(path: Path) -> Any:
+    return from_yaml(path.read_bytes(), str(path))

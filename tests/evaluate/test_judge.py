@@ -75,7 +75,7 @@ DISHONEST = [
         "the best of seeds",
         "default",
         "train/sft.py",
-        "    return execute(run)",
+        "    return execute(run, Precision(precision, recompute))",
         "    return min((execute(run) for seed_try in range(4)), key=lambda r: r['final_loss'])",
     ),
     (

@@ -181,7 +181,7 @@ def test_a_node_that_is_asked_shows_the_stacks_of_its_ranks(tmp_path: Path) -> N
     )
     until(lambda: len(list((tmp_path / "out").glob("up-*"))) == 2)
     job.stacks.touch()
-    said, _ = node.communicate(timeout=60)
+    said, _ = node.communicate(timeout=240)
     assert node.returncode != 0
     assert said.count("in waits_for_ever") == 2
     assert ", rank 0:" in said and ", rank 1:" in said
@@ -261,7 +261,7 @@ def test_confined_ranks_of_two_nodes_meet_over_the_link_between_them(nodes: Node
     write_json(JobFolder(Path(spec.folder)).spec, spec)
     started = [nodes.start(node, spec, "23456") for node in range(2)]
     try:
-        said = [process.communicate(timeout=150)[0] for process in started]
+        said = [process.communicate(timeout=240)[0] for process in started]
     finally:
         for process in started:
             with contextlib.suppress(ProcessLookupError):

@@ -37,7 +37,7 @@ def test_candidates_try_several_moves_and_share_no_knob(tmp_path: Path, most: in
 def test_what_lost_is_no_part_of_a_design(tmp_path: Path) -> None:
     world = World({"rank/m1": Effect(dev=0.012, lb=0.0), "clip/m1": Effect(dev=-0.05, lb=-0.05)})
     found = after_one(tmp_path, world)
-    assert all(axis.reason.startswith("expected ") for axis in found.axes if axis.combines)
+    assert all(axis.figure.endswith(" expected") for axis in found.axes if axis.combines)
     tried = {(part.axis, part.move) for axis in found.axes for part in axis.combines}
     assert ("clip", "m1") not in tried
 
