@@ -82,6 +82,7 @@ def training(tmp_path: Path, confined: bool = False, mode: str = "once") -> JobS
     )
 
 
+@pytest.mark.long(8)
 @pytest.mark.parametrize("confined", [False, True])
 def test_a_hang_shows_the_stacks_of_all_ranks_and_goes_on(
     tmp_path: Path, cluster: LocalCluster, confined: bool
@@ -101,6 +102,7 @@ def test_a_hang_shows_the_stacks_of_all_ranks_and_goes_on(
     assert len(read_lines(HungNode, tmp_path / "hangs.jsonl")) == 1 and excluded(spec) == []
 
 
+@pytest.mark.long(8)
 def test_one_that_hangs_again_and_again_is_given_up_and_its_node_left_out(
     tmp_path: Path, cluster: LocalCluster
 ) -> None:

@@ -46,6 +46,7 @@ def test_dry_run_goes_through_every_phase_and_leaves_its_record(tmp_path: Path) 
     assert f"{megatron[0]['what']} |" in shown
 
 
+@pytest.mark.long(4)
 def test_a_phase_that_takes_too_long_is_ended_and_counted(tmp_path: Path) -> None:
     done = check(tmp_path / "out", "--only", "environment,resume", "--cap", "0.2")
     record = json.loads((tmp_path / "out" / "record.json").read_text())

@@ -362,6 +362,7 @@ def test_a_study_is_the_same_whatever_the_number_of_processes(bench: Bench) -> N
     assert [len(item.verdicts) for item in alone] == [4, 4, 0, 0]
 
 
+@pytest.mark.long(3)
 def test_what_is_shipped_may_hold_a_gain_that_was_not_promoted(bench: Bench) -> None:
     """Weak gains everywhere: no single one is proven, and the likeliest is worth having."""
     outcomes = [study.play(task("aevo", seed, "aligned"), bench) for seed in range(1, 31)]

@@ -142,6 +142,7 @@ def test_budget_of_trainings_is_kept(finished_round: Cli) -> None:
     assert "budget of 2 training runs is spent" in call(tools, "train")
 
 
+@pytest.mark.long(4)
 def test_loop_cut_at_any_turn_ends_the_same(finished_round: Cli, tmp_path: Path) -> None:
     """The trace of a real candidate, cut after every line, continues to the same manifest."""
     layout = finished_round.layout()
