@@ -150,12 +150,7 @@ def load(path: Path, real: bool = False, trainer: str = "", preset: str = "") ->
     Raises:
         RecordError: missing, not valid, or an id that occurs twice; names what and where.
     """
-    catalogue = read(Catalogue, path)
-    repeated = _repeated(axis.id for axis in catalogue.axes)
-    for axis in catalogue.axes:
-        repeated += [f"{axis.id}/{name}" for name in _repeated(move.id for move in axis.moves)]
-    if repeated:
-        raise RecordError(f"{path} names twice: {', '.join(repeated)}", "give each its own id")
+    catalogue = whole(path)
     axes = [
         axis
         for axis in catalogue.axes
@@ -164,6 +159,21 @@ def load(path: Path, real: bool = False, trainer: str = "", preset: str = "") ->
         and (not axis.presets or preset in axis.presets)
     ]
     return catalogue.model_copy(update={"axes": axes})
+
+
+def whole(path: Path) -> Catalogue:
+    """Reads a catalogue with all of its axes, whoever they are for.
+
+    Raises:
+        RecordError: missing, not valid, or an id that occurs twice; names what and where.
+    """
+    catalogue = read(Catalogue, path)
+    repeated = _repeated(axis.id for axis in catalogue.axes)
+    for axis in catalogue.axes:
+        repeated += [f"{axis.id}/{name}" for name in _repeated(move.id for move in axis.moves)]
+    if repeated:
+        raise RecordError(f"{path} names twice: {', '.join(repeated)}", "give each its own id")
+    return catalogue
 
 
 def move_from(own: OwnMove) -> Move:

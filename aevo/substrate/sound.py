@@ -10,7 +10,7 @@ from typing import Any
 from aevo.errors import AevoError, SubstrateError
 from aevo.files.untrusted import IntegrityError, read_text, relative
 from aevo.records.change import Change
-from aevo.substrate.catalogue import Axis, Move, load, overlap, touches
+from aevo.substrate.catalogue import Axis, Move, overlap, touches, whole
 from aevo.substrate.frozen import Command, Substrate
 from aevo.substrate.recipe import load_recipe
 
@@ -42,14 +42,10 @@ def faults(substrate: Substrate) -> list[str]:
     found += _commands(substrate)
     try:
         recipe = load_recipe(substrate.root / file.recipe)
-        axes = [
-            axis
-            for trainer in ("", *substrate.variants("train"))
-            for axis in load(substrate.catalogue, real=True, trainer=trainer).axes
-        ]
+        axes = whole(substrate.catalogue).axes
     except AevoError as error:
         return [*found, error.what]
-    for axis in {axis.id: axis for axis in axes}.values():
+    for axis in axes:
         for move in axis.moves:
             where = f"{axis.id}/{move.id}"
             found += [f"{where} {fault}" for fault in _move(substrate, recipe, axis, move)]
