@@ -50,8 +50,8 @@ MEANS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Judge:
-    """Looks at the runs of one candidate. `module` and `builder` are the words that start training
-    and data building in the substrate's commands."""
+    """Looks at the runs of one candidate. `training` and `building` are the substrate's commands
+    for the one and for the data."""
 
     substrate: Substrate
     standing: Path

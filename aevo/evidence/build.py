@@ -164,7 +164,7 @@ def _summary(
     anchor_devs: Mapping[int | None, float],
     anchor_lb: float | None,
 ) -> CandidateSummary:
-    manifest, plan, flags = item.manifest, item.plan, _flags(item)
+    manifest, plan, flags = item.manifest, item.plan, item.flagged
     selected = manifest.selected if manifest and not flags else None
     lb = board.score_of(plan.id) if board else None
     lb_gain = None
@@ -218,18 +218,6 @@ def _runs(item: CandidateFacts, anchor_devs: Mapping[int | None, float]) -> list
             )
         )
     return runs
-
-
-def _flags(item: CandidateFacts) -> list[str]:
-    """What the judge flagged in the run that the candidate stands by, if nobody cleared it."""
-    manifest = item.manifest
-    stood = manifest.selected.run if manifest and manifest.selected else None
-    return [
-        line
-        for run in (manifest.runs if manifest else [])
-        if run.number == stood
-        for line in item.flags(run)
-    ]
 
 
 def _failure_modes(item: CandidateFacts) -> list[str]:

@@ -47,6 +47,12 @@ class CandidateFacts:
         """Why one of its runs counts for nothing: the judge flagged it, and nobody cleared it."""
         return [] if run.number in self.cleared else list(run.flags)
 
+    @property
+    def flagged(self) -> list[str]:
+        """Why the run that it stands by counts for nothing; empty where it counts."""
+        runs = _stood_by(self.manifest) if self.manifest else []
+        return [line for run in runs for line in self.flags(run)]
+
     def at(self, seed: int | None) -> dict[str, bool]:
         """The answers of the run of that seed; those of the selected one if there is none."""
         runs = dict(zip(self.seeds, (self.correct, *self.replicates), strict=False))
@@ -155,18 +161,19 @@ def read_round(layout: Layout, number: int, predictions: bool = True) -> RoundFa
     plan = documents.read(Plan, folder.plan)
     board = documents.read(Leaderboard, folder.leaderboard) if folder.leaderboard.exists() else None
     cleared = cleared_runs(folder)
+    own = {
+        item.id: frozenset(run for name, run in cleared if name == item.id)
+        for item in plan.candidates
+    }
     candidates = tuple(
-        replace(
-            _candidate(folder, item, predictions, cleared),
-            cleared=frozenset(run for name, run in cleared if name == item.id),
-        )
+        replace(_candidate(folder, item, predictions, own[item.id]), cleared=own[item.id])
         for item in plan.candidates
     )
     return RoundFacts(number, policies.read(layout, number), plan, candidates, board)
 
 
 def _candidate(
-    folder: RoundLayout, plan: CandidatePlan, predictions: bool, cleared: set[tuple[str, int]]
+    folder: RoundLayout, plan: CandidatePlan, predictions: bool, cleared: frozenset[int]
 ) -> CandidateFacts:
     path = folder.candidate(plan.id).manifest
     try:
@@ -185,8 +192,7 @@ def _candidate(
         problem = manifest.failure or "no checkpoint was scored"
         return CandidateFacts(plan, "failed", manifest, digest, problem)
     selected = manifest.selected
-    flags = [line for run in manifest.runs if run.number == selected.run for line in run.flags]
-    if flags and (plan.id, selected.run) not in cleared:
+    if flags := CandidateFacts(plan, "ok", manifest, cleared=cleared).flagged:
         problem = f"run {selected.run} is flagged and counts for nothing until it is cleared: "
         return CandidateFacts(plan, "failed", manifest, digest, problem + "; ".join(flags))
     if not predictions:

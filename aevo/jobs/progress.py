@@ -87,7 +87,7 @@ def show_stacks(child: int) -> None:
     """Every Python process below `child` prints the stacks of its threads and ends, one after the
     other. py-spy, where it is installed, is asked first: it sees more.
 
-    Whoever looks after others (torchrun, the sandbox) is stopped meanwhile: it would end them all
+    Whoever looks after others (`ranks.py`, the sandbox) is stopped meanwhile: it would end them all
     as soon as the first is gone. The caller kills what is left.
     """
     pids = tree(child)

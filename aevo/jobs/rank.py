@@ -1,11 +1,9 @@
 """Starts one rank: srun's variables as torch's, then the command itself.
 
     srun … python aevo/jobs/rank.py PORT COMMAND …
-    torchrun … python aevo/jobs/rank.py torchrun COMMAND …    (which sets the variables itself)
 
-A rank dies with the process that started it, however that dies: torchrun gives each rank a session
-of its own, so that killing torchrun's would leave the ranks behind, and a slurmstepd that is killed
-cannot end its tasks. Of confined ranks a node has one sandbox: `node.py` and `ranks.py`.
+A rank dies with the process that started it, however that dies: a slurmstepd that is killed cannot
+end its tasks. Of confined ranks a node has one sandbox: `node.py` and `ranks.py`.
 
 A script of the standard library alone, so that it runs with whatever Python a container has.
 """
@@ -51,8 +49,6 @@ def main(arguments: list[str]) -> None:
     """Replaces this process by the command, with the rank's environment."""
     port, *command = arguments
     ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    if port == "torchrun":
-        os.execvp(command[0], command)
     here = {
         name: value
         for name, value in os.environ.items()

@@ -13,6 +13,7 @@ from aevo.records.evidence import CandidateSummary
 from aevo.records.policy import AxisBrief, OwnMove, Trial
 from aevo.substrate.catalogue import Axis, Catalogue, Move, move_from, overlap, touches
 
+BRIEF = "A change that was measured before and not decided."  # of an axis that no catalogue has
 LARGEST = 20_000  # characters of patches that a policy carries along
 
 
@@ -64,7 +65,7 @@ def axes_with(catalogue: Catalogue, tried: Sequence[Trial]) -> list[Axis]:
         Axis(
             id=name,
             category=trials[-1].category,
-            brief="A change that was measured before and not decided.",
+            brief=BRIEF,
             knobs=knobs_with(trials[-1].knobs, [t.own for t in trials if t.own]),
             moves=list(_moves(trials)),
         )
@@ -86,7 +87,7 @@ def repeated(trial: Trial, catalogue: Catalogue, reason: str) -> AxisBrief | Non
     return AxisBrief(
         axis=trial.axis,
         category=axis.category if axis else trial.category,
-        brief=axis.brief.strip() if axis else "A change that was measured before and not decided.",
+        brief=axis.brief.strip() if axis else BRIEF,
         knobs=knobs_with(knobs, [trial.own]),
         own=[trial.own],
         transfer=axis.transfer if axis else False,

@@ -358,7 +358,7 @@ def _trial(evidence: Evidence, tried: Tried, outcome: str, reason: str) -> Trial
             "dev_shared": found.dev_shared if found else 0.0,
             "lb_se": found.lb_se if found else None,
             "domains": found.domains if found else {},
-            "change_sha256": ledger.change_digest(tried.summary.change) if found else None,
+            "change_sha256": tried.summary.change.sha256 if found else None,
             "axis": tried.key[0],
             "move": tried.move,
             "round": evidence.round,

@@ -29,13 +29,8 @@ def lb_readings(trials: Sequence[Trial]) -> list[Reading]:
 def of_change(tried: Sequence[Trial], axis: str, change: Change) -> list[Trial]:
     """All trials of exactly this change: of the axis, or of a bundle, which each round numbers
     anew. A worker names its move, so the name alone proves nothing."""
-    digest = change_digest(change)
+    digest = change.sha256
     return [t for t in tried if (t.axis == axis or t.combines) and t.change_sha256 == digest]
-
-
-def change_digest(change: Change) -> str:
-    """sha256 of a change's content."""
-    return change.sha256
 
 
 def of_move(tried: Sequence[Trial], axis: str, move: str) -> list[Trial]:

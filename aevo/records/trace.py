@@ -70,6 +70,14 @@ class Trace:
         """The conversation so far."""
         return [event.turn for event in self.events if event.turn is not None]
 
+    def answered(self, *tools: str) -> int:
+        """Calls of these tools that have been answered with success."""
+        turns = self.turns()
+        ids = {call.id for turn in turns for call in turn.tool_calls if call.name in tools}
+        return sum(
+            turn.tool_call_id in ids and not turn.content.startswith("error:") for turn in turns
+        )
+
     def model_calls(self) -> int:
         """How often a model was asked: by an agent of others as its proxy counted, else once a
         turn."""

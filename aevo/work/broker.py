@@ -138,7 +138,7 @@ class Broker:
                 the fork cannot be trained, or recorded, which costs no run.
         """
         check_baseline(self.campaign.layout)
-        number = self._answered("train") + 1
+        number = self.trace.answered("train") + 1
         begun = [other for other in self.runs() if other < number]
         left = self.trainings - sum(map(self.counts, begun))
         if left < 1:
@@ -368,14 +368,6 @@ class Broker:
         if number not in self.runs():
             raise BrokerError(f"there is no training run {number}", f"started: {self.runs()}")
         return self.files.run(number)
-
-    def _answered(self, tool: str) -> int:
-        """Calls of `tool` that have been answered with success, from the trace."""
-        turns = self.trace.turns()
-        ids = {call.id for turn in turns for call in turn.tool_calls if call.name == tool}
-        return sum(
-            turn.tool_call_id in ids and not turn.content.startswith("error:") for turn in turns
-        )
 
     def _unchanged(self) -> bool:
         names = self.substrate.file.mutable

@@ -33,13 +33,7 @@ class Desk:
     @property
     def asked(self) -> int:
         """Questions that were answered, by the trace."""
-        turns = self.trace.turns()
-        ids = {
-            call.id for turn in turns for call in turn.tool_calls if call.name in ("ask", "read")
-        }
-        return sum(
-            turn.tool_call_id in ids and not turn.content.startswith("error:") for turn in turns
-        )
+        return self.trace.answered("ask", "read")
 
     def ask(self, question: str) -> str:
         """The passages that fit, and the teacher's answer.

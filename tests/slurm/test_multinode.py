@@ -1,5 +1,5 @@
 """Distributed commands: two fake nodes with two ranks each through srun, two ranks here through
-torchrun; devices as Slurm gave them; no rank outlives its job."""
+the starter of ranks; devices as Slurm gave them; no rank outlives its job."""
 
 import json
 import os

@@ -148,6 +148,15 @@ def alone() -> Iterator[torch.device]:
     layout.stop()
 
 
+def step(backend: Any, batch: Batch) -> float:
+    """One whole step of a train.loop.Backend that holds its optimiser; the loss."""
+    loss = backend.forward_backward(batch, 0)
+    backend.clip(1.0)
+    backend.optimizer.step()
+    backend.optimizer.zero_grad(set_to_none=True)
+    return float(loss)
+
+
 def seconds(here: Phase, work: Callable[[], Any], times: int = 3) -> float:
     """The median time of `work`, after one that does not count."""
     found = []

@@ -62,13 +62,7 @@ def _steps(
     )  # fmt: skip
     batch = models.rows(length, count, 1505)
 
-    def step() -> float:
-        loss = backend.forward_backward(batch, 0)
-        backend.clip(1.0)
-        backend.optimizer.step()
-        backend.optimizer.zero_grad(set_to_none=True)
-        return float(loss)
-
+    step = partial(models.step, backend, batch)
     what = f"megatron bf16, {scan}, {count} x {length}, {each} a pass"
     try:
         first = step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from train import loop
@@ -31,13 +32,7 @@ def _steps(here: Phase, base: Path, length: int, count: int) -> None:
     backend = PeftBackend(models.a_run(here, base, settings))
     batch = models.rows(length, count, 1505)
 
-    def step() -> float:
-        loss = backend.forward_backward(batch, 0)
-        backend.clip(1.0)
-        backend.optimizer.step()
-        backend.optimizer.zero_grad(set_to_none=True)
-        return float(loss)
-
+    step = partial(models.step, backend, batch)
     here.hold(f"the loss falls, wide, {length} tokens", _falls([step() for _ in range(4)]))
     peak = models.peak(here, step)
     took = models.seconds(here, step, 2)
