@@ -25,7 +25,7 @@ from aevo.jobs.confined import confined
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.launch import ranks_of
 from aevo.jobs.progress import show_stacks
-from aevo.jobs.rank import first_host
+from aevo.jobs.rank import hosts, link
 from aevo.records.job import JobSpec
 
 LOOK_S = 2.0
@@ -41,12 +41,12 @@ def run(folder: Path, number: int, port: str) -> int:
     spec = read(JobSpec, JobFolder(folder).spec)
     step = spec.steps[number]
     nodes = int(os.environ["SLURM_STEP_NUM_NODES"])
-    master = first_host(os.environ["SLURM_STEP_NODELIST"]) if nodes > 1 else "127.0.0.1"
-    node = int(os.environ["SLURM_NODEID"])
+    node, nodelist = int(os.environ["SLURM_NODEID"]), os.environ["SLURM_STEP_NODELIST"]
+    master = hosts(nodelist)[0] if nodes > 1 else "127.0.0.1"
     command = ranks_of(spec, step, node, nodes, master, port)
     with scratch_folder("aevo-") as scratch:
         variables = {k: v for k, v in os.environ.items() if not k.startswith(SCHEDULERS)}
-        variables |= {"TMPDIR": str(scratch), "HOME": str(scratch)}
+        variables |= {"TMPDIR": str(scratch), "HOME": str(scratch)} | link(nodelist, node)
         argv = confined(spec, step, command, str(scratch), variables)
         child = subprocess.Popen(
             argv, cwd=step.cwd, env=variables, stdin=subprocess.DEVNULL, start_new_session=True

@@ -9,24 +9,74 @@ A script of the standard library alone, so that it runs with whatever Python a c
 """
 
 import ctypes
+import fcntl
 import os
 import re
 import signal
+import socket
+import struct
 import sys
 
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2); it survives exec
+GET_ADDRESS = 0x8915  # SIOCGIFADDR of netdevice(7)
 
 
-def first_host(nodelist: str) -> str:
-    """First host of a Slurm node list: `h200-[03-05,9],x` is `h200-03`.
+def hosts(nodelist: str) -> list[str]:
+    """The hosts of a Slurm node list: `h200-[03-05,9],x` are h200-03, h200-04, h200-05, h200-9, x.
 
     Raises:
         ValueError: the list is empty.
     """
-    first = re.match(r"(?:[^\[,]|\[[^\]]*\])+", nodelist)
-    if first is None:
+    found = []
+    for one in re.findall(r"(?:[^\[,]|\[[^\]]*\])+", nodelist):
+        names = [""]
+        for text, ranges in re.findall(r"([^\[]+)|\[([^\]]*)\]", one):
+            names = [name + part for name in names for part in ([text] if text else _each(ranges))]
+        found += names
+    if not found:
         raise ValueError(f"no host in SLURM_STEP_NODELIST={nodelist!r}")
-    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group())
+    return found
+
+
+def _each(ranges: str) -> list[str]:
+    """`03-05,9`: 03, 04, 05, 9."""
+    found = []
+    for one in ranges.split(","):
+        first, _, last = one.partition("-")
+        numbers = range(int(first), int(last or first) + 1)
+        found += [f"{number:0{len(first)}d}" for number in numbers]
+    return found
+
+
+def link(nodelist: str, node: int) -> dict[str, str]:
+    """gloo's variable for the interface by which this node reaches the others; none for one node.
+
+    Left alone, gloo takes the address that the host's own name stands for: on Debian, by default,
+    the loopback. NCCL looks at the interfaces by itself.
+    """
+    others = hosts(nodelist)
+    if len(others) == 1 or "GLOO_SOCKET_IFNAME" in os.environ:
+        return {}
+    peer = others[0 if node else 1]
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+            handle.connect((peer, 9))  # sends nothing: the kernel chooses the way
+            ours = handle.getsockname()[0]
+            for _, name in socket.if_nameindex():
+                if ours == _address(handle, name):
+                    return {"GLOO_SOCKET_IFNAME": name}
+    except OSError:
+        pass  # torch says by itself what it cannot resolve or reach
+    return {}
+
+
+def _address(handle: socket.socket, interface: str) -> str:
+    """The IPv4 address of an interface; empty without one."""
+    try:
+        asked = struct.pack("256s", interface.encode()[:15])
+        return socket.inet_ntoa(fcntl.ioctl(handle.fileno(), GET_ADDRESS, asked)[20:24])
+    except OSError:
+        return ""
 
 
 def rank_environment(ours: dict[str, str], port: str) -> dict[str, str]:
@@ -40,7 +90,7 @@ def rank_environment(ours: dict[str, str], port: str) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(world // nodes),
         "NODE_RANK": ours["SLURM_NODEID"],
         "GROUP_RANK": ours["SLURM_NODEID"],
-        "MASTER_ADDR": first_host(ours["SLURM_STEP_NODELIST"]),
+        "MASTER_ADDR": hosts(ours["SLURM_STEP_NODELIST"])[0],
         "MASTER_PORT": port,
     }
 
@@ -54,7 +104,9 @@ def main(arguments: list[str]) -> None:
         for name, value in os.environ.items()
         if not name.startswith(("SLURM_", "SRUN_", "SBATCH_", "PMI"))
     }
-    os.execvpe(command[0], command, here | rank_environment(dict(os.environ), port))
+    here |= rank_environment(dict(os.environ), port)
+    here |= link(os.environ["SLURM_STEP_NODELIST"], int(os.environ["SLURM_NODEID"]))
+    os.execvpe(command[0], command, here)
 
 
 if __name__ == "__main__":

@@ -194,8 +194,13 @@ class Nodes:
     def __init__(self, folder: Path) -> None:
         self.folder, tag = folder, os.getpid()
         self.spaces = [f"aevo-{tag}-{node}" for node in range(2)]
-        self.hosts = folder / "hosts"
-        self.hosts.write_text("127.0.0.1 localhost\n10.77.0.1 node-0\n10.77.0.2 node-1\n")
+        # The whole folder: a file that is mounted over is let go when the one below is replaced.
+        # A node's own name stands for its loopback, as on Debian.
+        for node in range(2):
+            etc = folder / f"etc-{node}"
+            shutil.copytree("/etc", etc, symlinks=True, ignore_dangling_symlinks=True)
+            names = f"127.0.0.1 localhost\n127.0.1.1 node-{node}\n"
+            (etc / "hosts").write_text(f"{names}10.77.0.{2 - node} node-{1 - node}\n")
         links = [f"v{tag}-{node}" for node in range(2)]
         for space in self.spaces:
             ip("netns", "add", space)
@@ -211,7 +216,7 @@ class Nodes:
         own = (
             f"hostname node-{node} && mount -t tmpfs tmpfs /tmp && "
             "mount -t tmpfs tmpfs /dev/shm && "
-            f'mount --bind {self.hosts} /etc/hosts && exec "$@"'
+            f'mount --bind {self.folder}/etc-{node} /etc && exec "$@"'
         )
         command = [sys.executable, "-I", str(NODE), spec.folder, "0", port]
         return subprocess.Popen(

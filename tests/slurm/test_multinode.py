@@ -16,7 +16,7 @@ from aevo.config.cluster import LocalCluster, SlurmCluster
 from aevo.errors import JobError
 from aevo.jobs.ending import cancel
 from aevo.jobs.folder import JobFolder
-from aevo.jobs.rank import first_host, rank_environment
+from aevo.jobs.rank import hosts, rank_environment
 from aevo.jobs.state import observe
 from aevo.jobs.submit import submit, wait
 from aevo.records.job import JobSpec, Resources, Step
@@ -261,19 +261,21 @@ def test_several_nodes_need_slurm(local: LocalCluster, ended: None, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("nodes", "host"),
+    ("nodes", "names"),
     [
-        ("h200-0", "h200-0"),
-        ("h200-[0-1]", "h200-0"),
-        ("h200-[03-05,9],x", "h200-03"),
-        ("a,b[1-2]", "a"),
-        ("n[7,9]", "n7"),
-        ("rack1-n[001-004]-ib", "rack1-n001-ib"),
-        ("r[1-2]n[3-4]", "r1n3"),
+        ("h200-0", ["h200-0"]),
+        ("h200-[0-1]", ["h200-0", "h200-1"]),
+        ("h200-[03-05,9],x", ["h200-03", "h200-04", "h200-05", "h200-9", "x"]),
+        ("a,b[1-2]", ["a", "b1", "b2"]),
+        ("n[7,9]", ["n7", "n9"]),
+        ("rack1-n[001-002]-ib", ["rack1-n001-ib", "rack1-n002-ib"]),
+        ("r[1-2]n[3-4]", ["r1n3", "r1n4", "r2n3", "r2n4"]),
+        ("n[098-101]", ["n098", "n099", "n100", "n101"]),
     ],
 )
-def test_first_host(nodes: str, host: str) -> None:
-    assert first_host(nodes) == host
+def test_hosts_of_a_node_list(nodes: str, names: list[str]) -> None:
+    """As `scontrol show hostnames` gives them."""
+    assert hosts(nodes) == names
 
 
 def test_rank_environment_needs_a_node_list() -> None:

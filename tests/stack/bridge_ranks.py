@@ -1,6 +1,6 @@
-"""Run under torchrun by test_bridge_run: several runs of train.bridge by one group of ranks.
+"""The ranks of test_bridge_run: several runs of train.bridge by one group of ranks.
 
-    torchrun … bridge_ranks.py PLAN.json
+    aevo/jobs/ranks.py … bridge_ranks.py PLAN.json
 
 PLAN is a list of argument vectors. The ranks end with the first exit status that is not 0.
 """

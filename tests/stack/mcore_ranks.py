@@ -1,6 +1,6 @@
-"""Run under torchrun by test_megatron_ranks: several layouts of one group of ranks, in turn.
+"""The ranks of test_megatron_ranks: several layouts of one group of ranks, in turn.
 
-    torchrun … mcore_ranks.py PLAN.json
+    aevo/jobs/ranks.py … mcore_ranks.py PLAN.json
 
 PLAN is a list of objects: `base`, `out`, `layout` (fields of train.mcore.layout.Layout), and for a
 training run `recipe` and `data`, else `lora`. Without `recipe` rank 0 writes OUT/logits.pt (base

@@ -19,7 +19,7 @@ from train.run import Run
 
 REPO = Path(__file__).parents[2]
 SUBSTRATE = REPO / "substrate" / "default"
-RANK = REPO / "aevo" / "jobs" / "rank.py"
+RANKS = REPO / "aevo" / "jobs" / "ranks.py"
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all"}
 # Everything that may carry an adapter, in groups of different ranks
 WIDE = LORA | {
@@ -114,22 +114,11 @@ def tokens(rows: int = 3, length: int = 70) -> torch.Tensor:
     return torch.randint(3, 1505, (rows, length), generator=generator)
 
 
-def torchrun(ranks: int, *arguments: str) -> subprocess.Popen[str]:
+def start_ranks(count: int, *arguments: str) -> subprocess.Popen[str]:
     """Starts ranks as aevo does on one machine (they die with it); its output is theirs."""
+    starter = [sys.executable, "-I", str(RANKS), str(count), "0", "1", "127.0.0.1", "0"]
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--no-python",
-            f"--nproc-per-node={ranks}",
-            sys.executable,
-            str(RANK),
-            "torchrun",
-            sys.executable,
-            *arguments,
-        ],
+        [*starter, sys.executable, *arguments],
         cwd=SUBSTRATE,
         text=True,
         stdout=subprocess.PIPE,

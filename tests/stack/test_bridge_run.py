@@ -27,7 +27,7 @@ from train.nemo_bridge import imported
 
 from tests.conftest import until
 from tests.stack.bridge_support import ONE, STANDIN, stand_in, words
-from tests.stack.mcore_support import Recipe, environment, losses, torchrun
+from tests.stack.mcore_support import Recipe, environment, losses, start_ranks
 
 pytestmark = pytest.mark.long(70)
 
@@ -92,7 +92,7 @@ def on_two_ranks(
     ]
     (folder / "plan.json").write_text(json.dumps(plan))
     script = Path(__file__).with_name("bridge_ranks.py")
-    process = torchrun(2, str(script), str(folder / "plan.json"))
+    process = start_ranks(2, str(script), str(folder / "plan.json"))
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said[-3000:]
     return {name: folder / name for name in LAYOUTS}

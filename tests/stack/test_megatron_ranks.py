@@ -32,8 +32,8 @@ from tests.stack.mcore_support import (
     losses,
     one_rank,
     run_here,
+    start_ranks,
     tokens,
-    torchrun,
 )
 
 pytestmark = pytest.mark.long(40)
@@ -132,7 +132,7 @@ def pair(
         plan.append(job | (training if name in TRAINED else answering))
     (folder / "plan.json").write_text(json.dumps(plan))
     program = str(Path(__file__).with_name("mcore_ranks.py"))
-    process = torchrun(2, program, str(folder / "plan.json"))
+    process = start_ranks(2, program, str(folder / "plan.json"))
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0, out
     return folder
@@ -189,7 +189,7 @@ def test_pipeline_times_tensor(
     started: Started,
 ) -> None:
     layout = ["--tensor", "2", "--pipeline", "2", "--micro-batch", "4"]
-    started.append(torchrun(4, *command(recipe_path, train_path, dense_base, tmp_path, *layout)))
+    started.append(start_ranks(4, *command(recipe_path, train_path, dense_base, tmp_path, *layout)))
     out, _ = started[0].communicate(timeout=240)
     assert started[0].returncode == 0, out
     assert losses(tmp_path) == pytest.approx(alone["dense_base"], abs=SAME)
@@ -219,12 +219,12 @@ def test_killed_on_two_ranks_it_goes_on_on_one(
     tmp_path: Path,
     started: Started,
 ) -> None:
-    """kill -9 of torchrun, with which its ranks die; another layout reads the state. The losses
+    """kill -9 of the starter, with which its ranks die; another layout reads the state. The losses
     of 60 steps in two orders of summation drift apart a little more than those of 12."""
     run_here(long_recipe, train_path, dense_base, tmp_path / "whole")
     out = tmp_path / "cut"
     argv = command(long_path, train_path, dense_base, out, "--tensor", "2")
-    started.append(torchrun(2, *argv))
+    started.append(start_ranks(2, *argv))
     until((out / "state" / "latest.json").exists, 120)
     started[0].kill()
     started[0].communicate()  # its ranks hold the pipe: it ends when they have
