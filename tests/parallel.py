@@ -1,6 +1,6 @@
 """How the tests are spread over processes, and what the end of a run says beside its result.
 
-With `-n 3 --dist loadscope` (what scripts/test does) a module stays in one process, so that what
+With `-n 5 --dist loadscope` (what scripts/test does) a module stays in one process, so that what
 its tests share is made once. `@pytest.mark.together(name)` takes a test out of its module, to those
 of the same name: tests that share a service of the machine. `@pytest.mark.long(seconds)` says what
 a module, or a test, takes; the longest group begins.

@@ -1,6 +1,8 @@
 """The layout is the architecture: a package imports only those above it, and knows no circle."""
 
 import ast
+import subprocess
+import sys
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -90,3 +92,19 @@ def test_floors() -> None:
     for name in ROOMS:
         floor[name] = 1 + max((floor[other] for other in below[name]), default=0)
     assert max(floor.values()) <= MOST_FLOORS, floor
+
+
+STARTED_PER_JOB = "aevo.jobs.execute aevo.work.worker aevo.evidence.collector aevo.meta.step"
+HEAVY = {"openai", "scipy", "pandas", "torch", "transformers", "matplotlib", "mcp"}
+
+
+def test_what_starts_with_every_job_imports_nothing_heavy() -> None:
+    """A campaign starts hundreds of these, and a round of rules needs none of it."""
+    code = (
+        f"import importlib, sys; [importlib.import_module(name) for name in "
+        f"{STARTED_PER_JOB.split()}]; print(sorted({HEAVY} & set(sys.modules)))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=AEVO.parent
+    )
+    assert shown.stdout.strip() == "[]", shown.stderr

@@ -33,7 +33,6 @@ from aevo.work.broker import Broker
 from aevo.work.budget import Meter, shell_seconds
 from aevo.work.check import build_command
 from aevo.work.cli.desk import AgentMeter
-from aevo.work.cli.session import agent_name, run_agent
 from aevo.work.judged import flags_of, judge_runs
 from aevo.work.loop import run_loop
 from aevo.work.page import page
@@ -56,7 +55,7 @@ def main(arguments: list[str]) -> None:
     toolbox = Toolbox(broker.files.fork, broker.substrate, broker)
     agent = agent_of_others(broker)
     model = None if agent else build_model(broker, moves, check)
-    name_of = model.name if model else agent_name(agent) if agent else ""
+    name_of = name_of_agent(agent) if agent else model.name if model else ""
     who = by_whom(broker, model) if model else name_of
     trace.note("start", attempt_pid=os.getpid(), by=who)
     roundlog.note(files.log, name, f"worker at work: {axis_name(broker.candidate)}")
@@ -77,6 +76,8 @@ def main(arguments: list[str]) -> None:
         lambda: gpu_hours(files.jobs.glob(f"{name}-*"), time.time()),
     )
     if model is None:
+        from aevo.work.cli.session import run_agent  # `openai`, as below
+
         outcome = run_agent(broker, toolbox, first, meter)
     else:
         outcome = run_loop(model, toolbox, trace, first, meter)
@@ -137,6 +138,13 @@ def agent_of_others(broker: Broker) -> CliAgent | None:
     agent = broker.campaign.config.agent
     works = isinstance(agent, CliAgent) and broker.candidate.role != "anchor"
     return agent if works and isinstance(agent, CliAgent) else None
+
+
+def name_of_agent(agent: CliAgent) -> str:
+    """How manifests and traces name a coding agent."""
+    from aevo.work.cli.session import agent_name  # `openai`, as above
+
+    return agent_name(agent)
 
 
 def by_whom(broker: Broker, model: Model) -> str:

@@ -21,7 +21,7 @@ PROGRAMS = ("slurmctld", "slurmd", "munged", "slurmdbd", "mariadbd")
 OTHER = "nobody"  # a Unix user that is not root and is everywhere
 
 pytestmark = [
-    pytest.mark.together("slurm"),  # both clusters write to /etc/hosts
+    pytest.mark.together("slurm"),  # heavy: one cluster after the other
     pytest.mark.long(15),
     pytest.mark.skipif(
         os.getuid() != 0 or any(shutil.which(name) is None for name in PROGRAMS),
@@ -130,12 +130,16 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
-def etc() -> tuple[str, list[str]]:
-    """What the cluster may change outside its folder."""
-    links = sorted(
-        str(path.readlink()) for path in Path("/etc/slurm").glob("*.conf") if path.is_symlink()
-    )
-    return Path("/etc/hosts").read_text().rstrip("\n"), links
+def hosts() -> list[str]:
+    return Path("/etc/hosts").read_text().splitlines()
+
+
+def etc(cluster: Cluster) -> tuple[list[str], list[str]]:
+    """What the cluster has outside its folder: lines of /etc/hosts, links of /etc/slurm."""
+    mark = str(cluster.root)
+    lines = [line for line in hosts() if mark in line]
+    links = [path for path in Path("/etc/slurm").glob("*.conf") if path.is_symlink()]
+    return lines, [path.name for path in links if mark in str(path.readlink())]
 
 
 def test_up_again_starts_nothing(cluster: Cluster) -> None:
@@ -229,11 +233,11 @@ def test_unknown_options_are_named(cluster: Cluster, words: tuple[str, ...]) -> 
 
 def test_down_ends_all_of_ours_and_nothing_else() -> None:
     """Also where slurmctld cannot help, and a pid file names a process that is not ours."""
-    before = etc()
+    others = [line for line in hosts() if "aevo-d" not in line]  # no cluster's
     with throw_away() as cluster, subprocess.Popen(["sleep", "100"]) as stranger:
         try:
             cluster.up("--no-accounting")
-            assert etc()[0] != before[0], "node names do not resolve"
+            assert etc(cluster)[0] != [], "node names do not resolve"
             job = cluster.slurm(
                 "sbatch", "--parsable", "--output=job.txt", "--wrap", "echo begun; sleep 100"
             )
@@ -248,7 +252,8 @@ def test_down_ends_all_of_ours_and_nothing_else() -> None:
             assert done.returncode == 0, done.stderr
             assert stranger.poll() is None, "down killed a process that is not the cluster's"
             assert cluster.processes() == []
-            assert etc() == before
+            assert etc(cluster) == ([], [])
+            assert set(others) <= set(hosts())
             assert {path.name for path in cluster.root.iterdir()} == {"job.txt", "mine.txt"}
         finally:
             stranger.kill()

@@ -27,7 +27,7 @@ from tests.conftest import Cli, until
 from tests.slurm.conftest import Slurm
 from tests.support.outcome import outcome
 
-pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(140)]
+pytestmark = [pytest.mark.together("slurm events"), pytest.mark.long(140)]
 
 SLOW = "+model.recipe.train.step_seconds=0.15"  # 60 steps, 9 s: time for things to happen
 ROUND = ("+round=1", "worker.anchor_seeds=1")
@@ -163,10 +163,7 @@ def test_lost_nodes_cost_no_finished_step(
         node_of(slurm, slurm_id(layout, name)) for name in ("c00-train-1", "c01-train-1")
     )
     assert down != killed
-    stepd = [
-        int(pid)
-        for pid in slurm.run(["pgrep", "-f", f"slurmstepd.*{re.escape(killed)}"]).stdout.split()
-    ]
+    stepd = slurm.daemons(f"slurmstepd.*{re.escape(killed)}")
     job_stepd = stepd_of(slurm, slurm_id(layout, "c01-train-1"))
     os.kill(slurm.pid(f"slurmd.{killed}"), signal.SIGKILL)
     for pid in {*job_stepd, *stepd}:
@@ -187,9 +184,7 @@ def node_of(slurm: Slurm, job_id: str) -> str:
 
 
 def stepd_of(slurm: Slurm, job_id: str) -> list[int]:
-    return [
-        int(pid) for pid in slurm.run(["pgrep", "-f", rf"slurmstepd: \[{job_id}\."]).stdout.split()
-    ]
+    return slurm.daemons(rf"slurmstepd: \[{job_id}\.")
 
 
 def test_lost_controller_and_driver_lose_nothing(
