@@ -20,6 +20,7 @@ from tests.parallel import (
     made_once,
     pytest_collection_modifyitems,
     pytest_configure_node,
+    pytest_ignore_collect,
     pytest_terminal_summary,
     pytest_xdist_make_scheduler,
 )
@@ -27,6 +28,7 @@ from tests.parallel import (
 __all__ = [
     "pytest_collection_modifyitems",
     "pytest_configure_node",
+    "pytest_ignore_collect",
     "pytest_terminal_summary",
     "pytest_xdist_make_scheduler",
 ]  # hooks
@@ -36,8 +38,6 @@ REGRESSION = REPO / "tests" / "substrates" / "regression"
 
 # Where nothing can confine a command, the sandbox's own tests are skipped and the others go on.
 SANDBOX = ("sandbox=none",) if probe() == "none" else ()
-
-sys.dont_write_bytecode = True  # importing the substrate must not change its tree
 
 
 @dataclass

@@ -11,6 +11,7 @@ attribute that pytest no longer reads. Here the processes tell the groups in a f
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter, defaultdict
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+LONG_MODULE = re.compile(r"^pytestmark = (\[[^\]]*)?pytest\.mark\.long\(", re.MULTILINE)
 GROUPS = pytest.StashKey[Path]()
 
 
@@ -37,6 +39,14 @@ def seconds_by_group(items: list[pytest.Item]) -> dict[str, float]:
         for mark in item.iter_markers("long"):  # a module's is one object in all of its tests
             marks[group_of(item)][id(mark)] = float(mark.args[0])
     return {group: sum(found.values()) for group, found in marks.items()}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only short tests are asked for, a module that is long as a whole is not imported: some
+    bring in torch and megatron-core."""
+    if config.getoption("markexpr") != "not long" or collection_path.suffix != ".py":
+        return None
+    return True if LONG_MODULE.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -183,6 +183,7 @@ def test_names_that_no_path_can_have(tmp_path: Path) -> None:
             open_file(tmp_path / name)
 
 
+@pytest.mark.long(5)
 @pytest.mark.parametrize(
     "pattern",
     [

@@ -127,6 +127,7 @@ TEXTS = st.lists(
 ).map("\n".join)
 
 
+@pytest.mark.long(2)
 @CASES
 @given(
     st.lists(st.tuples(KEYS, VALUES), max_size=3),
@@ -332,6 +333,7 @@ BUSY = {
 }
 
 
+@pytest.mark.long(14)
 @confined
 @pytest.mark.parametrize("how", BUSY)
 @pytest.mark.parametrize("kind", offered() or ["auto"])

@@ -177,6 +177,7 @@ def test_documents_open_nothing(attack: str, round_of: Any) -> None:
     harmless(discoveries.render([entry]), rendered=True)
 
 
+@pytest.mark.long(5)
 @pytest.mark.parametrize("attack", ["terminal", "html", "image", "heading", "direction", "comment"])
 def test_the_report_opens_nothing(attack: str, round_of: Any, tmp_path: Path) -> None:
     path = round_of.round(1).evidence

@@ -33,6 +33,7 @@ def test_campaign_is_named_after_model_and_seed() -> None:
     assert config.root == Path("runs").resolve() / "tiny-seed7"
 
 
+@pytest.mark.long(11)
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

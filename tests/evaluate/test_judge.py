@@ -178,6 +178,7 @@ def edited(file: str, find: str, replace: str) -> Change:
     return Change(edits=[Edit(file=file, find=find, replace=replace)])
 
 
+@pytest.mark.long(14)
 @pytest.mark.parametrize(
     ("rule", "what", "stack", "file", "find", "replace"),
     DISHONEST,

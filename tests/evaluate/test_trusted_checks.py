@@ -80,6 +80,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+@pytest.mark.long(4)
 @pytest.mark.parametrize("preset", ["tiny", "challenge"])
 def test_honest_data_is_clean_and_fast(
     preset: str, items: dict[str, list[Path]], tmp_path: Path
@@ -154,6 +155,7 @@ WHOLE: dict[str, Callable[[str], Any]] = {
 }
 
 
+@pytest.mark.long(5)
 @pytest.mark.parametrize("preset", ["tiny", "challenge"])
 @pytest.mark.parametrize("way", WHOLE)
 def test_copies_are_found(

@@ -116,6 +116,7 @@ def test_what_is_asked_for_is_complete_before_the_request_is_seen(tmp_path: Path
         assert request.adapter_sha256 == item.adapter_sha256
 
 
+@pytest.mark.long(4)
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -61,6 +61,7 @@ def dead_ends(policy: Policy) -> dict[str, str]:
     return {item.id: item.what for item in policy.dont_waste_budget_on}
 
 
+@pytest.mark.long(3)
 def test_the_trajectory_is_the_papers(campaign: Layout) -> None:
     found = [policies.read(campaign, number) for number in range(1, 6)]
     assert [policy.mode for policy in found] == [

@@ -521,6 +521,7 @@ def test_killed_at_every_second_write_it_repeats_no_call(
     assert kills >= 15
 
 
+@pytest.mark.long(3)
 def test_kill_9_in_the_middle_of_the_second_call(layout: Layout, draft: dict[str, Any]) -> None:
     """The first call is never made again; the one in flight is."""
     with FakeOpenAI(proposes({**draft, "axes": []}, draft)) as server:

@@ -463,6 +463,7 @@ def test_the_text_and_the_functions_are_the_same_rules() -> None:
     assert set(marks) == {"[checked]", "[principle]"}
 
 
+@pytest.mark.long(3)
 @pytest.mark.parametrize("name", ["first", "diverged", "plateaued"])
 def test_the_real_proposals_keep_every_rule(name: str, request: pytest.FixtureRequest) -> None:
     case: Case = request.getfixturevalue(name)

@@ -87,6 +87,7 @@ def test_the_adapter_is_the_one_that_was_scored(tmp_path: Path) -> None:
         entry(layout, found[0])
 
 
+@pytest.mark.long(3)
 def test_command_line(tmp_path: Path) -> None:
     layout, found = played(tmp_path / "runs" / "one", World({"rank/m1": STRONG}), 1)
 

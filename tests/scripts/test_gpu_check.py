@@ -15,6 +15,8 @@ from tests.conftest import REPO
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
+pytestmark = pytest.mark.long(55)
+
 
 def check(out: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
@@ -26,7 +28,6 @@ def check(out: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.long(45)
 def test_dry_run_goes_through_every_phase_and_leaves_its_record(tmp_path: Path) -> None:
     done = check(tmp_path / "out")
     log = (tmp_path / "out" / "log.txt").read_text()
@@ -46,7 +47,6 @@ def test_dry_run_goes_through_every_phase_and_leaves_its_record(tmp_path: Path) 
     assert f"{megatron[0]['what']} |" in shown
 
 
-@pytest.mark.long(4)
 def test_a_phase_that_takes_too_long_is_ended_and_counted(tmp_path: Path) -> None:
     done = check(tmp_path / "out", "--only", "environment,resume", "--cap", "0.2")
     record = json.loads((tmp_path / "out" / "record.json").read_text())

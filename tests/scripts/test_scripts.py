@@ -182,7 +182,7 @@ def test_test_extras_serve_quickstart_too(machine: Machine) -> None:
     machine.call("scripts/test", "-k", "a b")
     calls = machine.calls()
     assert pip("-e .[train,megatron,slurm,dev]") in calls
-    assert calls[-1] == "run -m pytest -n 3 --dist loadscope -k a b"
+    assert calls[-1] == "run -m pytest -n 5 --dist loadscope -k a b"
     machine.call("scripts/quickstart")
     assert machine.calls() == ["run -u -m aevo.campaign rounds=2"]
 

@@ -11,7 +11,6 @@ import yaml
 
 SUBSTRATE = Path(__file__).parents[2] / "substrate" / "default"
 sys.path.insert(0, str(SUBSTRATE))
-sys.dont_write_bytecode = True
 # One thread: the same sums everywhere. Both are read when torch and transformers are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"

@@ -53,6 +53,7 @@ def test_pretraining_questions_are_of_the_train_split(seed: int) -> None:
         assert split_of(prompt) == "train"
 
 
+@pytest.mark.long(2)
 def test_pretraining_gives_the_same_bytes_twice(tmp_path: Path) -> None:
     digests = []
     for name in ("a", "b"):

@@ -247,6 +247,7 @@ def test_sides_have_their_sizes_and_share_nothing(done: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.long(2)
 def test_order_and_form_of_the_file_do_not_matter_but_the_seed_does(
     given: Path, done: Path, tmp_path: Path
 ) -> None:

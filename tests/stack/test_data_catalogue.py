@@ -79,6 +79,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Standing:
     return load_recipe(folder / "recipe.yaml"), built
 
 
+@pytest.mark.long(10)
 @pytest.mark.parametrize(("axis", "move"), MOVES, ids=[f"{a.id}-{m.id}" for a, m in MOVES])
 def test_move_fits_and_changes_the_run(
     tmp_path: Path, axis: Axis, move: Move, standing: Standing

@@ -65,6 +65,7 @@ def test_the_cache_and_leaving_sequences_change_nothing(tiny_base: Path) -> None
             assert int(decoder.logits(ids).argmax()) == output[end]
 
 
+@pytest.mark.long(2)
 def test_trained_adapter_gives_the_tokens_of_transformers(
     tiny_base: Path, trained: Path, dev_items: list[dict[str, Any]]
 ) -> None:

@@ -39,6 +39,7 @@ def test_solver_finds_the_answer_from_the_prompt_alone(preset: puzzles.Preset, d
     assert right / 60 >= SOLVABLE[preset.name][domain]
 
 
+@pytest.mark.long(3)
 @pytest.mark.parametrize(
     ("form", "operators", "right", "wrong"),
     [

@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import REPO
 
 
+@pytest.mark.long(3)
 @pytest.mark.parametrize("command", ["aevo.scale", "aevo.campaign --help"])
 def test_output_that_nobody_reads_ends_quietly(command: str) -> None:
     words = [sys.executable, "-m", *command.split()]

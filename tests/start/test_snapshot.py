@@ -126,6 +126,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.long(3)
 @pytest.mark.parametrize("name", SECRETS)
 def test_no_secret_is_in_a_snapshot(
     name: str, checkout: Path, layout: Layout, config: Config

@@ -26,6 +26,8 @@ from tests.conftest import REGRESSION, Cli
 from tests.support.fake_faults import overloaded
 from tests.support.fake_openai import FakeOpenAI, says_hello
 
+pytestmark = pytest.mark.long(20)
+
 BUDGET = Budget(trainings=2, turns=30, wall_s=600)
 OPENING = [Turn(role="system", content="mission"), Turn(role="user", content="task")]
 
@@ -142,7 +144,6 @@ def test_budget_of_trainings_is_kept(finished_round: Cli) -> None:
     assert "budget of 2 training runs is spent" in call(tools, "train")
 
 
-@pytest.mark.long(4)
 def test_loop_cut_at_any_turn_ends_the_same(finished_round: Cli, tmp_path: Path) -> None:
     """The trace of a real candidate, cut after every line, continues to the same manifest."""
     layout = finished_round.layout()

@@ -34,6 +34,9 @@ from tests.conftest import Cli
 Tools = Callable[[str], Toolbox]
 
 
+pytestmark = pytest.mark.long(25)
+
+
 @pytest.fixture(scope="module")
 def finished_round(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     """A round of two candidates, run for real."""
