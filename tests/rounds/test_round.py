@@ -30,7 +30,7 @@ from aevo.substrate.catalogue import touches
 from tests.conftest import REGRESSION, REPO, SLOW, Cli, until
 from tests.support.outcome import outcome
 
-pytestmark = pytest.mark.long(180)
+pytestmark = pytest.mark.long(300)
 
 
 def digest(*roots: Path) -> str:

@@ -22,7 +22,7 @@ OTHER = "nobody"  # a Unix user that is not root and is everywhere
 
 pytestmark = [
     pytest.mark.together("slurm"),  # heavy: one cluster after the other
-    pytest.mark.long(15),
+    pytest.mark.long(50),
     pytest.mark.skipif(
         os.getuid() != 0 or any(shutil.which(name) is None for name in PROGRAMS),
         reason="a dev cluster needs root and the Slurm packages (see .ci/run)",

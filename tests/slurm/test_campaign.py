@@ -19,7 +19,7 @@ from tests.conftest import REGRESSION, REPO, SLOW, Cli, until
 from tests.slurm.conftest import QUICK, Slurm
 from tests.support.outcome import outcome
 
-pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(60)]
+pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(230)]
 
 
 def test_campaign_on_slurm_ends_with_the_records_of_a_local_one(

@@ -25,7 +25,7 @@ from aevo.start.command import CONF
 from tests.conftest import REPO, Cli
 from tests.slurm.conftest import Slurm
 
-pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(40)]
+pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(110)]
 
 GOLDEN = Path(__file__).parent / "golden"
 SITE = (  # what a demanding site asks for

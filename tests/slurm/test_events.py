@@ -27,7 +27,7 @@ from tests.conftest import Cli, until
 from tests.slurm.conftest import Slurm
 from tests.support.outcome import outcome
 
-pytestmark = [pytest.mark.together("slurm events"), pytest.mark.long(140)]
+pytestmark = [pytest.mark.together("slurm events"), pytest.mark.long(400)]
 
 SLOW = "+model.recipe.train.step_seconds=0.15"  # 60 steps, 9 s: time for things to happen
 ROUND = ("+round=1", "worker.anchor_seeds=1")

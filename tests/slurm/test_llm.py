@@ -17,7 +17,7 @@ from tests.support.fake_openai import FakeOpenAI
 from tests.support.openai_support import KEY
 from tests.support.role_brains import by_role
 
-pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(30)]
+pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(95)]
 
 
 def test_round_of_language_models_on_slurm(

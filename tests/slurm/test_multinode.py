@@ -23,7 +23,7 @@ from aevo.records.job import JobSpec, Resources, Step
 from tests.conftest import until
 from tests.slurm.conftest import Slurm
 
-pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(60)]
+pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(40)]
 
 PROGRAM = """
 import json, os, pathlib, sys, time

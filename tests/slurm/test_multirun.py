@@ -16,7 +16,7 @@ from tests.slurm.conftest import Slurm
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra `slurm`")
 
-pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(60)]
+pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(70)]
 SLURM = (
     "hydra/launcher=submitit_slurm",
     "hydra.launcher.partition=cpu",

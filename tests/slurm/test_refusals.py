@@ -18,7 +18,7 @@ from aevo.start.forecast import ask_slurm
 from tests.conftest import REPO, Cli
 from tests.slurm.conftest import Slurm
 
-pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(60)]
+pytestmark = [pytest.mark.together("slurm"), pytest.mark.long(10)]
 
 SHORT = f"aevo-test-{os.getpid()}"  # a partition whose jobs may take a minute
 # overrides, Slurm's words, key
