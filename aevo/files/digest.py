@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,38 @@ def files_below(root: Path, names: Iterable[str]) -> list[Path]:
         if start.is_symlink() or start.is_file():
             found.append(start)
             continue
-        for folder, folders, files in os.walk(start):
+        for folder, folders, files in walk(start):
             here = Path(folder)
             found += [here / entry for entry in folders if (here / entry).is_symlink()]
             folders[:] = [entry for entry in folders if entry not in IGNORED]
             found += [here / entry for entry in files if not ignored(entry)]
     return sorted(found)
+
+
+def walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk`, which a tree of a thousand folders in each other cannot bring down. What cannot be
+    looked into is passed over; folders that the caller takes out of its list are not entered."""
+    pending = [str(top)]
+    while pending:
+        here = pending.pop()
+        folders: list[str] = []
+        files: list[str] = []
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    (folders if _is_folder(entry) else files).append(entry.name)
+        except OSError:
+            continue
+        links = {name for name in folders if Path(here, name).is_symlink()}
+        yield here, folders, files
+        pending += [str(Path(here, name)) for name in reversed(folders) if name not in links]
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def ignored(name: str) -> bool:

@@ -9,7 +9,7 @@ that a filesystem answers.
 
 import contextlib
 import os
-import shutil
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from aevo.errors import AevoError
+from aevo.files import digest
 from aevo.files.digest import ignored
 
 TEXT_BYTES = 4 << 20  # of a text that a tool shows, or that a change records
@@ -238,7 +239,7 @@ def visible_files(top: Path, most: int) -> list[Path]:
     """At most `most` plain files below a folder, sorted; what is none is passed over, and so is
     what cannot be read and what has a name that is not printable."""
     found: list[Path] = []
-    for folder, folders, files in os.walk(top):
+    for folder, folders, files in digest.walk(top):
         folders[:] = sorted(
             name
             for name in folders
@@ -290,17 +291,30 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
 
 def remove_tree(folder: Path) -> None:
     """Removes a folder that an untrusted program filled, as far as we may; links are removed, not
-    followed. What it made unreadable is made readable first."""
-
-    def again(_: object, path: str, __: object) -> None:
+    followed. What it made unreadable is made readable first. No depth of folders brings it down:
+    what lies deep is moved to the top before it is looked into."""
+    mark, moved = f".gone-{secrets.token_hex(8)}-", 0
+    pending = [folder]
+    emptied: list[Path] = []
+    while pending:
+        here = pending.pop()
+        emptied.append(here)
         try:
-            Path(path).parent.chmod(0o700)
-            if Path(path).is_dir() and not Path(path).is_symlink():
-                Path(path).chmod(0o700)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                Path(path).unlink(missing_ok=True)
+            here.chmod(0o700)
+            entries = list(os.scandir(here))
         except OSError:
-            return
-
-    shutil.rmtree(folder, onerror=again)
+            continue
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                path = Path(entry.path)
+                if not entry.is_dir(follow_symlinks=False):
+                    path.unlink()
+                    continue
+                if here != folder:
+                    path.chmod(0o700)  # else it may not be moved
+                    path = path.rename(folder / f"{mark}{moved}")
+                    moved += 1
+                pending.append(path)
+    for path in reversed(emptied):
+        with contextlib.suppress(OSError):
+            path.rmdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from aevo.errors import AevoError
+from aevo.files import digest
 from aevo.records.job import Confinement
 
 Access = Literal["read", "write", "hide"]
@@ -167,7 +168,7 @@ def irregular(folder: Path) -> list[str]:
     follows it would read that file on its behalf, or wait on a pipe for ever.
     """
     found = []
-    for top, folders, files in os.walk(folder):
+    for top, folders, files in digest.walk(folder):
         for name in (*folders, *files):
             path = Path(top, name)
             mode = path.lstat()

@@ -258,7 +258,7 @@ def _end_all(number: int, frame: Any) -> None:
 
 def _parent(pid: str) -> int:
     try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+        with open(f"/proc/{pid}/stat", errors="replace") as file:  # noqa: PTH123
             return int(file.read().rpartition(")")[2].split()[1])
     except OSError:
         return 0

@@ -2,9 +2,9 @@
 
 It takes away what no training code needs and what has opened sandboxes before: new namespaces and
 mounts, kernel keyrings, io_uring (which walks past socket filters), bpf, modules, set-user-id
-files, typing into the terminal, and every kind of socket that is not asked for (AF_VSOCK and
-AF_ALG are not confined by a network namespace). On a machine type that is not in the table there
-is no filter.
+files, typing into the terminal, memory that belongs to no process, leases on files, and every kind
+of socket that is not asked for (AF_VSOCK and AF_ALG are not confined by a network namespace). On a
+machine type that is not in the table there is no filter.
 """
 
 import errno
@@ -56,9 +56,20 @@ DENIED = {
     "iopl": (172, None),
     "ioperm": (173, None),
     "vhangup": (153, 58),
+    # Memory that is no process's, and queues that outlive theirs where there are no namespaces.
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    "memfd_secret": (447, 447),
 }
 # Their arguments lie in memory, out of a filter's sight: libc falls back to the older call.
 ABSENT = {"clone3": (435, 435), "openat2": (437, 437)}
+# A file in memory that no limit of memory sees, and that can be sent away over a socket. Drivers of
+# GPUs need it; all else has temporary files.
+NAMELESS = {"memfd_create": (319, 279)}
+# Landlock does not govern who is told of what happens in a folder.
+WATCHES = {"inotify_add_watch": (254, 27), "fanotify_mark": (301, 263)}
 # Landlock does not govern these: where nothing else makes the file system read-only they are
 # answered with success and do nothing, so that copying a tree works and harms nobody.
 IGNORED = {
@@ -85,8 +96,14 @@ IGNORED = {
     "file_setattr": (469, 469),
 }
 MODE = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}  # which argument is the mode
+MAKE = {"creat": (85, None, 1), "mknod": (133, None, 1), "mknodat": (259, 33, 2)}  # likewise
 OPEN = {"open": (2, None, 1), "openat": (257, 56, 2)}  # last: which argument is the flags
+CREATES = 0o20000100  # O_CREAT, and what makes O_TMPFILE more than a folder
 CLONE, IOCTL, SOCKET = (56, 220), (16, 29), (41, 198)
+FCNTL, SETSOCKOPT = (72, 25), (54, 208)
+# Who holds a lease on a file makes whoever opens it wait; who is notified learns of others' work.
+LEASES = (1024, 1026)  # F_SETLEASE, F_NOTIFY
+BUFFERS = (7, 8)  # SO_SNDBUF, SO_RCVBUF: memory of the kernel's, which is counted at its usual size
 NAMESPACES = 0x7E020080  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET} and NEWTIME
 TERMINAL = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 SET_ID = 0o6000
@@ -98,11 +115,15 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NUMBER, _ARCH = 0, 4
 
 
-def program(families: tuple[int, ...], ignore_attributes: bool) -> bytes:
+def program(
+    families: tuple[int, ...], ignore_attributes: bool, watches: bool = True, nameless: bool = False
+) -> bytes:
     """The filter that admits sockets of `families` only; empty where the machine is unknown.
 
     Args:
         ignore_attributes: changing modes, owners, times and extended attributes does nothing.
+        watches: being told of what happens in a folder is admitted.
+        nameless: so are files in memory.
     """
     machine = platform.machine()
     if machine not in AUDIT:
@@ -119,6 +140,8 @@ def program(families: tuple[int, ...], ignore_attributes: bool) -> bytes:
     for table, answer in (
         (DENIED, errno.EPERM),
         (ABSENT, errno.ENOSYS),
+        ({} if nameless else NAMELESS, errno.ENOSYS),
+        ({} if watches else WATCHES, errno.EACCES),
         (IGNORED if ignore_attributes else {}, 0),
     ):
         for numbers in table.values():
@@ -126,13 +149,16 @@ def program(families: tuple[int, ...], ignore_attributes: bool) -> bytes:
     for name, position in MODE.items():
         out += _when(IGNORED[name][column], _with_bits(position, SET_ID))
     for intel, arm, flags in OPEN.values():
-        creates = [_op(_LOAD, _argument(flags)), _op(_SET, 0o100, 1, 0), _op(_RETURN, _ALLOW)]
+        creates = [_op(_LOAD, _argument(flags)), _op(_SET, CREATES, 1, 0), _op(_RETURN, _ALLOW)]
         out += _when((intel, arm)[column], creates + _with_bits(flags + 1, SET_ID))
+    for intel, arm, position in MAKE.values():
+        out += _when((intel, arm)[column], _with_bits(position, SET_ID))
     out += _when(CLONE[column], _with_bits(0, NAMESPACES & ~0x80))  # low bits: the exit signal
-    terminal = [_op(_LOAD, _argument(1))]
-    for request in TERMINAL:
-        terminal += [_op(_EQUAL, request, 0, 1), _no(errno.EPERM)]
-    out += _when(IOCTL[column], [*terminal, _op(_RETURN, _ALLOW)])
+    out += _when(IOCTL[column], _with_one_of(1, TERMINAL, errno.EPERM))
+    out += _when(FCNTL[column], _with_one_of(1, LEASES, errno.EPERM))
+    of_sockets = [_op(_LOAD, _argument(1)), _op(_EQUAL, socket.SOL_SOCKET, 1, 0)]
+    ignored = _with_one_of(2, BUFFERS, 0)
+    out += _when(SETSOCKOPT[column], [*of_sockets, _op(_RETURN, _ALLOW), *ignored])
     admitted = [_op(_LOAD, _argument(0))]
     for family in families:
         admitted += [_op(_EQUAL, int(family), 0, 1), _op(_RETURN, _ALLOW)]
@@ -156,6 +182,13 @@ def _argument(position: int) -> int:
 def _when(number: int | None, body: list[bytes]) -> list[bytes]:
     """`body` for the system call `number`; it must end in a return."""
     return [] if number is None else [_op(_EQUAL, number, 0, len(body)), *body]
+
+
+def _with_one_of(position: int, values: tuple[int, ...], answer: int) -> list[bytes]:
+    out = [_op(_LOAD, _argument(position))]
+    for value in values:
+        out += [_op(_EQUAL, value, 0, 1), _no(answer)]
+    return [*out, _op(_RETURN, _ALLOW)]
 
 
 def _with_bits(position: int, bits: int) -> list[bytes]:

@@ -23,6 +23,7 @@ root's supervisor runs before all others instead, so that no fork bomb keeps it 
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -30,7 +31,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 POLL_S, SLOW_S = 0.03, 0.5
@@ -38,29 +39,39 @@ STOPPED = 122  # exit code of a command that was stopped for exceeding a limit
 TIMED_OUT = 124  # of one that was stopped because its time was up
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 GIB = 1 << 30
+SOCKETS, SOCKET_BYTES = 1000, 208 << 10  # how many are free, and what the kernel may hold for one
 DEPTH = 2  # the command is the child of the child of our child: monitor, init, command
 _SUBREAPER, _KEYCTL = 36, {"x86_64": 250, "aarch64": 219}
 
 
-def usage(paths: Iterable[str]) -> int:
+def usage(paths: Iterable[str], shut: set[str] | None = None) -> int:
     """Bytes on disk below `paths`, at least 4 KiB an entry; links are not followed.
 
     What vanishes or cannot be read while it is counted counts as nothing.
+
+    Args:
+        shut: gets the folders that cannot be looked into: without rights, or too deep to be named.
     """
     total, pending = 0, list(paths)
     while pending:
+        folder = pending.pop()
         try:
-            with os.scandir(pending.pop()) as entries:
+            with os.scandir(folder) as entries:
                 for entry in entries:
                     try:
                         total += max(4096, entry.stat(follow_symlinks=False).st_blocks * 512)
                         if entry.is_dir(follow_symlinks=False):
                             pending.append(entry.path)
-                    except OSError:
-                        continue
-        except OSError:
-            continue
+                    except OSError as error:
+                        _note(error, folder, shut)
+        except OSError as error:
+            _note(error, folder, shut)
     return total
+
+
+def _note(error: OSError, folder: str, shut: set[str] | None) -> None:
+    if shut is not None and error.errno in (errno.EACCES, errno.ENAMETOOLONG):
+        shut.add(folder)
 
 
 def tree(root: int) -> list[int]:
@@ -104,7 +115,8 @@ def _names(folder: str) -> list[str]:
 
 def _text(path: str) -> str:
     try:
-        with open(path) as file:  # noqa: PTH123
+        # a process gives itself a name of any bytes
+        with open(path, errors="replace") as file:  # noqa: PTH123
             return file.read()
     except OSError:
         return ""
@@ -118,6 +130,7 @@ class Tally:
         self.write = limits.get("write", [])
         self.disk_before, self.log_before = usage(self.write), _log_size()
         self.machine, self.slow_at, self.slow_for = 0, 0.0, 0.0
+        self.shut: set[str] = set()  # folders that could not be looked into, at the last look
         self.ticks: dict[tuple[int, str], int] = {}  # of each process, by number and start
         self.waited = 0  # of all that lived at the last look and of what they had waited for
 
@@ -175,40 +188,43 @@ class Tally:
         if not allowed:
             return None
         pids = tree(self.root)
-        resident = sum(
-            _field(f"/proc/{pid}/status", "RssAnon:") + _field(f"/proc/{pid}/status", "RssShmem:")
-            for pid in pids
-        )
-        if resident <= allowed:
+        held = self._held(pids)
+        if _resident(pids, "status", "Rss", *held) <= allowed:
             return None
         # Forked processes share pages: the proportional figure is just, but dear to take.
-        shared = sum(
-            _field(f"/proc/{pid}/smaps_rollup", "Pss_Anon:")
-            + _field(f"/proc/{pid}/smaps_rollup", "Pss_Shmem:")
-            for pid in pids
-        )
-        if 0 < shared <= allowed:
+        if 0 < _resident(pids, "smaps_rollup", "Pss_", *held) <= allowed:
             return None
         return f"more than {allowed / GIB:g} GiB of memory"
+
+    def _held(self, pids: list[int]) -> tuple[int, int]:
+        """Bytes in files without a name that lie in memory, and in buffers of sockets: no process
+        need have them mapped, so they are in no process's figures."""
+        disks = {os.stat(path).st_dev for path in self.write}  # noqa: PTH116
+        files, sockets = {}, set()
+        for file in _open_files(pids):
+            if stat.S_ISSOCK(file.st_mode):
+                sockets.add(file.st_ino)
+            elif file.st_nlink == 0 and stat.S_ISREG(file.st_mode) and file.st_dev not in disks:
+                files[file.st_dev, file.st_ino] = file.st_blocks * 512
+        return sum(files.values()), SOCKET_BYTES * max(0, len(sockets) - SOCKETS)
 
     def _disk(self) -> str | None:
         allowed = self.limits.get("disk")
         if not allowed:
             return None
-        used = usage(self.write) + self._deleted() - self.disk_before
-        return f"more than {allowed / GIB:g} GiB written" if used > allowed else None
+        before, self.shut = self.shut, set()
+        used = usage(self.write, self.shut) + self._deleted() - self.disk_before
+        if used > allowed:
+            return f"more than {allowed / GIB:g} GiB written"
+        # Once is an accident: a folder is made, and then opened to us.
+        return "a folder that cannot be looked into" if before & self.shut else None
 
     def _deleted(self) -> int:
         """Bytes of files that are deleted but held open on the disks that may be written."""
         disks, found = {os.stat(path).st_dev for path in self.write}, {}  # noqa: PTH116
-        for pid in tree(self.root):
-            for number in _names(f"/proc/{pid}/fd"):
-                try:
-                    file = os.stat(f"/proc/{pid}/fd/{number}")  # noqa: PTH116
-                except OSError:
-                    continue
-                if file.st_nlink == 0 and stat.S_ISREG(file.st_mode) and file.st_dev in disks:
-                    found[file.st_dev, file.st_ino] = file.st_blocks * 512
+        for file in _open_files(tree(self.root)):
+            if file.st_nlink == 0 and stat.S_ISREG(file.st_mode) and file.st_dev in disks:
+                found[file.st_dev, file.st_ino] = file.st_blocks * 512
         return sum(found.values())
 
     def _log(self) -> str | None:
@@ -216,6 +232,20 @@ class Tally:
         if not allowed or _log_size() - self.log_before <= allowed:
             return None
         return f"more than {allowed / GIB:g} GiB of output"
+
+
+def _open_files(pids: list[int]) -> Iterator[os.stat_result]:
+    for pid in pids:
+        for number in _names(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                yield os.stat(f"/proc/{pid}/fd/{number}")  # noqa: PTH116
+
+
+def _resident(pids: list[int], file: str, name: str, nameless: int, buffers: int) -> int:
+    """Memory of processes; shared memory that has no name counts once, mapped or not."""
+    anonymous = sum(_field(f"/proc/{pid}/{file}", f"{name}Anon:") for pid in pids)
+    shared = sum(_field(f"/proc/{pid}/{file}", f"{name}Shmem:") for pid in pids)
+    return anonymous + max(shared, nameless) + buffers
 
 
 def _log_size() -> int:

@@ -102,7 +102,7 @@ def _inside(
         "processes": confinement.processes,
         "network": confinement.network,
         "lowest_port": LOWEST_PORT if confinement.network or confinement.loopback else None,
-        "filter": seccomp.program(own, False).hex(),
+        "filter": seccomp.program(own, False, nameless=confinement.devices).hex(),
         **more,
     }
     return [*_python(), INSIDE, json.dumps(rules), "--", *argv]
@@ -190,8 +190,8 @@ def _landlock(
     paths["read"].append("/proc")
     paths["device"] = [f"/dev/{name}" for name in NODES] + device_nodes(confinement)
     open_families = seccomp.INTERNET if confinement.network or confinement.loopback else ()
-    private = seccomp.program(seccomp.INTERNET, False)
-    shared = seccomp.program(open_families, True)
+    private = seccomp.program(seccomp.INTERNET, False, False, confinement.devices)
+    shared = seccomp.program(open_families, True, False, confinement.devices)
     if not shared:
         raise SandboxError(
             "this machine's type has no system call filter, which Landlock needs", "use bubblewrap"

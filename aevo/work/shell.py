@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from aevo import sandbox
-from aevo.files.untrusted import scratch_folder
+from aevo.files.untrusted import scratch_folder, shown
 from aevo.jobs.environment import environment
 
 # What a shell command may use up; a training is what is meant to take more.
@@ -108,7 +108,13 @@ def _room(fork: Path) -> float:
     Raises:
         SandboxError: the fork is full.
     """
-    left = (LIMITS.disk_gb or 0.0) - sandbox.usage([str(fork)]) / (1 << 30)
+    shut: set[str] = set()
+    left = (LIMITS.disk_gb or 0.0) - sandbox.usage([str(fork)], shut) / (1 << 30)
+    if shut:
+        raise sandbox.SandboxError(
+            f"your fork has a folder that cannot be looked into: {shown(min(shut))}",
+            "no command runs in it any more",
+        )
     if left < LEAST_GB:
         raise sandbox.SandboxError(
             f"your fork is full: it may hold {LIMITS.disk_gb:g} GiB",

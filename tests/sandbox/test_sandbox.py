@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from aevo.files.untrusted import remove_tree
 from aevo.sandbox import (
     STOPPED,
     Confinement,
@@ -361,20 +362,25 @@ import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 for number, *words in ((165, b"tmpfs", b"/tmp", b"tmpfs", 0, None), (272, 0x10000000), (425, 8, 0),
                        (250, 0, -3, 0), (321, 0, 0, 0), (56, 0x10000011, 0, 0, 0, 0),
-                       (16, 0, 0x5412, b"x"), (161, b"/"), (304, -100, b"", 0)):
+                       (16, 0, 0x5412, b"x"), (161, b"/"), (304, -100, b"", 0),
+                       (29, 0, 4096, 0o1600), (64, 0, 1, 0o1600), (68, 0, 0o1600),
+                       (240, b"q", 0o102, 0o600, None), (447, 0), (72, 0, 1024, 1),
+                       (72, 0, 1026, 1), (85, b"s1", 0o4755), (133, b"s2", 0o104755, 0),
+                       (259, -100, b"s3", 0o102755, 0), (257, -100, b".", 0o20200002, 0o4755)):
     if libc.syscall(number, *words) >= 0 or ctypes.get_errno() not in (1, 25):
         print(number, os.strerror(ctypes.get_errno()))
 status = open("/proc/self/status").read()
 for line in ("CapEff:\\t0000000000000000", "CapPrm:\\t0000000000000000", "NoNewPrivs:\\t1"):
     if line not in status:
         print(line)
+if libc.syscall(319, b"x", 0) >= 0:
+    print("memfd_create")
 open("f", "w")
 try:
     os.chmod("f", 0o4755)
 except OSError:
     pass
-if os.stat("f").st_mode & 0o6000:
-    print("set-user-id")
+print(*[name for name in os.listdir() if os.stat(name).st_mode & 0o6000])
 """
     assert cage.python(code) == ""
 
@@ -457,6 +463,59 @@ def test_limit_of_memory(cage: Cage) -> None:
         STOPPED,
         "aevo sandbox: stopped: more than 0.125 GiB of memory\n",
     )
+
+
+# Memory that is no process's own; each line holds several hundred MiB.
+HELD = {
+    "files without a name": "f = open('/dev/shm/x', 'wb'); os.unlink('/dev/shm/x')\n"
+    "for _ in range(400): f.write(bytes(1 << 20)); f.flush()",
+    "buffers of sockets": "for _ in range(1500):\n a, b = socket.socketpair(); kept += [a, b]\n"
+    " a.setblocking(False); a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)\n"
+    " try:\n  while True: a.send(bytes(65536))\n except BlockingIOError: pass",
+}
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_memory_that_no_process_shows_is_counted(cage: Cage, what: str) -> None:
+    if cage.bare or (cage.kind == "landlock" and "sockets" in what):
+        pytest.skip("there is none")
+    code = f"import os, socket, time\nkept = []\n{HELD[what]}\ntime.sleep(60)"
+    done = cage.run(sys.executable, "-c", code, memory_gb=0.125, devices=True)
+    assert "GiB of memory" in done.stderr or "No space left" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["\\xff\\xfe)", "\\n\\xc3", ") R 1"])
+def test_a_process_of_any_name_is_watched_and_ended(cage: Cage, name: str) -> None:
+    code = (
+        f"import ctypes, os, time; ctypes.CDLL(None).prctl(15, b'{name}', 0, 0, 0)\n"
+        "if os.fork() == 0: os.setsid(); time.sleep(600)\ntime.sleep(1.2); print('lived')"
+    )
+    assert cage.python(code, processes=16, memory_gb=1) == "lived"
+    assert not _cousins(str(cage.work))
+
+
+def test_what_lies_too_deep_to_be_counted_ends_the_command(cage: Cage) -> None:
+    code = (
+        "import os, time\nfor _ in range(17): os.mkdir('d' * 250); os.chdir('d' * 250)\n"
+        "open('x', 'wb').write(bytes(1 << 20)); time.sleep(60)"
+    )
+    done = cage.run(sys.executable, "-c", code, disk_gb=1)
+    assert (done.returncode, done.stderr) == (
+        STOPPED,
+        "aevo sandbox: stopped: a folder that cannot be looked into\n",
+    )
+    remove_tree(cage.work)
+    assert not cage.work.exists()
+
+
+def test_landlock_does_not_tell_what_happens_elsewhere(cage: Cage) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("numbers of x86_64")
+    code = (
+        "import ctypes, sys; libc = ctypes.CDLL(None); handle = libc.inotify_init1(0)\n"
+        "print(libc.inotify_add_watch(handle, sys.argv[1].encode(), 0xFFF))"
+    )
+    assert cage.python(code, cage.vault) == "-1"
 
 
 def test_limit_of_processor_time(cage: Cage) -> None:
