@@ -8,8 +8,8 @@
 be killed and started again, and every table made on the way is a fair one; about 0.4 CPU seconds a
 campaign with all opponents. `table` prints what there is: true hidden gain of what each method
 ships, and aevo's less every other's with half widths of 95 % intervals. Further words are settings
-of conf/, as for `python -m aevo.simulate`: `policy.lb_noise=0.045` is a prior thrice too large; they
-stand before the options.
+of conf/, as for `python -m aevo.simulate`: `policy.lb_noise=0.045` is a prior thrice too large;
+they stand before the options.
 """
 
 from __future__ import annotations
