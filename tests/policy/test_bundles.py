@@ -14,7 +14,7 @@ from aevo.policy.worth import Situation
 from aevo.records.evidence import CandidateSummary, Evidence
 from aevo.records.policy import AxisBrief, Policy
 from aevo.substrate.catalogue import touches
-from tests.support.builders import Effect, World, catalogue, play, start_campaign
+from tests.support.builders import SINGLE, Effect, World, catalogue, play, start_campaign
 
 pytestmark = pytest.mark.usefixtures("claims_only")
 SMALL = Effect(dev=0.02, lb=0.01)  # one trial of it decides nothing
@@ -39,9 +39,7 @@ def trial(layout: Layout, number: int) -> CandidateSummary:
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     """One stack of what is likely a round, beside single moves."""
-    return start_campaign(
-        tmp_path / "camp", settings=PolicySettings(stacks_per_round=1, stack_up_to=4)
-    )
+    return start_campaign(tmp_path / "camp", settings=SINGLE)
 
 
 def test_gains_too_small_to_decide_alone_are_promoted_together(layout: Layout) -> None:
