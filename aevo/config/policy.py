@@ -21,7 +21,7 @@ class PolicySettings(documents.Part):
     lb_threshold: float = Field(default=0.02, gt=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=1)
     promotions_per_round: int = Field(default=1, ge=1)
-    stack_up_to: int = Field(default=4, ge=0)
-    stacks_per_round: int = Field(default=1, ge=1)
+    stack_up_to: int = Field(default=3, ge=0)
+    stacks_per_round: int = Field(default=5, ge=1)
     likely_per_round: int = Field(default=1, ge=0)
     reason: str = "the operator's start: basic training levers first"

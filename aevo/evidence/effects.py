@@ -11,6 +11,7 @@ from aevo.evidence.inputs import (
     anchor_groups,
     anchor_scores,
     domain_weights,
+    flattered,
     run_domains,
 )
 from aevo.policy import trials as ledger
@@ -148,7 +149,8 @@ def readings(facts: RoundFacts, noise: RoundNoise) -> dict[str, Readings]:
 
     The variance of a dev gain is that of the mean difference over items, which includes the flips
     of single items, and what seeds move in common beyond flips, for the means of the explorer's
-    runs of its change and of the anchor's.
+    runs of its change and of the anchor's. What the choice among more checkpoints flatters it by is
+    taken off.
     """
     runs = _anchor_runs(facts)
     common = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
@@ -166,16 +168,18 @@ def readings(facts: RoundFacts, noise: RoundNoise) -> dict[str, Readings]:
         flipping = noise.flips * scatter
         lb = facts.lb_gain(item.plan.id)
         split = _by_domain(facts, items)
+        chosen = flattered(facts, item)
         found[item.plan.id] = Readings(
-            dev=figure(gain),
+            dev=figure(gain - chosen),
             dev_se=figure(math.sqrt(variance + seeds)),
             dev_shared=figure(math.sqrt(max(0.0, variance - flipping))),
             lb=None if lb is None else figure(lb),
             lb_se=None if lb is None else figure(noise.lb_se),
             domains={
-                name: _domain_gain(runs, own, part, noise.domains.get(name, 0.0))
+                name: _domain_gain(runs, own, part, noise.domains.get(name, 0.0), chosen)
                 for name, part in split.items()
             },
+            selection=figure(chosen),
         )
     return found
 
@@ -195,16 +199,18 @@ def _domain_gain(
     own: Sequence[Mapping[str, bool]],
     items: Sequence[str],
     beyond: float,
+    chosen: float,
 ) -> DomainGain:
     """A gain on the items of one domain; `beyond` is the variance of a run's accuracy there that
-    single items do not explain."""
+    single items do not explain, `chosen` what it was flattered by: single items err alike in every
+    domain, so that a choice by their mean flatters all domains by as much."""
     gain, variance = item_difference(runs, own, items)
     scatter = 1 / len(own) + 1 / len(runs)
     seeds = beyond * scatter
     flipping = flip_variance(runs, items) * scatter
     floor = 1 / len(items) ** 2  # a domain in which nothing changed is not known without error
     return DomainGain(
-        gain=figure(gain),
+        gain=figure(gain - chosen),
         se=figure(math.sqrt(max(variance, floor) + seeds)),
         shared=figure(math.sqrt(max(0.0, variance - flipping))),
     )

@@ -18,6 +18,7 @@ from aevo.records.manifest import Manifest, TrainingRun
 from aevo.records.plan import CandidatePlan, Plan
 from aevo.records.policy import Policy
 from aevo.records.scores import DomainScore, Prediction
+from aevo.statistics.selection import flattery
 
 Status = Literal["ok", "failed", "missing"]
 
@@ -107,12 +108,16 @@ def domain_weights(facts: RoundFacts) -> dict[str, float]:
 
 def domain_parts(facts: RoundFacts) -> list[tuple[str, dict[str, float]]]:
     """What each domain added to the dev gain of every scored explorer that changed something, over
-    the mean of the anchor's runs: candidate and accuracies that sum to the gain."""
+    the mean of the anchor's runs: candidate and accuracies that sum to the gain, less what the
+    choice among more checkpoints flatters it by."""
     weights, anchor = domain_weights(facts), _anchor_domains(facts)
     return [
         (
             item.plan.id,
-            {name: weights[name] * (own[name].accuracy - anchor[name]) for name in weights},
+            {
+                name: weights[name] * (own[name].accuracy - anchor[name] - flattered(facts, item))
+                for name in weights
+            },
         )
         for item in facts.candidates
         if item.plan.role == "explorer"
@@ -121,6 +126,20 @@ def domain_parts(facts: RoundFacts) -> list[tuple[str, dict[str, float]]]:
         and item.manifest is not None
         and not item.manifest.change.empty
     ]
+
+
+def flattered(facts: RoundFacts, item: CandidateFacts) -> float:
+    """What choosing among more checkpoints than the anchor had flatters a candidate's dev by."""
+    if item.manifest is None:
+        return 0.0
+    anchors = [_choice(run) for run in _anchor_runs(facts)]
+    runs = [*_stood_by(item.manifest), *(_replicates(item.manifest) if item.replicates else ())]
+    return sum(flattery(_choice(run), anchors) for run in runs) / max(len(runs), 1)
+
+
+def _choice(run: TrainingRun) -> list[float]:
+    """The dev scores of the checkpoints that one was chosen among."""
+    return [item.dev for item in run.checkpoints]
 
 
 def _anchor_domains(facts: RoundFacts) -> dict[str, float]:

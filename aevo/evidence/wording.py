@@ -42,6 +42,11 @@ def candidate(summary: CandidateSummary) -> str:
         )
     if summary.effect is not None:
         text += f"; effect {_effect(summary.effect)}"
+    if summary.readings is not None and summary.readings.selection > 0:
+        text += (
+            f", after taking off {summary.readings.selection:.4f} that choosing among more "
+            "checkpoints than the anchor had flatters dev by"
+        )
     if summary.lb is not None:
         text += f"; leaderboard {shown(summary.lb)}"
         if summary.lb_gain is not None:

@@ -119,24 +119,26 @@ def _best(
 ) -> tuple[Option, ...]:
     """Grown by one move after the other, as long as each raises what the best may reach."""
     chosen: list[Option] = []
+    fitting = list(left)
     reached, gain, variance = -math.inf, 0.0, 0.0
+    mean, own = believed.mean.tolist(), believed.covariance.diagonal().tolist()
     towards = np.zeros(len(believed.mean))  # covariance of every move with those chosen
     while len(chosen) < most:
         best: tuple[float, Option] | None = None
-        for one in left:
-            if any(_clash(one, other) for other in chosen):
-                continue
-            whole = variance + 2 * towards[one.row] + believed.covariance[one.row, one.row]
+        shared = towards.tolist()
+        for one in fitting:
+            whole = variance + 2 * shared[one.row] + own[one.row]
             moved = whole / math.sqrt(whole + noise**2)
-            value = gain + believed.mean[one.row] + one.credit + AIM * moved
+            value = gain + mean[one.row] + one.credit + AIM * moved
             if best is None or value > best[0]:
                 best = value, one
         if best is None or best[0] <= reached + LEAST:
             break
         reached, one = best
         chosen.append(one)
-        gain += float(believed.mean[one.row]) + one.credit
-        variance += float(2 * towards[one.row] + believed.covariance[one.row, one.row])
+        fitting = [other for other in fitting if not _clash(one, other)]
+        gain += mean[one.row] + one.credit
+        variance += 2 * shared[one.row] + own[one.row]
         towards = towards + believed.covariance[one.row]
     return tuple(chosen)
 

@@ -34,7 +34,7 @@ def assign(situation: Situation) -> Assignment:
     n_axes = len(situation.policy.axes)
     resting = _resting(situation)
     made: list[AxisBrief] = []
-    if situation.policy.stacks_per_round > 1:
+    if situation.policy.stacks_per_round > 1 and situation.mode != "transfer":
         made = _briefs(_designed(situation, n_axes, resting), situation)
     elif (bundle := bundles.bundle(situation, resting)) is not None:
         made = [bundle]
@@ -154,13 +154,16 @@ def _choose(
     comes in if there is any."""
     catalogue = situation.catalogue
     knobs = [knob for brief in made for knob in brief.knobs]
+    taken = {brief.axis for brief in made}
     spanned = set(used_categories(catalogue, made))
     needed = categories_needed(len(situation.policy.axes), catalogue)
     ordered = sorted(situation.offers, key=lambda axis: _preference(situation, axis))
     ordered = [
         axis
         for axis in ordered
-        if axis.category not in resting and not shared_knobs(axis.knobs, knobs)
+        if axis.category not in resting
+        and axis.id not in taken
+        and not shared_knobs(axis.knobs, knobs)
     ]
     before = set(used_categories(catalogue, situation.policy.axes))
     if resting and n_axes and not spanned - before:

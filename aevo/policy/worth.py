@@ -103,9 +103,12 @@ class Situation:
         own = ledger.known(ledger.of_move(self.tried, ref.axis, ref.move), external)
         found = [own] if own else []
         for trial in self.tried:
-            whole = ledger.known([trial], external) if ref in trial.combines else None
+            others = [p for p in trial.combines if (p.axis, p.move) != (ref.axis, ref.move)]
+            if len(others) == len(trial.combines):
+                continue
+            whole = ledger.known([trial], external)
             if whole is not None:
-                found.append(self._share(whole, [p for p in trial.combines if p != ref], external))
+                found.append(self._share(whole, others, external))
         return combined(found) if found else None
 
     def _share(self, whole: Estimate, others: Sequence[MoveRef], external: bool) -> Estimate:

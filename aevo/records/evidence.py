@@ -47,6 +47,8 @@ class Readings(Part):
     `dev` is taken against the mean of all of the anchor's runs; `dev_shared` is the part of
     `dev_se` that another trial on the same items would repeat. `lb` is None if it was not
     submitted. `domains` are the same by domain of dev; empty in records of before there were any.
+    `selection` was taken off `dev` and every domain's gain: what choosing among more checkpoints
+    than the anchor had is expected to flatter them by (`aevo.statistics.selection`).
     """
 
     dev: float
@@ -55,6 +57,7 @@ class Readings(Part):
     lb: float | None = None
     lb_se: float | None = None
     domains: dict[str, DomainGain] = {}
+    selection: float = 0.0
 
 
 class Effect(Part):

@@ -10,11 +10,11 @@ import numpy as np
 from aevo.statistics.domains import DomainShare
 from aevo.statistics.noise import EPSILON
 
-GROSS = 1.5  # tolerances (2 sd each) beyond which one record alone decides
-FAILED = 3.0  # standard errors below full transfer at which it is refuted
+GROSS = 1.7  # tolerances (2 sd each) beyond which one record alone decides
+FAILED = 3.3  # standard errors below full transfer at which it is refuted
 DOUBTED = 1.96
 MIXTURE = 0.5  # of the spread: how far a sound proxy's gain may differ from the target's
-LOST = 1.8  # the same below half transfer of the leading domain's gains
+LOST = 1.55  # the same below half transfer of the leading domain's gains
 HALF = 0.5  # LB gain per true dev gain; a proxy that passes on less misleads
 
 Verdict = Literal["evidence", "suspect", "not_evidence"]

@@ -6,6 +6,7 @@ Read as data only; the orchestrator never imports the substrate.
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,7 @@ def categories_needed(n_axes: int, catalogue: Catalogue) -> int:
     return min(scaled, MIN_CATEGORIES, len(catalogue.categories))
 
 
+@lru_cache(maxsize=65_536)
 def overlap(first: str, second: str) -> bool:
     """True if two dotted keys (or files) are one, or one lies inside the other."""
     return first == second or first.startswith(second + ".") or second.startswith(first + ".")

@@ -8,12 +8,14 @@
 be killed and started again, and every table made on the way is a fair one; about 0.4 CPU seconds a
 campaign with all opponents. `table` prints what there is: true hidden gain of what each method
 ships, and aevo's less every other's with half widths of 95 % intervals. Further words are settings
-of conf/, as for `python -m aevo.simulate`: `policy.lb_noise=0.045` is a prior thrice too large.
+of conf/, as for `python -m aevo.simulate`: `policy.lb_noise=0.045` is a prior thrice too large;
+they stand before the options.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ import numpy as np
 
 from aevo.files.documents import write_text
 from aevo.simulate import default_bench
+from aevo.statistics import paired
 from aevo.studies.simulation import study
 from aevo.studies.simulation.surface import preset
 
@@ -38,6 +41,8 @@ def path_of(args: argparse.Namespace, surface: str, method: str, block: int) -> 
 
 def play(args: argparse.Namespace, settings: list[str]) -> None:
     """Plays the blocks that are missing."""
+    paired.BOOTSTRAP_DRAWS = 10  # of intervals that stand in the evidence for readers alone
+    gc.set_threshold(100_000)
     bench = default_bench(settings)
     args.work.mkdir(parents=True, exist_ok=True)
     for block in range(args.campaigns // BLOCK):
@@ -117,8 +122,8 @@ def main() -> int:
     parser.add_argument("--campaigns", type=int, default=1000, help="a surface")
     parser.add_argument("--seed", type=int, default=902)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--surfaces", nargs="+", default=SURFACES)
-    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--surfaces", nargs="+", default=SURFACES, choices=SURFACES)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=study.METHODS)
     args, settings = parser.parse_known_args()
     if args.what == "play":
         play(args, settings)

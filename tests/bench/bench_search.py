@@ -85,6 +85,7 @@ class Trainer:
     Attributes:
         work: keeps one JSON file a run, `<recipe and seed>.json`.
         items_seed: draws dev and hidden.
+        hidden: the split that stands for the target; `hidden_unshifted` is dev's own distribution.
         trained: runs made by this process, beside those found in `work`.
     """
 
@@ -92,6 +93,7 @@ class Trainer:
     work: Path
     items_seed: int
     base: Path = STACK / "base" / "tiny"
+    hidden: str = "hidden"
     trained: int = 0
     _known: dict[tuple[Recipe, int, str], Run] = field(default_factory=dict)
 
@@ -99,9 +101,10 @@ class Trainer:
     def evaluators(self) -> dict[str, Evaluator]:
         """Base and items by split, loaded when the first run is scored."""
         preset = load_preset(PRESET)
+        drawn = {"dev": "dev", "hidden": self.hidden}
         return {
             split: load_evaluator(
-                item_sets.items(preset, split, n, self.items_seed), self.base, MAX_NEW
+                item_sets.items(preset, drawn[split], n, self.items_seed), self.base, MAX_NEW
             )
             for split, n in SETS.items()
         }
@@ -117,6 +120,7 @@ class Trainer:
         active = self.space.active(recipe)
         more = [] if select is None or select.empty else [select]
         words = [item.model_dump_json() for item in more]
+        words += [] if self.hidden == "hidden" else [self.hidden]
         key = active, seed, "".join(words)
         if key not in self._known:
             name = hashlib.sha256(repr((sorted(active), seed, self.items_seed, *words)).encode())

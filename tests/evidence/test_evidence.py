@@ -18,13 +18,13 @@ from aevo.records.change import Change, Edit
 from aevo.records.evidence import Evidence
 from aevo.records.leaderboard import Leaderboard
 from aevo.records.manifest import Manifest
-from tests.support.builders import ITEMS, SEEDS, files, paper_world, play, start_campaign
+from tests.support.builders import ITEMS, SEEDS, SINGLE, files, paper_world, play, start_campaign
 
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """Four rounds of the paper's story, of claims alone; tests that spoil files copy it."""
-    layout = start_campaign(tmp_path_factory.mktemp("evidence") / "camp")
+    layout = start_campaign(tmp_path_factory.mktemp("evidence") / "camp", settings=SINGLE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aevo.policy.promotion._build_upon", lambda *_: [])
         for number in range(1, 5):

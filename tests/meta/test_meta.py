@@ -21,6 +21,7 @@ from aevo.records.proposal import Proposal, Verdict
 from aevo.substrate.catalogue import Axis, Catalogue, Move, shared_knobs
 from tests.evidence.test_collector import killed_everywhere
 from tests.support.builders import (
+    SINGLE,
     Effect,
     FakeBoard,
     World,
@@ -36,7 +37,7 @@ from tests.support.builders import (
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """The paper's trajectory, of what is claimed alone."""
-    layout = start_campaign(tmp_path_factory.mktemp("meta") / "camp")
+    layout = start_campaign(tmp_path_factory.mktemp("meta") / "camp", settings=SINGLE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aevo.policy.promotion._build_upon", lambda *_: [])
         for number in range(1, 5):
@@ -45,7 +46,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 
 
 def play_to_evidence(root: Path, world: World) -> Layout:
-    layout = start_campaign(root)
+    layout = start_campaign(root, settings=SINGLE)
     write_round(layout, 1, world)
     collect(layout, 1, FakeBoard(layout, world))
     return layout
@@ -53,7 +54,7 @@ def play_to_evidence(root: Path, world: World) -> Layout:
 
 def proposed(root: Path, world: World) -> Policy:
     """The policy after one round in that world, all of whose candidates are submitted."""
-    play(layout := start_campaign(root), 1, world, quota=9)
+    play(layout := start_campaign(root, settings=SINGLE), 1, world, quota=9)
     return policies.read(layout, 2)
 
 
@@ -206,7 +207,7 @@ def test_a_rejected_proposal_writes_no_policy(
 
 
 def test_what_the_user_can_mend_is_named(tmp_path: Path) -> None:
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     with pytest.raises(
         JobError, match=r"evidence\.json is missing.*python -m aevo\.round \+round=1"
     ):
@@ -224,7 +225,7 @@ def test_what_the_user_can_mend_is_named(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("claims_only")
 def test_gains_that_conflict_do_not_stack(tmp_path: Path) -> None:
     """Two winners on keys inside one another: the stronger stands, the other waits."""
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     world = World({"clip/m1": Effect(dev=0.05, lb=0.03), "rank/m1": Effect(dev=0.04, lb=0.03)})
     write_round(layout, 1, world)
     evidence = collect(layout, 1, FakeBoard(layout, world))
@@ -272,7 +273,7 @@ def test_a_dev_gain_that_the_leaderboard_contradicts_promotes_nothing(tmp_path: 
 @pytest.mark.usefixtures("claims_only")
 def test_a_second_trial_promotes_where_the_first_could_not_decide(tmp_path: Path) -> None:
     world = World({"rank/m1": Effect(dev=0.02, lb=0.01)})
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     play(layout, 1, world, quota=8)
     second = policies.read(layout, 2)
     assert second.standing == []
@@ -294,7 +295,7 @@ def test_a_second_trial_promotes_where_the_first_could_not_decide(tmp_path: Path
 def test_earlier_leaderboard_scores_alone_promote_nothing(tmp_path: Path) -> None:
     """They were on top of another standing recipe; this round did not submit the change."""
     world = World({"rank/m1": Effect(dev=0.02, lb=0.01)})
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     play(layout, 1, world, quota=8)
     write_round(layout, 2, world)
     collect(layout, 2, FakeBoard(layout, world, quota=1))  # the anchor alone
@@ -307,7 +308,7 @@ def test_earlier_leaderboard_scores_alone_promote_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("claims_only")
 def test_earlier_leaderboard_scores_do_not_overrule_this_rounds_dev(tmp_path: Path) -> None:
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     play(layout, 1, World({"rank/m1": Effect(dev=0.02, lb=0.01)}), quota=8)
     fallen = World({"rank/m1": Effect(dev=-0.12, lb=-0.12)})
     write_round(layout, 2, fallen)
@@ -321,7 +322,7 @@ def test_earlier_leaderboard_scores_do_not_overrule_this_rounds_dev(tmp_path: Pa
 def test_a_change_that_does_not_stack_leaves_again(tmp_path: Path) -> None:
     """It wins as an explorer; as part of the standing recipe the anchor falls."""
     world = World({"rank/m1": Effect(dev=0.05, lb=0.04)})
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     play(layout, 1, world, quota=8)
     assert [item.axis for item in policies.read(layout, 2).standing] == ["rank"]
     play(layout, 2, World({"rank/m1": Effect(dev=-0.06, lb=-0.06)}), quota=8)
@@ -407,14 +408,14 @@ def test_an_exhausted_axis_retires_where_others_can_step_in(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("n_axes", [2, 3])
 def test_small_rounds_close_too(tmp_path: Path, n_axes: int) -> None:
-    layout = start_campaign(tmp_path / "camp", n_axes)
+    layout = start_campaign(tmp_path / "camp", n_axes, settings=SINGLE)
     for number in (1, 2, 3):
         play(layout, number, paper_world())
         assert len(policies.read(layout, number + 1).axes) == n_axes
 
 
 def test_a_round_without_an_anchor_decides_nothing(tmp_path: Path) -> None:
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     write_round(layout, 1, paper_world())
     write_text(layout.round(1).candidate("c00").manifest, "{")
     collect(layout, 1, FakeBoard(layout, paper_world()))
@@ -446,7 +447,7 @@ def test_a_lost_policy_is_written_again_from_the_same_records(tmp_path: Path) ->
 
 def test_anchors_that_repeat_a_recipe_measure_the_boards_noise(tmp_path: Path) -> None:
     """A lucky or unlucky anchor widens what counts as noise, for all explorers of its round."""
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     play(layout, 1, World({}, lb=0.80), quota=8)
     unlucky = World({"rank/m1": Effect(dev=0.03, lb=0.0)}, lb=0.70)
     play(layout, 2, unlucky, quota=8)
@@ -458,7 +459,7 @@ def test_anchors_that_repeat_a_recipe_measure_the_boards_noise(tmp_path: Path) -
 
 def test_a_likely_move_stands_unestablished_and_is_measured_again(tmp_path: Path) -> None:
     world = World({"rank/m1": Effect(dev=0.02, lb=0.01)})
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     play(layout, 1, world, quota=8)
     policy = policies.read(layout, 2)
     assert [(item.axis, item.established) for item in policy.standing] == [("rank", False)]
@@ -471,7 +472,7 @@ def test_a_likely_move_stands_unestablished_and_is_measured_again(tmp_path: Path
 
 
 def test_a_likely_move_leaves_when_the_anchor_loses_by_it(tmp_path: Path) -> None:
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     play(layout, 1, World({"rank/m1": Effect(dev=0.02, lb=0.01)}), quota=8)
     play(layout, 2, World({"rank/m1": Effect(dev=-0.05, lb=-0.05)}), quota=8)
     assert "rank" not in [item.axis for item in policies.read(layout, 3).standing]

@@ -33,6 +33,7 @@ from tests.evidence.test_collector import killed_everywhere
 from tests.evidence.test_collector_agent import INJECTION, agent_config
 from tests.support.builders import (
     CONSTITUTION,
+    SINGLE,
     FakeBoard,
     catalogue,
     files,
@@ -96,7 +97,7 @@ def proposes(*drafts: dict[str, Any] | str) -> Brain:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A campaign up to the evidence of round 1; the workers' files are gone."""
-    layout = start_campaign(tmp_path_factory.mktemp("meta_agent") / "camp")
+    layout = start_campaign(tmp_path_factory.mktemp("meta_agent") / "camp", settings=SINGLE)
     write_workers(layout, 1, paper_world())
     collector.collect(layout, 1, FakeBoard(layout, paper_world(), 8))
     for folder in layout.round(1).root.glob("c0*"):
@@ -260,7 +261,7 @@ def test_without_an_address_the_rules_stand_in(layout: Layout, question: Questio
 
 def test_an_obedient_model_can_promote_nothing_by_words(tmp_path: Path, question: Question) -> None:
     """A worker's claim gives orders, and the model follows them: no figure moves, no promotion."""
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     write_workers(layout, 1, paper_world())
     path = layout.round(1).candidate("c03").manifest
     manifest = read(Manifest, path)
@@ -444,7 +445,7 @@ def test_a_model_without_tool_calls_proposes_in_text(layout: Layout, draft: dict
 def test_model_and_rules_can_take_turns(tmp_path: Path) -> None:
     """What a model left behind (an axis of its own, retirements, thresholds) stops no later round
     whose endpoint is down, and the other way round."""
-    layout = start_campaign(tmp_path / "camp")
+    layout = start_campaign(tmp_path / "camp", settings=SINGLE)
     own = {
         "axis": "dropout",
         "category": "regularisation",

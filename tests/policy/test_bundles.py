@@ -14,7 +14,7 @@ from aevo.policy.worth import Situation
 from aevo.records.evidence import CandidateSummary, Evidence
 from aevo.records.policy import AxisBrief, Policy
 from aevo.substrate.catalogue import touches
-from tests.support.builders import Effect, World, catalogue, play, start_campaign
+from tests.support.builders import SINGLE, Effect, World, catalogue, play, start_campaign
 
 pytestmark = pytest.mark.usefixtures("claims_only")
 SMALL = Effect(dev=0.02, lb=0.01)  # one trial of it decides nothing
@@ -38,7 +38,8 @@ def trial(layout: Layout, number: int) -> CandidateSummary:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    return start_campaign(tmp_path / "camp")
+    """One stack of what is likely a round, beside single moves."""
+    return start_campaign(tmp_path / "camp", settings=SINGLE)
 
 
 def test_gains_too_small_to_decide_alone_are_promoted_together(layout: Layout) -> None:
@@ -79,7 +80,9 @@ def test_one_likely_gain_is_no_stack(layout: Layout) -> None:
 
 @pytest.mark.parametrize(("limit", "expected"), [(0, None), (1, None), (2, 2), (3, 3)])
 def test_the_operator_bounds_stacks(tmp_path: Path, limit: int, expected: int | None) -> None:
-    layout = start_campaign(tmp_path / "camp", settings=PolicySettings(stack_up_to=limit))
+    layout = start_campaign(
+        tmp_path / "camp", settings=PolicySettings(stacks_per_round=1, stack_up_to=limit)
+    )
     names = ("rank", "mask", "learning_rate", "clip")
     play(layout, 1, World({f"{name}/m1": SMALL for name in names}), QUOTA)
     second = policies.read(layout, 2)

@@ -45,3 +45,23 @@ def test_what_lost_is_no_part_of_a_design(tmp_path: Path) -> None:
 def test_the_operator_may_keep_to_single_moves(tmp_path: Path) -> None:
     found = after_one(tmp_path, World({}), stacks=1)
     assert not any(axis.combines for axis in found.axes)
+
+
+def test_by_default_at_least_two_places_are_left_to_single_axes(tmp_path: Path) -> None:
+    layout = start_campaign(tmp_path / "camp")
+    play(layout, 1, World({"rank/m1": Effect(dev=0.02, lb=0.01)}), quota=8)
+    found = policies.read(layout, 2)
+    designed = [axis for axis in found.axes if axis.figure.endswith(" expected")]
+    assert len(found.axes) == 7 and 2 <= len(designed) <= 5
+    assert len({axis.axis for axis in found.axes}) == 7
+    alone = [axis for axis in found.axes if axis not in designed]
+    assert not any(axis.combines for axis in alone)
+
+
+def test_while_dev_misleads_single_moves_are_tried_by_what_transfers(tmp_path: Path) -> None:
+    proxy = Effect(domains={"equation": 0.5})
+    world = World({f"{axis.id}/m1": proxy for axis in catalogue().axes})
+    found = after_one(tmp_path, world, stacks=5)
+    assert found.mode == "transfer"
+    assert not any(axis.figure.endswith(" expected") for axis in found.axes)
+    assert {axis.axis for axis in found.axes if axis.transfer} == {"rebalance", "reweigh"}

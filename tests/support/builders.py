@@ -164,6 +164,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
+SINGLE = PolicySettings(
+    stacks_per_round=1, stack_up_to=4
+)  # single moves, and a stack of the likely
+
+
 def start_campaign(root: Path, n_axes: int = 7, settings: PolicySettings | None = None) -> Layout:
     """campaign.yaml, the catalogue, a constitution and the operator's policy."""
     substrate = root.parent / "substrate"

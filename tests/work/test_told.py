@@ -22,13 +22,14 @@ from aevo.sandbox import STOPPED
 from aevo.substrate.catalogue import load
 from aevo.substrate.frozen import Command
 from aevo.work import broker as broker_module
+from aevo.work.arguments import Finish
 from aevo.work.brief import first_turns
 from aevo.work.budget import Meter, failures_in_a_row
 from aevo.work.curve import curve
 from aevo.work.loop import run_loop
 from aevo.work.page import anchor_before, base_score, noise, page, standing_dev
 from aevo.work.tools import Toolbox
-from aevo.work.worker import build_model, by_whom, open_broker
+from aevo.work.worker import build_manifest, build_model, by_whom, open_broker
 from tests.conftest import Cli
 
 Tools = Callable[[str], Toolbox]
@@ -323,6 +324,25 @@ def test_the_anchor_needs_no_model(fresh: Tools) -> None:
         assert expected in build_model(asked, [], "").name
     anchor = fresh("c00").broker
     assert by_whom(anchor, build_model(anchor, [], "")).startswith("rule")
+
+
+def test_an_anchor_that_stands_by_its_worst_checkpoint_changes_nothing(finished_round: Cli) -> None:
+    """Every gain of the round is against it, so its agent has no say in what it stands by; an
+    explorer has."""
+    for name, decides in (("c00", False), ("c01", True)):
+        broker = open_broker(finished_round.layout(), 1, name)
+        honest = build_manifest(broker, None, "ended", "scripted").selected
+        assert honest is not None
+        last = max(run for run in broker.runs() if broker.files.run(run).scores.exists())
+        worst = min(broker.checkpoint_scores(last), key=lambda item: item.dev)
+        finish = Finish(run=last, checkpoint=worst.name, summary="the worst of the last run")
+        hostile = build_manifest(broker, finish, "ended", "openai").selected
+        assert hostile is not None and (last, worst.name) != (honest.run, honest.checkpoint)
+        if decides:
+            assert (hostile.run, hostile.checkpoint) == (last, worst.name)
+        else:
+            assert hostile == honest
+            assert hostile.run == min(broker.runs())
 
 
 def test_the_prompt_says_what_the_campaign_is(fresh: Tools) -> None:
