@@ -50,7 +50,7 @@ def test_the_first_way_is_the_default(stack: Substrate, tmp_path: Path) -> None:
     step = stack.command("train", tmp_path, **values)
     assert step.argv[2] == "train.sft" and not step.distributed
     assert step == stack.command("train", tmp_path, variant="peft", **values)
-    assert stack.variants("train") == ["peft", "megatron", "bridge"]
+    assert stack.variants("train") == ["peft", "megatron", "bridge", "nemo_rl"]
     assert stack.variants("export") == []
 
 
@@ -162,6 +162,19 @@ def test_large_models_choose_the_bridge_and_the_command_line_has_the_last_word(
     assert (job.resources.nodes, job.resources.ranks) == (nodes, 8 * nodes)
     assert job.steps[1].distributed and "train.bridge" in job.steps[1].argv
     assert configured(f"model={model}", "trainer=peft").trainer.name == "peft"
+
+
+def test_nemo_rl_starts_one_process_a_node_with_all_of_its_gpus(
+    stack: Substrate, tmp_path: Path
+) -> None:
+    """They are Ray's head and its workers."""
+    config = configured("model=nemotron3_nano_30b", "trainer=nemo_rl", "model.train.gpus=8")
+    job = training(config, stack, tmp_path)
+    wanted = job.resources
+    assert (wanted.nodes, wanted.tasks_per_node, wanted.gpus) == (2, 1, 8)
+    step = job.steps[1]
+    assert step.distributed and "train.nemo_rl" in step.argv
+    assert "--home /opt/nemo-rl --family auto --gpus 0" in " ".join(step.argv)
 
 
 def test_a_stack_with_one_trainer_takes_no_layout() -> None:

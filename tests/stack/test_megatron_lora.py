@@ -17,8 +17,7 @@ from eval.hf import HfDecoder, open_model
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from train.mcore import export, lora, model
-from train.model import ModelError
-from train.peft_format import check_loadable
+from train.peft_format import ModelError, check_loadable
 from train.targets import TargetError
 
 from tests.stack.mcore_support import LORA, adapted, built, one_rank, save_peft, tokens

@@ -21,7 +21,7 @@ from torch import Tensor
 from train.mcore import layout, mixer, model
 from train.mcore.layout import Layout, LayoutError
 from train.mcore.ssd import causal_conv, scan
-from train.model import ModelError
+from train.peft_format import ModelError
 from transformers import AutoModelForCausalLM
 
 from tests.stack.mcore_support import built, one_rank, tokens

@@ -20,7 +20,7 @@ from train import model as peft_model
 from train import peft_backend
 from train.mcore import grouped, model
 from train.mcore.layout import Layout
-from train.model import ModelError
+from train.peft_format import ModelError
 from train.run import Run
 from train.targets import resolve
 

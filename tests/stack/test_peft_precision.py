@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from train import model
 from train.batching import Example, collate
-from train.model import ModelError
 from train.peft_backend import PeftBackend, Precision, execute
+from train.peft_format import ModelError
 from train.run import Run
 from train.sft import main
 

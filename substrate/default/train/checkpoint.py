@@ -11,16 +11,17 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from eval import files
-from eval.hf import disk_name
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from train.peft_format import published, unfused
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 SCHEMA = 1
 
@@ -40,6 +41,10 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     Raises:
         OSError: what was read back is not what was saved.
     """
+    # Not before: the containers of other trainers need not have them.
+    from eval.hf import disk_name
+    from peft import get_peft_model_state_dict
+
     base: Any = model.get_base_model()
     kind = base.config.model_type
     # peft would add the whole head to an adapter on it

@@ -104,7 +104,7 @@ def mistakes() -> Errors:
 
     from train.batching import DataError
     from train.checkpoint import StateError
-    from train.model import ModelError
+    from train.peft_format import ModelError
     from train.targets import TargetError
 
     return ChatError, DataError, ModelError, StateError, TargetError, OSError

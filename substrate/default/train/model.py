@@ -20,16 +20,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from train.batching import IGNORE, Batch
-from train.peft_format import adapt, lora_config
+from train.peft_format import ModelError, adapt, lora_config
 from train.targets import TargetError, resolve
 
 # Logits are exactly output_embeddings(last hidden state): no soft-capping, no scaling.
 PLAIN_HEAD = ("llama", "mistral", "qwen2", "qwen3", "nemotron_h")
 RECURRENT = ("nemotron_h",)  # their layers know no segments here: packed examples would mix
-
-
-class ModelError(ValueError):
-    """The base cannot be loaded or has no such modules; one line."""
 
 
 def load(base: Path, lora: dict[str, Any], seed: int, device: str,

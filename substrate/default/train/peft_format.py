@@ -29,6 +29,10 @@ FUSED = {  # where peft puts the factors of experts' fused 3-D parameters: the l
 }
 
 
+class ModelError(ValueError):
+    """The base cannot be loaded or has no such modules; one line."""
+
+
 def full_name(module: str, half: str) -> str:
     """Name of a tensor; `module` without the decoder's root: `layers.4.mixer.in_proj`."""
     return f"{PREFIX if module == 'lm_head' else ROOT}{module}.{half}"
@@ -48,18 +52,23 @@ def peft_config(lora: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """adapter_config.json for tensors of these names."""
     from peft import LoraConfig
 
+    config: dict[str, Any] = LoraConfig(**lora_fields(lora, names),
+                                        task_type="CAUSAL_LM").to_dict()
+    return config
+
+
+def lora_fields(lora: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """What of adapter_config.json depends on the recipe, for tensors of these names."""
     modules = sorted({module_of(name) for name in names})
     ranks = {_pattern(module): rank(lora, module) for module in modules}
     largest = max(ranks.values(), default=lora["rank"])
     other = {pattern: own for pattern, own in sorted(ranks.items()) if own != largest}
-    config: dict[str, Any] = LoraConfig(
-        r=largest, lora_alpha=_alpha(lora, largest), lora_dropout=lora["dropout"],
-        target_modules=sorted({module.split(".")[-1] for module in modules}),
-        rank_pattern=other,
-        alpha_pattern={pattern: _alpha(lora, own) for pattern, own in other.items()},
-        task_type="CAUSAL_LM",
-    ).to_dict()
-    return config
+    return {
+        "r": largest, "lora_alpha": _alpha(lora, largest), "lora_dropout": lora["dropout"],
+        "target_modules": sorted({module.split(".")[-1] for module in modules}),
+        "rank_pattern": other,
+        "alpha_pattern": {pattern: _alpha(lora, own) for pattern, own in other.items()},
+    }
 
 
 def published(config: dict[str, Any]) -> dict[str, Any]:
@@ -157,8 +166,6 @@ def check_loadable(base: Path, lora: dict[str, Any], shapes: dict[str, tuple[int
     """
     from peft import get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from train.model import ModelError
 
     saved = {name: shape for name, shape in shapes.items() if f".{REFUSED}." not in name}
     if not saved:

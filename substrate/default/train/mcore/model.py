@@ -17,7 +17,7 @@ from train.mcore.collectives import gather, own
 from train.mcore.layout import Layout, LayoutError
 from train.mcore.packing import Packing
 from train.mcore.specs import stack_spec
-from train.model import ModelError
+from train.peft_format import ModelError
 
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "model_type": ("nemotron_h",),

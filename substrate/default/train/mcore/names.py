@@ -37,19 +37,27 @@ BY_KIND = {
 SHARED = "shared_experts."  # a plain up_proj is that of shared experts, too
 
 
+def chosen(config: Any, wanted: str | list[str]) -> set[str]:
+    """The checkpoint's modules that the recipe's targets mean, by the end of their names.
+
+    Raises:
+        TargetError: the targets are not in the model.
+    """
+    present = {name for kind in config.hybrid_override_pattern for name in BY_KIND[kind]}
+    present |= {name.removeprefix(SHARED) for name in present} | {"lm_head"}
+    found = set(resolve(wanted, present, config.model_type))
+    return found | {SHARED + name for name in found} & present
+
+
 def targets(config: Any, wanted: str | list[str]) -> set[str]:
     """Places of the linear layers that the recipe's targets mean, keys of HF_NAMES.
 
     Raises:
         TargetError: the targets are not in the model, or split a fused matrix.
     """
-    present = {name for kind in config.hybrid_override_pattern for name in BY_KIND[kind]}
-    present |= {name.removeprefix(SHARED) for name in present} | {"lm_head"}
-    chosen = set(resolve(wanted, present, config.model_type))
-    chosen |= {SHARED + name for name in chosen} & present
-    places = set()
+    found, places = chosen(config, wanted), set()
     for place, modules in HF_NAMES.items():
-        own = chosen & set(modules)
+        own = found & set(modules)
         if own and own != set(modules):
             raise TargetError(
                 f"train.lora.targets: {', '.join(modules)} are one matrix in megatron-core; "

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from train.mcore.names import join, mamba_rows, qkv_rows
-from train.model import ModelError
+from train.peft_format import ModelError
 
 ROOTS = ("backbone.", "model.")  # of the decoder's names, as hub and transformers 5 write them
 

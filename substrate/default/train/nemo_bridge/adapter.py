@@ -56,11 +56,12 @@ def trained(expected: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def tidy(exported: Iterable[tuple[str, Tensor]], in_proj: Mapping[str, Tensor],
-         expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+         expected: Mapping[str, tuple[int, ...]],
+         by: str = "Megatron-Bridge") -> dict[str, Tensor]:
     """The adapter's tensors in fp32, under the names that peft and vLLM read.
 
     Args:
-        exported: (name, tensor) as Megatron-Bridge gives them.
+        exported: (name, tensor) as Megatron-Bridge, or whoever `by` names, gives them.
         in_proj: B of every module in_proj, put together by component; replaces what was exported.
 
     Raises:
@@ -73,7 +74,7 @@ def tidy(exported: Iterable[tuple[str, Tensor]], in_proj: Mapping[str, Tensor],
         if root is None or not module.endswith(HALVES):
             if module.startswith("mtp."):
                 continue  # vLLM has no such layers
-            raise BridgeError(f"Megatron-Bridge exported {name[:120]}, which no adapter may have")
+            raise BridgeError(f"{by} exported {name[:120]}, which no adapter may have")
         tensors[ROOT + module[len(root):]] = tensor.detach().float().cpu().contiguous()
     for module, tensor in in_proj.items():
         tensors[f"{ROOT}{module}.lora_B.weight"] = tensor.detach().float().cpu().contiguous()
@@ -81,7 +82,7 @@ def tidy(exported: Iterable[tuple[str, Tensor]], in_proj: Mapping[str, Tensor],
     if got != dict(expected):
         different = sorted(set(got.items()) ^ set(expected.items()))
         raise BridgeError(
-            f"Megatron-Bridge exported {len(got)} tensors where {len(expected)} are trained; first "
+            f"{by} exported {len(got)} tensors where {len(expected)} are trained; first "
             f"difference {different[0][0]} {different[0][1]}"
         )
     return tensors
