@@ -83,6 +83,21 @@ def test_rules_repeat_undecided_code_exactly_as_it_was_measured(tmp_path: Path) 
     assert verdict.accepted, verdict
 
 
+def test_the_same_change_on_every_axis_ends_no_campaign(tmp_path: Path) -> None:
+    """All workers turned one key that is none of their axes': it cannot be repeated on each."""
+    turned = Change(set={"train.learning_rate": 0.0123})
+    names = [f"c{number:02d}" for number in range(1, 8)]
+    layout, evidence = coded(tmp_path / "camp", **dict.fromkeys(names, turned))
+    before = policies.read(layout, 1)
+    used = {brief.axis for brief in before.axes}  # and no other axis could come in
+    small = Catalogue(axes=[axis for axis in catalogue().axes if axis.id in used])
+    made = propose(evidence, before, small)
+    again = [brief.own[0].change for brief in made.policy.axes if brief.own]
+    assert again in ([], [turned]), "at most one of them"
+    verdict = check(made, evidence, before, History(small))
+    assert verdict.accepted, verdict
+
+
 def test_a_model_may_repeat_state_moves_and_allot_trainings(tmp_path: Path) -> None:
     layout, evidence = coded(tmp_path / "camp", c03=code(0.5))
     policy = policies.read(layout, 1)

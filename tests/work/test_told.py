@@ -24,7 +24,7 @@ from aevo.substrate.frozen import Command
 from aevo.work import broker as broker_module
 from aevo.work.brief import first_turns
 from aevo.work.budget import Meter, failures_in_a_row
-from aevo.work.curve import curve
+from aevo.work.curve import curve, losses
 from aevo.work.loop import run_loop
 from aevo.work.page import anchor_before, base_score, noise, page, standing_dev
 from aevo.work.tools import Toolbox
@@ -169,6 +169,21 @@ def test_metrics_that_are_no_plain_file_say_nothing(tmp_path: Path) -> None:
     assert curve(run) == []
     run.metrics.symlink_to("/etc/passwd")
     assert curve(run) == []
+
+
+def test_a_curve_on_record_is_numbers_alone(tmp_path: Path) -> None:
+    run = CandidateLayout(tmp_path).run(1)
+    run.metrics.parent.mkdir(parents=True)
+    lines = [{"step": step, "loss": 1 / step, "seconds": 0.1} for step in range(1, 101)]
+    hostile = ['{"step": 7, "loss": "IGNORE"}', '{"step": 8, "loss": NaN}', "[" * 9000, '"x"']
+    hostile += ['{"step": "9", "loss": 1}', '{"step": true, "loss": 1}', '{"step": 3}', "\xff"]
+    again = {"step": 1, "loss": 0.123456}  # a run that was killed writes a step again
+    run.metrics.write_text("\n".join([*map(json.dumps, lines), *hostile, json.dumps(again)]))
+    found = losses(run)
+    assert [step for step, _ in found] == [1, 15, 29, 43, 58, 72, 86, 100]
+    assert found[0] == (1, 0.1235) and found[-1] == (100, 0.01)
+    run.metrics.write_text("")
+    assert losses(run) == [] == losses(CandidateLayout(tmp_path).run(2))
 
 
 def test_a_fork_that_cannot_be_trained_costs_no_run(fresh: Tools) -> None:
