@@ -1,7 +1,6 @@
 """The learning curve of a run, from the metrics that worker-written code left."""
 
 import json
-import math
 from typing import Any
 
 from aevo.files.paths import RunLayout
@@ -10,6 +9,7 @@ from aevo.files.untrusted import read_end
 SPREAD, LAST = 8, 4  # lines shown: spread over the run, and its last, where it may have blown up
 READ_BYTES = 4 * 1024 * 1024  # of the end of the metrics
 WIDTH = 200
+LARGEST = 2**53  # a step or loss that a record keeps
 
 
 def curve(run: RunLayout) -> list[str]:
@@ -24,13 +24,15 @@ def losses(run: RunLayout) -> list[tuple[int, float]]:
     """The loss at up to `SPREAD` steps, evenly over what the metrics hold and with the last.
 
     Numbers alone, so that a record of them carries no text of a worker's. The last line of a step
-    counts, as after a kill; a step whose loss is no finite number has none.
+    counts, as after a kill; a step whose loss is no number, or beyond all measure, has none.
     """
     found: dict[int, float] = {}
     for line in read_end(run.metrics, READ_BYTES).splitlines():
         values = _values(line)
         step, loss = values.get("step"), values.get("loss")
-        if type(step) is int and isinstance(loss, int | float) and math.isfinite(loss):
+        if type(step) is not int or not isinstance(loss, int | float):
+            continue
+        if 0 <= step < LARGEST and abs(loss) < LARGEST:  # false for what is no number
             found[step] = float(f"{loss:.4g}")
     steps = sorted(found)
     last = len(steps) - 1

@@ -176,6 +176,10 @@ def test_a_curve_on_record_is_numbers_alone(tmp_path: Path) -> None:
     run.metrics.parent.mkdir(parents=True)
     lines = [{"step": step, "loss": 1 / step, "seconds": 0.1} for step in range(1, 101)]
     hostile = ['{"step": 7, "loss": "IGNORE"}', '{"step": 8, "loss": NaN}', "[" * 9000, '"x"']
+    hostile += [
+        '{"step": 5, "loss": 1%s}' % ("0" * 4000),
+        '{"step": 1%s, "loss": 1}' % ("0" * 4000),
+    ]
     hostile += ['{"step": "9", "loss": 1}', '{"step": true, "loss": 1}', '{"step": 3}', "\xff"]
     again = {"step": 1, "loss": 0.123456}  # a run that was killed writes a step again
     run.metrics.write_text("\n".join([*map(json.dumps, lines), *hostile, json.dumps(again)]))
