@@ -16,7 +16,9 @@ from aevo.jobs.submit import submit
 from aevo.llm.model import Reply, ToolSchema
 from aevo.plan.candidates import make_plan
 from aevo.policy import document as policies
+from aevo.records.change import Change, Edit
 from aevo.records.plan import Plan
+from aevo.records.policy import DeadEnd, Provenance, StandingChange
 from aevo.records.trace import ToolCall, Turn
 from aevo.sandbox import STOPPED
 from aevo.substrate.catalogue import load
@@ -328,6 +330,29 @@ def test_a_task_shows_the_patches_of_its_moves(fresh: Tools) -> None:
     assert "- no_flips: data/build.py edited (the same as clean labels, in code)\n" in text
     assert "    in data/build.py\n    - LABEL_FLIPS = True\n    + LABEL_FLIPS = False\n" in text
     assert "`apply_move`" in text
+
+
+def test_a_task_names_the_code_that_stands_and_the_code_that_is_dead(fresh: Tools) -> None:
+    """By its author's title and its lines, not as "train/fit.py edited" alone."""
+    broker = fresh("c01").broker
+    policy = policies.read(broker.campaign.layout, 1)
+    change = Change(edits=[Edit(file="train/fit.py", find="a = 1\n", replace="a = 2\n")])
+    cited = Provenance(round=1, candidate="c02", figure="dev +0.0400")
+    stands = StandingChange(
+        id="r01-c02", axis="width", change=change, title="twice a", provenance=cited
+    )
+    what = "a curriculum: lost beyond the seed band"
+    axis = broker.candidate.axis
+    assert axis is not None
+    move = "train/fit.py edited #1a"
+    dead = DeadEnd(id="x", axis=axis.axis, move=move, what=what, provenance=cited)
+    known = {"standing": [stands], "dont_waste_budget_on": [dead]}
+    later = policy.model_copy(update=known)
+    text = first_turns(later, broker.candidate, ["data"], [], "check", 2, 40)[-1].content
+    assert f"- r01-c02: twice a: {change.summary()}\n" in text
+    assert "    - a = 1\n    + a = 2\n" in text
+    assert "- train/fit.py edited #1a: a curriculum: lost beyond the seed band\n" in text
+    assert "0.0400" not in text, "no worker is told a score"
 
 
 def test_the_anchor_needs_no_model(fresh: Tools) -> None:
