@@ -18,14 +18,8 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "n"),
-    [
-        (ON_TINY, 2),
-        pytest.param("opencode", 8, marks=slow),
-        pytest.param("mini_swe", 8, marks=slow),
-    ],
-)
+@slow
+@pytest.mark.parametrize(("name", "n"), [(ON_TINY, 2), ("opencode", 8), ("mini_swe", 8)])
 def test_round_of_agents_on_slurm(name: str, n: int, slurm_cli: Cli, server: FakeOpenAI) -> None:
     """The key travels in the workers' environment and no further; the proxy that adds it, the
     tools' socket and the sandbox are on the node that the worker runs on."""
