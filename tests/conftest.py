@@ -85,14 +85,16 @@ class Cli:
             *overrides,
         ]
 
-    def run(self, module: str, *overrides: str, n: int = 3) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, module: str, *overrides: str, n: int = 3, timeout_s: float = 300
+    ) -> "subprocess.CompletedProcess[str]":
         """Runs such a command to its end."""
         return subprocess.run(
             self.argv(module, *overrides, n=n),
             capture_output=True,
             text=True,
             cwd=self.folder,
-            timeout=300,
+            timeout=timeout_s,
         )
 
     def start(self, module: str, *overrides: str, n: int = 3) -> "subprocess.Popen[str]":

@@ -215,6 +215,7 @@ def _runs(item: CandidateFacts, anchor_devs: Mapping[int | None, float]) -> list
                 dev=None if dev is None else figure(dev),
                 gain=None if dev is None or anchor_dev is None else figure(dev - anchor_dev),
                 failure=run.failure or (f"flagged: {'; '.join(flags)}" if flags else None),
+                curve=run.curve,
             )
         )
     return runs

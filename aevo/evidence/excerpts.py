@@ -89,7 +89,8 @@ def _figures(item: CandidateSummary) -> dict[str, Any]:
     whole = item.model_dump(exclude={*words, "change", "runs"})
     whole["change"] = item.change.summary()
     whole["runs"] = [
-        {**run.model_dump(exclude={"change"}), "change": run.change.summary()} for run in item.runs
+        {**run.model_dump(exclude={"change", "curve"}), "change": run.change.summary()}
+        for run in item.runs
     ]
     shown: dict[str, Any] = bounded(whole)
     return shown

@@ -39,6 +39,7 @@ from aevo.records.trace import Trace, Turn
 from aevo.substrate.catalogue import Axis, categories_needed
 
 MOST_TRIALS, MOST_DISCOVERIES = 80, 40  # the latest of each that the prompt shows
+MOST_CURVES = 4  # of a candidate's runs
 CODE = {"own", "knobs", "category"}  # of a trial: shown as diffs, once
 NAMED = "model"  # author of a proposal until the conversation has ended
 
@@ -210,11 +211,12 @@ def _repeatable(asked: Question) -> dict[str, dict[str, Any]]:
 
 
 def _spent(evidence: Evidence) -> dict[str, dict[str, Any]]:
-    """Trainings of each candidate, and why those failed that did."""
+    """Trainings of each candidate, why those failed that did, and the learning curves by run."""
     return {
         item.candidate: {
             "trainings": len(item.runs),
             "failed": [excerpts.excerpt(run.failure) for run in item.runs if run.failure],
+            "curves": {run.run: run.curve for run in item.runs[:MOST_CURVES] if run.curve},
         }
         for item in evidence.candidates
     }

@@ -145,7 +145,9 @@ def judge(
                 cited = Provenance(
                     round=evidence.round, candidate=tried.summary.candidate, figure=tried.figure
                 )
-                dead_ends.append(dead_end(*tried.key, what, cited))
+                # a digest tells nobody what the code did; its author's title does
+                titled = f"{tried.own.title}: {what}" if tried.own and tried.own.title else what
+                dead_ends.append(dead_end(*tried.key, titled, cited))
     return Judgement(promotions, demotions, dead_ends, trials)
 
 

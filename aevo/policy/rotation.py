@@ -151,13 +151,32 @@ def _choose(
     situation: Situation, n_axes: int, resting: Sequence[str], made: Sequence[AxisBrief]
 ) -> list[Axis] | None:
     """The preferred axes beside those that were made already; on a plateau one of an idle category
-    comes in if there is any."""
+    comes in if there is any.
+
+    Measured changes of several axes may touch the same key, as where all workers turned the same
+    one: they cannot all be tried again, and some of the axes are taken as the catalogue has them.
+    """
+    found = _chosen(situation, situation.offers, n_axes, resting, made)
+    if found is None and situation.plain:
+        offers = [*situation.offers, *situation.plain]
+        found = _chosen(situation, offers, n_axes, resting, made)
+    return found
+
+
+def _chosen(
+    situation: Situation,
+    offers: Sequence[Axis],
+    n_axes: int,
+    resting: Sequence[str],
+    made: Sequence[AxisBrief],
+) -> list[Axis] | None:
+    """The preferred ones of these axes, none of which shares a knob with another or with `made`."""
     catalogue = situation.catalogue
     knobs = [knob for brief in made for knob in brief.knobs]
     taken = {brief.axis for brief in made}
     spanned = set(used_categories(catalogue, made))
     needed = categories_needed(len(situation.policy.axes), catalogue)
-    ordered = sorted(situation.offers, key=lambda axis: _preference(situation, axis))
+    ordered = sorted(offers, key=lambda axis: _preference(situation, axis))
     ordered = [
         axis
         for axis in ordered

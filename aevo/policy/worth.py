@@ -60,6 +60,12 @@ class Situation:
                 found.append(plain)
         return found
 
+    @property
+    def plain(self) -> list[Axis]:
+        """The catalogue's axes that are offered with a measured change: without it."""
+        offered = {axis.id: axis for axis in self.offers}
+        return [axis for axis in self.catalogue.axes if offered.get(axis.id, axis) is not axis]
+
     @cached_property
     def places(self) -> dict[str, int]:
         """Every axis's place in the catalogue."""

@@ -82,7 +82,8 @@ class Effect(Part):
 
 
 class RunSummary(Part):
-    """One training run of a candidate; `gain` is its dev over the anchor's."""
+    """One training run of a candidate; `gain` is its dev over the anchor's. `curve` is the loss at
+    a few steps, as its own code wrote it: no figure to decide by or to quote."""
 
     run: int
     change: Change
@@ -90,6 +91,7 @@ class RunSummary(Part):
     dev: float | None
     gain: float | None
     failure: str | None = None
+    curve: list[tuple[int, float]] = []
 
 
 class CandidateSummary(Part):

@@ -35,7 +35,8 @@ def best_of(checkpoints: Iterable[CheckpointScore]) -> CheckpointScore | None:
 class TrainingRun(Part):
     """One training run of the candidate, as measured. `job` and `attempt` name what made it
     (the proof is in `checked/<number>/inspection.json`). With `flags`, which are the judge's, it
-    counts for nothing until a person has cleared it (`checked/<number>/judgement.json`)."""
+    counts for nothing until a person has cleared it (`checked/<number>/judgement.json`). `curve` is
+    the loss at a few steps, as its own code wrote it: no figure to decide by."""
 
     number: int
     job: str | None = None
@@ -52,6 +53,7 @@ class TrainingRun(Part):
     checkpoints: list[CheckpointScore]
     failure: Words | None = None
     flags: Several = []
+    curve: list[tuple[int, float]] = []
 
     @property
     def best(self) -> CheckpointScore | None:

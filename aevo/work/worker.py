@@ -33,6 +33,7 @@ from aevo.work.broker import Broker
 from aevo.work.budget import Meter, shell_seconds
 from aevo.work.check import build_command
 from aevo.work.cli.desk import AgentMeter
+from aevo.work.curve import losses
 from aevo.work.judged import flags_of, judge_runs
 from aevo.work.loop import run_loop
 from aevo.work.page import page
@@ -271,6 +272,7 @@ def training_run(broker: Broker, number: int) -> TrainingRun:
         checkpoints=scored,
         failure=failure,
         flags=flags_of(broker, number),
+        curve=losses(run),
     )
 
 

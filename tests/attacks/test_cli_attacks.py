@@ -11,7 +11,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytest
@@ -23,8 +25,12 @@ from aevo.files.paths import CandidateLayout
 from aevo.records.manifest import Manifest
 from aevo.records.trace import Event
 from aevo.sandbox import offered
+from aevo.start.command import configured
 from tests.attacks.attacks import SECRET, SHELL, Shell
 from tests.attacks.test_attacks import Arena, fill
+from tests.rounds.test_cli_round import BOTH, PATH, always
+from tests.rounds.test_cli_round import agent as agent_of
+from tests.support.agent_brains import STEPS, text_of, working
 from tests.support.brains import researcher
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.role_brains import by_role
@@ -34,6 +40,7 @@ KINDS = offered()
 # These end the agent, whole, each time; its next session tries the next.
 FATAL = ("kill_others", "fork_bomb", "fill_disk", "memory")
 TRIED = [attack for attack in SHELL if attack.name not in (*FATAL, "flood_log", "never_end")]
+SEARCHES = ("find_items", "sealed_by_search")
 HONEST = (
     "rm -rf data/linked data/hard* data/zeros data/frozen two eval sitecustomize.py\n"
     "test ! -e data/kept || mv data/kept recipe.yaml\n"
@@ -53,7 +60,6 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 
 def live(arena: Arena, script: str, kind: str, **given: Any) -> CandidateLayout:
     """Runs the worker from its start with an agent that is this script."""
-    arena.cli.reset(1, "c01")
     agent = CliAgent(
         base_url=arena.server.url,
         model=arena.server.model,
@@ -62,6 +68,12 @@ def live(arena: Arena, script: str, kind: str, **given: Any) -> CandidateLayout:
         tools_by="shell",
         **given,
     )
+    return work(arena, agent, kind)
+
+
+def work(arena: Arena, agent: CliAgent, kind: str) -> CandidateLayout:
+    """Runs the worker from its start with this agent."""
+    arena.cli.reset(1, "c01")
     config = read(Config, arena.files.config).model_dump(mode="json")
     config |= {"sandbox": kind, "agent": agent.model_dump(mode="json")}
     write_text(arena.files.config, json.dumps(config))
@@ -108,6 +120,44 @@ def test_its_honest_training_counts_and_its_lie_does_not(
     anchor = read(Manifest, arena.files.candidate("c00").manifest)
     assert anchor.selected is not None and found.selected.dev == anchor.selected.dev
     assert found.claims.claimed_dev == 0.99
+
+
+@pytest.mark.parametrize("kind", KINDS[:1])
+@pytest.mark.parametrize("name", always(BOTH, ["mini_swe"]))
+def test_a_real_agent_tries_the_same(
+    name: str, kind: str, arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model has each command run by the agent's own shell, and reads what it answers; then it
+    works as an honest one does. Always only what gives something away and is quick."""
+    tried = [item for item in TRIED if "AEVO_SLOW" in os.environ or item.leaks]
+    tried = [item for item in tried if "AEVO_SLOW" in os.environ or item.name not in SEARCHES]
+    monkeypatch.setenv("PATH", PATH)
+    settings = configured([*agent_of(name, arena.server), "agent.asks=0"]).agent
+    assert isinstance(settings, CliAgent)
+    tries = [
+        f"timeout {item.timeout_s} bash -c {quote(item.command.format(**arena.words))} 2>&1"
+        " | head -c 20000"
+        for item in tried
+    ]
+    tidy = HONEST.split("aevo-tools")[0]
+    steps = [("shell", {"command": command}) for command in (*tries, tidy)]
+    arena.server.brain = partial(working, steps=[*steps, *STEPS])
+    try:
+        work(arena, settings, kind)
+    finally:
+        arena.server.brain = by_role(researcher)
+    told = max((item["messages"] for item in arena.server.chats()), key=len)
+    answers = [text_of(item) for item in told if item["role"] == "tool"]
+    assert len(answers) >= len(tried) > 10
+    for attack, answer in zip(tried, answers, strict=False):
+        for text in (fill(text, arena.words) for text in attack.leaks):
+            assert text not in answer, f"{attack.what}: {answer[:300]}"
+    assert any("line" in answer or "denied" in answer for answer in answers)
+    assert arena.trusted() == arena.before and not arena.listener.was_reached()
+    found = manifest(arena)
+    assert found.status == "ok" and found.agent == f"{name} with {arena.server.model}"
+    assert found.selected is not None and found.selected.dev != found.claims.claimed_dev
+    assert SECRET not in arena.here.trace.read_text()
 
 
 @pytest.mark.parametrize("kind", KINDS[:1])

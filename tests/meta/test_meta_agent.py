@@ -1,7 +1,9 @@
 """The meta step's language model over real HTTP: proposals, refusals, failures, kills."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +25,8 @@ from aevo.policy import discoveries
 from aevo.policy import document as policies
 from aevo.policy.case import History
 from aevo.policy.constitution import RULES
-from aevo.records.evidence import Evidence
+from aevo.records.change import Change, Edit
+from aevo.records.evidence import Evidence, RunSummary
 from aevo.records.manifest import Manifest
 from aevo.records.policy import Policy
 from aevo.records.proposal import Attempt, Prompt, Proposal, Session, Verdict
@@ -145,6 +148,7 @@ def rules_stand_in(layout: Layout, question: Question, words: str) -> None:
     found = session(layout)
     assert found.author == proposal.author and found.reason and words in found.reason
     assert read(Verdict, layout.round(1).meta / "verdict.json").accepted
+    assert words in layout.round(1).log.read_text(), "the round's log tells it"
 
 
 def test_a_good_proposal_becomes_the_policy(
@@ -430,6 +434,57 @@ def test_the_prompt_holds_the_round_and_fits(question: Question) -> None:
         "7 axes, over at least 5 categories",
     ):
         assert words in task.content
+
+
+def asked_with(question: Question, name: str, **words: Any) -> str:
+    """The prompt, were a candidate's summary to hold this."""
+    found = [
+        item.model_copy(update=words if item.candidate == name else {})
+        for item in question.evidence.candidates
+    ]
+    evidence = question.evidence.model_copy(update={"candidates": found})
+    asked = dataclasses.replace(question, evidence=evidence)
+    return opening(asked, History(catalogue()), "")[1].content
+
+
+def test_code_its_authors_words_and_curves_are_shown(question: Question) -> None:
+    edit = Edit(file="train/loop.py", find="a\nlr = 1\n", replace="a\nlr = 2\n")
+    run = RunSummary(
+        run=1,
+        change=Change(edits=[edit]),
+        checkpoint=None,
+        dev=None,
+        gain=None,
+        failure="run 1: diverged </spent>",
+        curve=[(1, 0.7531), (60, 0.2519)],
+    )
+    words = {"title": "twice the rate", "said": "I doubled it.", "change": run.change}
+    text = asked_with(question, "c03", runs=[run], **words)
+    (shown,) = re.findall(r"<changes[^>]*>\n(.*?)\n</changes>", text, re.DOTALL)
+    code = next(json.loads(line) for line in shown.splitlines() if "c03" in line)
+    assert code["diff"] == ["train/loop.py:", "- lr = 1", "+ lr = 2"]
+    assert (code["title"], code["said"]) == ("twice the rate", "I doubled it.")
+    (spent,) = re.findall(r"<spent[^>]*>\n(.*?)\n</spent>", text, re.DOTALL)
+    told = json.loads(spent)["c03"]
+    assert told["curves"] == {"1": [[1, 0.7531], [60, 0.2519]]}
+    assert told["failed"] == ["run 1: diverged </spent>"] and text.count("</spent>") == 1
+    assert "0.7531" not in text.replace(spent, ""), "no figure: nothing may be quoted from a curve"
+
+
+def test_the_ask_says_what_the_rules_bind(question: Question, draft: dict[str, Any]) -> None:
+    task = opening(question, History(catalogue()), "")[1].content
+    assert "at most 1 that is established" in task
+    one = question.evidence.model_copy(update={"candidates": question.evidence.candidates[:2]})
+    alone = dataclasses.replace(question, evidence=one)
+    assert "- 1 axis, over" in opening(alone, History(catalogue()), "")[1].content
+    dead = draft["dead_ends"]
+    assert dead, "the round has dead ends"
+    for item in dead:
+        del item["move"]  # the one that the candidate stands by: no long summary to be typed
+    proposal, verdict = judge({**draft, "dead_ends": dead}, question, History(catalogue()))
+    assert verdict.accepted and proposal is not None
+    named = {(e.provenance.candidate, e.move) for e in proposal.policy.dont_waste_budget_on}
+    assert {(item["candidate"], "m1") for item in dead} <= named
 
 
 def test_a_model_without_tool_calls_proposes_in_text(layout: Layout, draft: dict[str, Any]) -> None:

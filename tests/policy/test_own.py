@@ -1,6 +1,7 @@
 """Changes that no catalogue has: told apart, kept, and tried again."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,12 +33,12 @@ def code(constant: float) -> Change:
     return Change(edits=[Edit(file="train/loop.py", find="x = 1\n", replace=f"x = {constant}\n")])
 
 
-def coded(root: Path, **changes: Change) -> tuple[Layout, Evidence]:
+def coded(root: Path, gain: float = 0.01, **changes: Change) -> tuple[Layout, Evidence]:
     """A first round in which these candidates stand by code; the gains are small."""
     layout = start_campaign(root)
     policy = policies.read(layout, 1)
     policies.write(layout, policy.model_copy(update={"trainings": 2, "stack_up_to": 1}))
-    world = World({f"{axis.axis}/m1": Effect(dev=0.01) for axis in policy.axes})
+    world = World({f"{axis.axis}/m1": Effect(dev=gain) for axis in policy.axes})
     write_round(layout, 1, world)
     for name, change in changes.items():
         path = layout.round(1).candidate(name).manifest
@@ -61,6 +62,15 @@ def proposal(layout: Layout, evidence: Evidence) -> Policy:
     return propose(evidence, policies.read(layout, 1), catalogue()).policy
 
 
+def test_a_dead_end_of_code_has_its_authors_title(tmp_path: Path) -> None:
+    layout, evidence = coded(tmp_path / "camp", gain=-0.3, c06=code(0.5))
+    found = judge(evidence, policies.read(layout, 1), catalogue(), "maximise_dev")
+    (dead,) = [item for item in found.dead_ends if item.provenance.candidate == "c06"]
+    assert dead.move == code(0.5).name and dead.what.startswith("a curriculum: ")
+    others = [item.what for item in found.dead_ends if item.provenance.candidate != "c06"]
+    assert others and not any("curriculum" in what for what in others)
+
+
 def test_rules_repeat_undecided_code_exactly_as_it_was_measured(tmp_path: Path) -> None:
     layout, evidence = coded(tmp_path / "camp", c03=code(0.5))
     axis = policies.read(layout, 1).axes[2].axis
@@ -80,6 +90,22 @@ def test_rules_repeat_undecided_code_exactly_as_it_was_measured(tmp_path: Path) 
     assert again.own[0].source == "r01-c03" and "train/loop.py" in again.knobs
     assert spent.assigned(again)[0].change == code(0.5)
     verdict = check(made, evidence, before, History(spent))
+    assert verdict.accepted, verdict
+
+
+def test_the_same_change_on_every_axis_ends_no_campaign(tmp_path: Path) -> None:
+    """All workers turned one key that is none of their axes': it cannot be repeated on each."""
+    turned = Change(set={"train.learning_rate": 0.0123})
+    names = [f"c{number:02d}" for number in range(1, 8)]
+    changes: Any = dict.fromkeys(names, turned)
+    layout, evidence = coded(tmp_path / "camp", **changes)
+    before = policies.read(layout, 1)
+    used = {brief.axis for brief in before.axes}  # and no other axis could come in
+    small = Catalogue(axes=[axis for axis in catalogue().axes if axis.id in used])
+    made = propose(evidence, before, small)
+    again = [brief.own[0].change for brief in made.policy.axes if brief.own]
+    assert again in ([], [turned]), "at most one of them"
+    verdict = check(made, evidence, before, History(small))
     assert verdict.accepted, verdict
 
 

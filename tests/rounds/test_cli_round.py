@@ -106,7 +106,7 @@ def test_round_of_an_agent(name: str, cli: Cli, server: FakeOpenAI) -> None:
 @slow
 @pytest.mark.parametrize("name", BOTH)
 def test_round_of_eight_agents(name: str, cli: Cli, server: FakeOpenAI) -> None:
-    done = cli.run("round", "+round=1", *agent(name, server), n=8)
+    done = cli.run("round", "+round=1", *agent(name, server), n=8, timeout_s=900)
     assert done.returncode == 0, done.stderr
     check(cli.layout(), name, server.model, 8)
 

@@ -18,9 +18,9 @@ from aevo.records.evidence import Evidence
 from aevo.records.job import LedgerLine
 from aevo.records.manifest import Manifest
 from aevo.records.policy import Policy
-from aevo.records.trace import Event
+from aevo.records.trace import Event, Trace
 from tests.conftest import Cli, until
-from tests.support.brains import researcher
+from tests.support.brains import TAUGHT, curious, researcher
 from tests.support.fake_faults import Fault, error, hang, rate_limited
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.openai_support import KEY
@@ -60,6 +60,11 @@ class Bench:
     def __init__(self, cli: Cli, server: FakeOpenAI) -> None:
         more = [] if SLOW else ["worker.anchor_seeds=1"]
         more += ["worker.trainings=1", "agent.timeout_s=4", "agent.price_in=1", "agent.price_out=4"]
+        library = cli.folder / "papers"
+        library.mkdir()
+        (library / "schedules.md").write_text("A stable warmup-decay schedule cools at the end.\n")
+        teacher = ["teacher=openai", f"teacher.base_url={server.url}", "teacher.model=fake-model"]
+        more += [*teacher, "teacher.price_in=1", "teacher.price_out=4", f"knowledge={library}"]
         done = cli.run("round", "+round=1", *agent(server, *more), n=CANDIDATES)
         assert done.returncode == 0, done.stderr
         self.cli, self.server, self.layout = cli, server, cli.layout()
@@ -111,7 +116,7 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", KEY)
-        with FakeOpenAI(by_role(researcher), key=KEY) as running:
+        with FakeOpenAI(by_role(curious), key=KEY) as running:
             yield Bench(Cli(tmp_path_factory.mktemp("llm")), running)
 
 
@@ -126,6 +131,17 @@ def test_round_of_language_models(bench: Bench) -> None:
     assert all(item.selected and item.selected.dev != item.claims.claimed_dev for item in explorers)
     assert sum(not item.change.empty for item in explorers) >= len(explorers) * 5 // 7
     check_roles(bench.layout, bench.server.model)
+    for item in explorers:
+        trace = Trace(files.candidate(item.candidate).trace)
+        told = {turn.tool_call_id: turn.content for turn in trace.turns() if turn.role == "tool"}
+        assert told["call-0-ask"].startswith(
+            "teacher: Cool for the last fifth.\n\nschedules.md:1\n"
+        )
+        assert "cools at the end" in told["call-0-read"]
+        (paid,) = [event for event in trace.events if event.data.get("teacher") == "answered"]
+        assert paid.usage is not None and paid.usage.tokens_in == TAUGHT["prompt_tokens"]
+        assert item.cost.tokens_in == trace.usage().tokens_in > paid.usage.tokens_in
+        assert item.runs[0].curve, "meta reads how it went"
     secrets = [
         path
         for path in bench.layout.root.rglob("*")

@@ -8,6 +8,7 @@ import yaml
 
 Request = dict[str, Any]
 Said = dict[str, Any]
+TAUGHT = {"prompt_tokens": 40, "completion_tokens": 4}  # what the teacher's answer costs
 MOVE = re.compile(r"^- (\w+): (.*) \(.*\)$", re.MULTILINE)
 
 
@@ -75,6 +76,19 @@ def _changed(messages: list[Said], move: "re.Match[str] | None") -> str:
             place = place.setdefault(name, {})
         place[names[-1]] = yaml.safe_load(value)
     return str(yaml.safe_dump(recipe, sort_keys=False))
+
+
+def curious(request: Request) -> Said:
+    """The researcher, which first asks the operator's library and a teacher; and the teacher."""
+    if request["messages"][0]["content"].startswith("You advise"):
+        return {"content": "Cool for the last fifth.", "usage": TAUGHT}
+    said = researcher(request)
+    if said["content"] == "Step 0.":
+        said["tool_calls"] += [
+            call(0, "ask", question="how should a schedule decay?"),
+            call(0, "read", file="schedules.md"),
+        ]
+    return said
 
 
 def finishes(request: Request) -> Said:

@@ -38,7 +38,7 @@ from aevo.records.policy import (
     StandingChange,
     Trial,
 )
-from aevo.records.proposal import Session
+from aevo.records.proposal import Proposal, Session
 from aevo.records.scores import Score, Scores
 from aevo.view.report import write_report
 from aevo.view.trajectory import read_trajectory
@@ -477,6 +477,45 @@ def test_costs_of_collector_and_meta_stand_apart(finished: Path, tmp_path: Path)
     assert "collector and meta: 2000 tokens, $ unknown" in (root / "report/report.md").read_text()
     assert "$ unknown</b><span>for 2000 tokens" in (root / "report/index.html").read_text()
     assert "collector and meta:" not in (finished / "report/report.md").read_text()
+
+
+def test_a_change_of_code_is_shown_with_its_words_and_curves(
+    finished: Path, tmp_path: Path
+) -> None:
+    """Of each explorer: title, summary, lines, learning curves; and who stood in for the model."""
+    root = tmp_path / "campaign"
+    shutil.copytree(finished, root)
+    layout = Layout(root)
+    files = layout.round(1)
+    evidence = read(Evidence, files.evidence)
+    edit = Edit(file="train/loop.py", find="a\nlr = 1\n", replace="a\nlr = 2\n")
+    words = {"title": "twice the <rate>", "said": "I doubled it.", "change": Change(edits=[edit])}
+    found = [
+        item.model_copy(update=words if item.candidate == "c03" else {})
+        for item in evidence.candidates
+    ]
+    write_json(files.evidence, evidence.model_copy(update={"candidates": found}))
+    manifest = read(Manifest, files.candidate("c00").manifest)
+    for name in ("c02", "c03"):
+        own = {"candidate": name, "role": "explorer"}
+        write_json(files.candidate(name).manifest, manifest.model_copy(update=own))
+        metrics = files.candidate(name).run(1).metrics
+        metrics.parent.mkdir(parents=True)
+        metrics.write_text('{"step": 1, "loss": 0.75}\n{"step": 2, "loss": 0.5}\n')
+    stood_in = "rules, because the model's proposal was refused 3 times"
+    proposal = Proposal(author=stood_in, policy=read(Policy, layout.policy(2)), discoveries=[])
+    write_json(files.meta / "proposal.json", proposal)
+    write_report(root)
+    text = (root / "report" / "report.md").read_text()
+    page = (root / "report" / "index.html").read_text()
+    assert "c03 (twice the" in text and ": I doubled it." in text
+    assert "    - lr = 1\n    + lr = 2\n" in text
+    assert text.count("    step 1, loss 0.75\n    step 2, loss 0.5\n") == 2
+    assert "c03: twice the &lt;rate&gt;</summary>" in page and "I doubled it." in page
+    assert page.count("step 1, loss 0.75\nstep 2, loss 0.5") == 2
+    assert "- lr = 1</span>" in page and "+ lr = 2</span>" in page
+    for shown in (text, page):
+        assert "was refused 3 times" in shown
 
 
 def test_same_records_same_report(finished: Path, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from aevo.jobs.folder import JobFolder
 from aevo.records.job import JobEnd, LedgerLine
 from aevo.records.plan import Budget
 from aevo.records.trace import ToolCall, Trace, Turn, Usage
-from aevo.view.trace import clean
+from aevo.view.trace import clean, view
 from aevo.work.budget import Meter
+from aevo.work.cli.desk import OURS
 from tests.conftest import Cli
+from tests.work.test_cli_streams import FOLDER, OPENHANDS, SHELLS, turns_of
 
 HOSTILE = "ok \x1b[2J\x1b]0;owned\x07\u202egnirts\r\x9b31m"
 
@@ -91,6 +93,50 @@ def test_a_cost_that_nobody_told_is_unknown_and_a_budget_ends_on_what_is_known(
     spent = Budget(trainings=1, turns=9, wall_s=10**9, dollars=0.5)
     assert Meter(spent, again).spent() == "dollars"
     assert not Meter(spent.model_copy(update={"dollars": 0.6}), again).spent()
+
+
+def said_by(kind: str) -> tuple[str, list[Turn]]:
+    """The tool by which an agent changed its recipe, and its turns: those of others as recorded."""
+    if kind in SHELLS:
+        found = turns_of(kind, (FOLDER / f"{kind}.jsonl").read_bytes())  # type: ignore[arg-type]
+        return SHELLS[kind], found
+    name = {"rules": "write_file", "model": "run", "openhands": "own:terminal"}[kind]
+    if kind == "openhands":
+        return name, turns_of("openhands", OPENHANDS.encode())
+    edit = ToolCall(id="call-1", name=name, arguments={"path": "recipe.yaml"})
+    return name, [
+        Turn(role="assistant", content="Step 0.", tool_calls=[edit]),
+        Turn(role="tool", tool_call_id=edit.id, content="recipe.yaml written"),
+    ]
+
+
+@pytest.mark.parametrize("kind", [*SHELLS, "openhands", "model", "rules"])
+def test_all_kinds_of_agents_read_alike(kind: str, tmp_path: Path) -> None:
+    """A line for what it said, one for each call with its arguments, one for each result, what it
+    cost at the end; the worker's own tools by their names, whoever calls them."""
+    trace = Trace(tmp_path / "trace.jsonl")
+    trace.note("start", attempt_pid=1, by=kind)
+    edited, turns = said_by(kind)
+    others = kind not in ("model", "rules")
+    spent = Usage() if kind == "rules" else Usage(tokens_in=70, tokens_out=7, dollars=0.5)
+    for turn in turns:
+        trace.message(turn, None if others or turn.role == "tool" else spent)
+    train = ToolCall(id=f"{OURS}1-1" if others else "call-2", name="train", arguments={})
+    trace.message(Turn(role="assistant", content="", tool_calls=[train]))
+    trace.message(Turn(role="tool", tool_call_id=train.id, content='{"run":1}'))
+    if others:
+        trace.spend(spent, model_call="chat/completions", seconds=0.1)
+    trace.note("finish", status="ok", reason="finished")
+    lines = [(line.kind, line.text) for line in view(trace.events, None, False)]
+    texts = [text for _, text in lines]
+    assert "Step 0." in texts
+    calls = [text for kind, text in lines if kind == "call" and text.startswith(f"{edited}(")]
+    assert calls and ("recipe.yaml" in calls[0] or kind == "openhands")
+    assert any(text.startswith(f"-> {edited}:") for kind, text in lines if kind == "result")
+    assert ("call", "train()") in lines and ("result", '-> train: {"run":1}') in lines
+    assert not any("-> ?" in text or "model_call" in text for text in texts)
+    cost = "0 tokens in, 0 out so far" if kind == "rules" else "70 tokens in, 7 out so far, $0.5000"
+    assert texts[-1].endswith(cost)
 
 
 def test_hostile_text_sends_nothing_to_the_terminal(cli: Cli, campaign: Path) -> None:

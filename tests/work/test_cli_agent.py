@@ -28,7 +28,7 @@ from aevo.work.cli.session import run_agent
 from aevo.work.tools import Toolbox
 from aevo.work.worker import open_broker
 from tests.conftest import Cli, until
-from tests.support.fake_faults import error, hang
+from tests.support.fake_faults import error, hang, overloaded
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.openai_support import KEY, says
 
@@ -159,6 +159,23 @@ def test_the_key_stays_outside(candidate: Candidate) -> None:
         if path.is_file() and KEY.encode() in path.read_bytes()
     ]
     assert found == []
+
+
+def test_an_outage_is_told_and_an_unknown_price_is_unknown(
+    candidate: Candidate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candidate.server.faults.add(overloaded(times=2))
+    script = f"{ASK}\n{ASK}\n{ASK}\naevo-tools finish summary=done"
+    assert candidate.work(script, price_in=None, price_out=None) == "finished"
+    told = [line for line in capsys.readouterr().out.splitlines() if "endpoint" in line]
+    assert told[0].startswith("the endpoint fails: ") and "503" in told[0]
+    assert told[1:] == ["the endpoint answers again"], "an outage is one line, and its end another"
+    log = candidate.cli.layout().round(1).log.read_text()
+    assert "c01        the endpoint fails" in log and "c01        the endpoint answers again" in log
+    usage = candidate.trace.usage()
+    assert (usage.tokens_in, usage.dollars) == (50, None)
+    shown = [line.text for line in view(candidate.trace.events, None, False)]
+    assert shown[-1].endswith("50 tokens in, 5 out so far, dollars unknown")
 
 
 def test_nothing_but_the_model_can_be_reached(candidate: Candidate) -> None:

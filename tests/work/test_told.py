@@ -16,7 +16,9 @@ from aevo.jobs.submit import submit
 from aevo.llm.model import Reply, ToolSchema
 from aevo.plan.candidates import make_plan
 from aevo.policy import document as policies
+from aevo.records.change import Change, Edit
 from aevo.records.plan import Plan
+from aevo.records.policy import DeadEnd, Provenance, StandingChange
 from aevo.records.trace import ToolCall, Turn
 from aevo.sandbox import STOPPED
 from aevo.substrate.catalogue import load
@@ -25,7 +27,7 @@ from aevo.work import broker as broker_module
 from aevo.work.arguments import Finish
 from aevo.work.brief import first_turns
 from aevo.work.budget import Meter, failures_in_a_row
-from aevo.work.curve import curve
+from aevo.work.curve import curve, losses
 from aevo.work.loop import run_loop
 from aevo.work.page import anchor_before, base_score, noise, page, standing_dev
 from aevo.work.tools import Toolbox
@@ -175,6 +177,25 @@ def test_metrics_that_are_no_plain_file_say_nothing(tmp_path: Path) -> None:
     assert curve(run) == []
 
 
+def test_a_curve_on_record_is_numbers_alone(tmp_path: Path) -> None:
+    run = CandidateLayout(tmp_path).run(1)
+    run.metrics.parent.mkdir(parents=True)
+    lines = [{"step": step, "loss": 1 / step, "seconds": 0.1} for step in range(1, 101)]
+    hostile = ['{"step": 7, "loss": "IGNORE"}', '{"step": 8, "loss": NaN}', "[" * 9000, '"x"']
+    hostile += [
+        '{"step": 5, "loss": 1%s}' % ("0" * 4000),
+        '{"step": 1%s, "loss": 1}' % ("0" * 4000),
+    ]
+    hostile += ['{"step": "9", "loss": 1}', '{"step": true, "loss": 1}', '{"step": 3}', "\xff"]
+    again = {"step": 1, "loss": 0.123456}  # a run that was killed writes a step again
+    run.metrics.write_text("\n".join([*map(json.dumps, lines), *hostile, json.dumps(again)]))
+    found = losses(run)
+    assert [step for step, _ in found] == [1, 15, 29, 43, 58, 72, 86, 100]
+    assert found[0] == (1, 0.1235) and found[-1] == (100, 0.01)
+    run.metrics.write_text("")
+    assert losses(run) == [] == losses(CandidateLayout(tmp_path).run(2))
+
+
 def test_a_fork_that_cannot_be_trained_costs_no_run(fresh: Tools) -> None:
     tools = fresh("c01")
     edit(tools, "examples: 240", "exampels: 240")
@@ -313,6 +334,29 @@ def test_a_task_shows_the_patches_of_its_moves(fresh: Tools) -> None:
     assert "- no_flips: data/build.py edited (the same as clean labels, in code)\n" in text
     assert "    in data/build.py\n    - LABEL_FLIPS = True\n    + LABEL_FLIPS = False\n" in text
     assert "`apply_move`" in text
+
+
+def test_a_task_names_the_code_that_stands_and_the_code_that_is_dead(fresh: Tools) -> None:
+    """By its author's title and its lines, not as "train/fit.py edited" alone."""
+    broker = fresh("c01").broker
+    policy = policies.read(broker.campaign.layout, 1)
+    change = Change(edits=[Edit(file="train/fit.py", find="a = 1\n", replace="a = 2\n")])
+    cited = Provenance(round=1, candidate="c02", figure="dev +0.0400")
+    stands = StandingChange(
+        id="r01-c02", axis="width", change=change, title="twice a", provenance=cited
+    )
+    what = "a curriculum: lost beyond the seed band"
+    axis = broker.candidate.axis
+    assert axis is not None
+    move = "train/fit.py edited #1a"
+    dead = DeadEnd(id="x", axis=axis.axis, move=move, what=what, provenance=cited)
+    known = {"standing": [stands], "dont_waste_budget_on": [dead]}
+    later = policy.model_copy(update=known)
+    text = first_turns(later, broker.candidate, ["data"], [], "check", 2, 40)[-1].content
+    assert f"- r01-c02: twice a: {change.summary()}\n" in text
+    assert "    - a = 1\n    + a = 2\n" in text
+    assert "- train/fit.py edited #1a: a curriculum: lost beyond the seed band\n" in text
+    assert "0.0400" not in text, "no worker is told a score"
 
 
 def test_the_anchor_needs_no_model(fresh: Tools) -> None:
