@@ -160,6 +160,15 @@ def test_a_recorded_change_makes_what_was_trained_or_nothing_is(
         assert digest.of_value(again) == digest.of_value(trained)
 
 
+@pytest.mark.parametrize("line", ["\n", "import json\n", "x = 1\n\n"])
+def test_a_text_that_takes_for_ever_to_compare_is_recorded_whole(line: str, fork: Path) -> None:
+    begun, new = time.monotonic(), line * 60_000 + "# end\n"
+    (fork.parent / "standing" / "data" / "build.py").write_text("import json\n\nx = 1\n\n" * 40)
+    (fork / "data" / "build.py").write_text(new)
+    (edit,) = recorded(fork).edits
+    assert edit.replace == new and time.monotonic() - begun < 20
+
+
 # Life
 
 
