@@ -38,9 +38,15 @@ class AgentMeter(Meter):
     again for the result of a tool."""
 
     def taken(self, turns: list[Turn]) -> int:
-        """Calls of the model, without polls; turns where its proxy has counted none."""
-        polls = sum("poll" in event.data for event in self.trace.events)
-        return max(0, self.trace.model_calls() - polls)
+        """Calls of the model, without those that a poll came of, each at most once: many polls at a
+        time buy no turns. Turns where its proxy has counted none."""
+        free, asked = 0, False
+        for event in self.trace.events:
+            if "model_call" in event.data and event.usage is not None:
+                asked = True
+            elif "poll" in event.data and asked:
+                free, asked = free + 1, False
+        return max(0, self.trace.model_calls() - free)
 
 
 class Desk:
