@@ -313,6 +313,30 @@ def test_data_hidden_as_a_cache_is_searched(tmp_path: Path) -> None:
     assert len(inspector._overlaps(tmp_path / "data", index, math.inf)) == 1
 
 
+BESIDE: dict[str, Callable[[Path], object]] = {
+    "many folders": lambda data: [(data / str(number)).mkdir() for number in range(100)],
+    "a long name": lambda data: (data / ("row" * 50)).write_text("x"),
+    "a long name of a folder": lambda data: (data / ("row" * 50)).mkdir(),
+    "an attribute": lambda data: os.setxattr(data / "train.jsonl", "user.rows", b"x"),
+    "an attribute of the folder": lambda data: os.setxattr(data, "user.rows", b"x"),
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_what_no_search_reads_is_no_training_data(what: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.jsonl").write_text("{}\n")
+    inspector, index = Inspector(open_substrate(REGRESSION), tmp_path, []), Index.of([])
+    assert len(inspector._overlaps(data, index, math.inf)) == 1
+    try:
+        BESIDE[what](data)
+    except OSError:
+        pytest.skip("this filesystem has no attributes")
+    with pytest.raises(IntegrityError):
+        inspector._overlaps(data, index, math.inf)
+
+
 @pytest.mark.parametrize("name", ["train/fit.py", "data/rows.txt", "recipe.yaml", "data/.hidden"])
 def test_items_that_the_fork_carries_are_found(name: str, fork: Path) -> None:
     items = fork.parent / "items.jsonl"

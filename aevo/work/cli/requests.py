@@ -113,7 +113,7 @@ def _nothing_fetched(body: dict[str, Any]) -> None:
 
 
 def _check_address(name: str, value: Any) -> None:
-    given = [value] if isinstance(value, str) else []
+    given: list[Any] = [value]
     if isinstance(value, dict):
         given = [value.get(key) for key in ADDRESS]
     for address in given:
