@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from aevo.files import words
 from aevo.files.paths import RunLayout
 from aevo.files.untrusted import read_end
 
@@ -26,11 +27,12 @@ def _point(line: str) -> str:
     except (ValueError, RecursionError):  # also what is nested to bring the reader down
         return ""
     values = data if isinstance(data, dict) else {}
-    return ", ".join(
+    said = ", ".join(
         f"{name} {_short(value)}"
         for name, value in values.items()
         if isinstance(value, int | float)
-    )[:WIDTH]
+    )
+    return words.line(said, WIDTH)
 
 
 def _short(value: Any) -> str:

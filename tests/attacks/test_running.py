@@ -314,7 +314,7 @@ def test_data_hidden_as_a_cache_is_searched(tmp_path: Path) -> None:
 
 
 BESIDE: dict[str, Callable[[Path], object]] = {
-    "many folders": lambda data: [(data / str(number)).mkdir() for number in range(100)],
+    "many folders": lambda data: list(map(Path.mkdir, (data / str(n) for n in range(100)))),
     "a long name": lambda data: (data / ("row" * 50)).write_text("x"),
     "a long name of a folder": lambda data: (data / ("row" * 50)).mkdir(),
     "an attribute": lambda data: os.setxattr(data / "train.jsonl", "user.rows", b"x"),

@@ -59,9 +59,8 @@ def serve(incoming: Any, outgoing: Any, desk: Desk) -> None:
     server = _server(desk)
 
     async def run() -> None:
-        read = anyio.wrap_file(
-            TextIOWrapper(_Bounded(incoming), encoding="utf-8", errors="replace")
-        )
+        bounded: Any = _Bounded(incoming)  # has all that is asked of it
+        read = anyio.wrap_file(TextIOWrapper(bounded, encoding="utf-8", errors="replace"))
         write = anyio.wrap_file(TextIOWrapper(outgoing, encoding="utf-8", write_through=True))
         async with stdio_server(read, write) as (received, sent):
             await server.run(received, sent, server.create_initialization_options())
