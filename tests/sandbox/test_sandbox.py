@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import resource
 import signal
 import socket
 import subprocess
@@ -475,6 +476,38 @@ HELD = {
     " a.setblocking(False); a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)\n"
     " try:\n  while True: a.send(bytes(65536))\n except BlockingIOError: pass",
 }
+
+
+def test_processes_of_others_can_be_set_nothing(cage: Cage) -> None:
+    """A limit on its processor time would end a trusted process; a priority would starve it."""
+    code = """
+import os, resource, sys
+pid = int(sys.argv[1])
+for what in (lambda: resource.prlimit(pid, resource.RLIMIT_CPU, (1, 1)),
+             lambda: os.setpriority(os.PRIO_PROCESS, pid, 15),
+             lambda: os.setpriority(os.PRIO_USER, 0, 15),
+             lambda: os.sched_setaffinity(pid, {0}),
+             lambda: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))):
+    try:
+        what()
+    except OSError:
+        pass
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50)); os.setpriority(os.PRIO_PROCESS, 0, 16)
+os.sched_setaffinity(0, os.sched_getaffinity(0)); print(os.getpriority(os.PRIO_PROCESS, 0) == 16)
+"""
+    with subprocess.Popen(["sleep", "60"]) as other:
+
+        def known() -> list[object]:
+            limit = resource.prlimit(other.pid, resource.RLIMIT_CPU)
+            mask, policy = os.sched_getaffinity(other.pid), os.sched_getscheduler(other.pid)
+            return [limit, mask, policy, os.getpriority(os.PRIO_PROCESS, other.pid)]
+
+        before = known()
+        try:
+            assert cage.python(code, other.pid) == "True"
+            assert known() == before
+        finally:
+            other.kill()
 
 
 @pytest.mark.parametrize("what", HELD)
