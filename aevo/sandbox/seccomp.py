@@ -162,11 +162,11 @@ def program(
     ):
         for numbers in table.values():
             out += _when(numbers[column], [_no(answer)])
-    for name, (intel, arm, position) in (OF_OTHERS if ignore_attributes else {}).items():
+    for name, (x86, arm64, position) in (OF_OTHERS if ignore_attributes else {}).items():
         own = [_op(_LOAD, _argument(position)), _op(_EQUAL, 0, 1, 0), _no(errno.EPERM)]
         if name in KINDS:
             own = [_op(_LOAD, _argument(0)), _op(_EQUAL, KINDS[name], 1, 0), _no(errno.EPERM), *own]
-        out += _when((intel, arm)[column], [*own, _op(_RETURN, _ALLOW)])
+        out += _when((x86, arm64)[column], [*own, _op(_RETURN, _ALLOW)])
     for name, position in MODE.items():
         out += _when(IGNORED[name][column], _with_bits(position, SET_ID))
     for intel, arm, flags in OPEN.values():
