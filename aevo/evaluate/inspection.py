@@ -5,6 +5,7 @@ evaluation items, its output for what is no plain file, and each adapter is copi
 worker writes, judged there, and evaluated and submitted from there.
 """
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from aevo.evaluate.outputs import OutputLimits, check_output
 from aevo.evaluate.overlap import scan
 from aevo.evaluate.proof import prove_run
 from aevo.evaluate.rows import MAX_BYTES
+from aevo.files import digest
 from aevo.files.documents import finished, read, write_json
 from aevo.files.paths import RunLayout
-from aevo.files.untrusted import Room, plain_tree
+from aevo.files.untrusted import Room, plain_tree, shown
 from aevo.records.inspection import AdapterReport, Inspection, OverlapReport
 from aevo.records.job import JobSpec
 from aevo.records.scores import TrainingResult
@@ -29,6 +31,7 @@ from aevo.substrate.frozen import Substrate
 # wall budget.
 DATA = Room(files=64, bytes=MAX_BYTES, file=MAX_BYTES, caches=True)
 SEARCH_S = 1800.0
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Inspector:
             files = plain_tree(data, ["."], DATA)
         except IntegrityError as error:
             raise IntegrityError(f"the data folder: {error.what}") from error
+        _nothing_beside(data, files)
         return [scan(index, path, until=until) for path in files]
 
     def _carried(self, fork: Path, index: Index, until: float) -> list[OverlapReport]:
@@ -110,6 +114,27 @@ class Inspector:
             except IntegrityError as error:
                 refused[name] = str(error)
         return taken, refused
+
+
+def _nothing_beside(data: Path, files: list[Path]) -> None:
+    """Refuses what a training could read and no search looks at: names, and attributes of files.
+
+    Raises:
+        IntegrityError: naming the first of them.
+    """
+    folders = [Path(top) for top, _, _ in digest.walk(data)]
+    if len(folders) > DATA.files or any(len(path.name) > LONGEST_NAME for path in folders + files):
+        raise IntegrityError(
+            f"the data folder: more than {DATA.files} folders, or a name of more than "
+            f"{LONGEST_NAME} characters"
+        )
+    for path in [*folders, *files]:
+        try:
+            names = os.listxattr(path, follow_symlinks=False)
+        except OSError:  # the filesystem has none
+            continue
+        if any(name.startswith("user.") for name in names):
+            raise IntegrityError(f"the data folder: {shown(path.name)} has extended attributes")
 
 
 def _contamination(reports: list[OverlapReport]) -> str | None:

@@ -124,7 +124,8 @@ def check_ranks(config: Mapping[str, Any], rank: int, scale: float) -> dict[str,
     for key, own in ranks.items():
         alpha = alphas[key]
         whole = type(own) is int and 1 <= own <= rank
-        if not (whole and type(alpha) in (int, float) and math.isclose(alpha / own, scale)):
+        over = math.sqrt(own) if whole and config.get("use_rslora") else own
+        if not (whole and type(alpha) in (int, float) and math.isclose(alpha / over, scale)):
             raise IntegrityError(
                 f"rank_pattern {shown(key)}: not a rank of at most {rank} with "
                 f"lora_alpha / r {scale:g}"
@@ -199,6 +200,8 @@ def check_targets(config: Mapping[str, Any], modules: Iterable[str]) -> None:
     targets = config.get("target_modules")
     if not isinstance(targets, list):  # a pattern, or all-linear: the tensors say which
         return
+    known = {name for name in targets if isinstance(name, str)}
     for module in modules:
-        if not any(module == name or module.endswith(f".{name}") for name in targets):
+        parts = module.split(".")
+        if not any(".".join(parts[start:]) in known for start in range(len(parts))):
             raise IntegrityError(f"{shown(module)} is not among target_modules")

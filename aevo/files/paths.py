@@ -48,9 +48,9 @@ class RunLayout:
         return self.output / "metrics.jsonl"
 
     def kernels(self, environment: str) -> Path:
-        """What compilers keep for the candidate's runs in a Python environment; no other candidate
-        can write there, and nothing trusted reads it."""
-        return self.candidate / "kernels" / environment
+        """What compilers keep for a run that is resumed, in one Python environment. No other run
+        sees it: what one wrote there, weights perhaps, another must not begin with."""
+        return self.candidate / "kernels" / str(self.number) / environment
 
     @property
     def inspection(self) -> Path:

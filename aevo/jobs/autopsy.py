@@ -10,6 +10,7 @@ from aevo.files import words
 from aevo.text import cut
 
 READ_BYTES = 1024 * 1024  # of the end of a log
+HEADS = 100  # tracebacks of a log that are looked at, from its end
 TRACEBACK_LINES = 40
 LAST_LINES = 5
 LINE = 500  # characters of a line that are shown
@@ -87,7 +88,7 @@ def traceback(text: str) -> list[str]:
     job's message already, and it stands after the one that matters."""
     lines = text.split("\n")
     heads = [index for index, line in enumerate(lines) if HEAD in line]
-    for start in reversed(heads):
+    for start in reversed(heads[-HEADS:]):
         found = _from(lines, start)
         if not found[-1].startswith("aevo.errors."):
             return found

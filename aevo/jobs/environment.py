@@ -32,7 +32,7 @@ PASSED = (
 FAMILIES = ("NCCL_", "GLOO_", "UCX_", "FI_", "TORCH_NCCL_")
 # What cluster.*.environment cannot say to a command: the scheduler's, ours, and Python's own.
 RESERVED = ("SLURM_", "SBATCH_", "SRUN_", "AEVO_", "PYTHON")
-# Where compilers keep kernels, below a folder that is the candidate's own.
+# Where compilers keep kernels, below a folder that is the run's own.
 CACHES = {
     "TRITON_CACHE_DIR": "triton",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
@@ -63,10 +63,10 @@ def _harmless(name: str, value: str) -> bool:
 
 
 def kernels(place: str, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """The folder that holds a candidate's compiled kernels, and the variables that say so.
+    """The folder that holds a run's compiled kernels, and the variables that say so.
 
-    Code of one candidate must not be able to plant a kernel for another: where the operator names a
-    folder (TRITON_CACHE_DIR), on a fast disk perhaps, each gets one of its own below it.
+    Code of one run must not be able to plant a kernel, or weights, for another: where the operator
+    names a folder (TRITON_CACHE_DIR), on a fast disk perhaps, each gets one of its own below it.
     """
     if root := given.get("TRITON_CACHE_DIR"):
         place = str(Path(root).absolute() / hashlib.sha256(place.encode()).hexdigest()[:16])

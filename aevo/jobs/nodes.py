@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from aevo.files.documents import append_line, read_lines
@@ -21,9 +21,14 @@ def note_hang(spec: JobSpec) -> None:
 
 
 def excluded(spec: JobSpec) -> list[str]:
-    """Nodes that hung twice, by name. Take lines out of the file to let them work again."""
+    """Nodes, by name, on which this job hung twice, or jobs of two candidates did: trainings of one
+    may hang on purpose, and must not take the campaign's nodes away. Take lines out of the file to
+    let them work again."""
     if spec.watchdog is None or spec.watchdog.record is None:
         return []
-    lines = read_lines(HungNode, Path(spec.watchdog.record))
-    counts = Counter(line.node for line in lines)
-    return sorted(node for node, count in counts.items() if count >= TWICE)
+    own: Counter[str] = Counter()
+    whose: dict[str, set[str]] = defaultdict(set)
+    for line in read_lines(HungNode, Path(spec.watchdog.record)):
+        own[line.node] += line.job == spec.name
+        whose[line.node].add(line.job.partition("-")[0])
+    return sorted(node for node in whose if max(own[node], len(whose[node])) >= TWICE)

@@ -43,7 +43,7 @@ class Step(Part):
     """One command of a job: argument vector, working folder, extra environment. A `distributed`
     step is started once per rank. A step with `confine` runs code that a worker may have written,
     in the sandbox; scratch space is added to what it may write, and the folder `cache`, where
-    compilers keep kernels for the candidate's next job."""
+    compilers keep kernels for the job when it is resumed."""
 
     argv: list[str]
     cwd: str

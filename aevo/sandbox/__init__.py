@@ -18,13 +18,16 @@ a signal that it can catch goes to the command, SIGKILL ends the whole tree.
 | socket files (munge, Slurm, docker) | not visible | no AF_UNIX sockets | no AF_UNIX sockets |
 | abstract sockets, signals to others | namespaces | namespaces | kernel 6.12 and later |
 | other processes: environment, memory, files | not visible | not visible | refused; names visible |
+| limits, priority, processors of others | not visible | not visible | refused |
+| what happens in folders elsewhere (inotify) | not visible | refused | refused |
 | the kernel's settings: /proc/sys, sysrq-trigger, irq, bus, fs | read-only | refused | refused |
 | kcore, kmsg, keys, timer_list | withheld | empty | as the machine's permissions say |
 | /tmp, /dev/shm | private | private /dev/shm, no /tmp | neither (no multiprocessing locks) |
 | strays after SIGKILL of the supervisor | ended by the kernel | by the kernel | by a monitor |
 
-For all kinds: no capabilities, no new privileges, no set-user-id files, no descriptors but stdio, a
-session of its own, a system call filter (`seccomp.py`), the environment by name. What
+For all kinds: no capabilities, no new privileges, no set-user-id files, no leases on files, no
+System V memory or queues, files without a name in memory for GPUs' drivers alone, no descriptors
+but stdio, a session of its own, a system call filter (`seccomp.py`), the environment by name. What
 is hidden inside of a readable folder is covered by bubblewrap; Landlock grants its neighbours one
 by one. Where single files are hidden, their content is out of
 reach and their names may be seen; where a folder is, nothing above it can be listed under Landlock.

@@ -104,6 +104,21 @@ FCNTL, SETSOCKOPT = (72, 25), (54, 208)
 # Who holds a lease on a file makes whoever opens it wait; who is notified learns of others' work.
 LEASES = (1024, 1026)  # F_SETLEASE, F_NOTIFY
 BUFFERS = (7, 8)  # SO_SNDBUF, SO_RCVBUF: memory of the kernel's, which is counted at its usual size
+# Where processes of others can be named: these may mean the caller alone, whose number is 0 (for
+# the two of which the first says what is meant: a process). Limits on its processor time
+# would end another's process, a priority or a processor of its choice would starve it.
+OF_OTHERS = {
+    "prlimit64": (302, 261, 0),
+    "sched_setaffinity": (203, 122, 0),
+    "sched_setscheduler": (144, 119, 0),
+    "sched_setparam": (142, 118, 0),
+    "sched_setattr": (314, 274, 0),
+    "migrate_pages": (256, 238, 0),
+    "move_pages": (279, 239, 0),
+    "setpriority": (141, 140, 1),
+    "ioprio_set": (251, 30, 1),
+}
+KINDS = {"setpriority": 0, "ioprio_set": 1}  # how "one process" is said
 NAMESPACES = 0x7E020080  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET} and NEWTIME
 TERMINAL = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 SET_ID = 0o6000
@@ -121,7 +136,8 @@ def program(
     """The filter that admits sockets of `families` only; empty where the machine is unknown.
 
     Args:
-        ignore_attributes: changing modes, owners, times and extended attributes does nothing.
+        ignore_attributes: there are no namespaces: changing modes, owners, times and extended
+            attributes does nothing, and processes of others cannot be set anything.
         watches: being told of what happens in a folder is admitted.
         nameless: so are files in memory.
     """
@@ -146,6 +162,11 @@ def program(
     ):
         for numbers in table.values():
             out += _when(numbers[column], [_no(answer)])
+    for name, (x86, arm64, position) in (OF_OTHERS if ignore_attributes else {}).items():
+        own = [_op(_LOAD, _argument(position)), _op(_EQUAL, 0, 1, 0), _no(errno.EPERM)]
+        if name in KINDS:
+            own = [_op(_LOAD, _argument(0)), _op(_EQUAL, KINDS[name], 1, 0), _no(errno.EPERM), *own]
+        out += _when((x86, arm64)[column], [*own, _op(_RETURN, _ALLOW)])
     for name, position in MODE.items():
         out += _when(IGNORED[name][column], _with_bits(position, SET_ID))
     for intel, arm, flags in OPEN.values():

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from aevo.files.keys import set_key
 from aevo.files.untrusted import IntegrityError, read_text
 from aevo.records.change import Change, Edit
 from aevo.substrate.layout import with_keys
+
+PAIRS = 200_000  # of equal lines, of two texts that are compared line by line
 
 
 def apply(change: Change, fork: Path, recipe: str) -> None:
@@ -144,11 +147,16 @@ def _text(path: Path) -> str:
 def _edits(name: str, old: str, new: str) -> list[Edit]:
     """The lines that differ, each block with enough context to be unique in the old file.
 
-    Blocks whose context would run into one another fall back to one edit of the whole file.
+    Blocks whose context would run into one another fall back to one edit of the whole file, and so
+    do texts that were made to take for ever: what compares them takes each pair of equal lines in
+    its hand, over and over.
     """
     if not old:
         return [Edit(file=name, find="", replace=new)]
     before, after = old.splitlines(keepends=True), new.splitlines(keepends=True)
+    had, has = Counter(before), Counter(after)
+    if sum(count * has[line] for line, count in had.items()) > PAIRS:
+        return [Edit(file=name, find=old, replace=new)]
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     edits, result = [], old
     for tag, a, b, c, d in matcher.get_opcodes():

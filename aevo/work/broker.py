@@ -4,6 +4,8 @@ An agent names a run by its number and gets back what the records say. It never 
 seed, an item set or a score.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from aevo.evaluate.scores import by_checkpoint, read_scores
 from aevo.files import digest, roundlog
 from aevo.files.documents import finished, read
 from aevo.files.paths import CandidateLayout, RoundLayout, RunLayout
-from aevo.files.untrusted import there
+from aevo.files.untrusted import scratch_folder, there
 from aevo.jobs.ending import cancel
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.state import observe
@@ -57,6 +59,7 @@ class Broker:
     plan: Plan
     candidate: CandidatePlan
     trace: Trace
+    still: Callable[[], AbstractContextManager[None]] = nullcontext  # holds the fork's writers
 
     @property
     def substrate(self) -> Substrate:
@@ -143,16 +146,19 @@ class Broker:
         left = self.trainings - sum(map(self.counts, begun))
         if left < 1:
             raise BrokerError(f"the budget of {self.trainings} training runs is spent")
-        if self.candidate.role == "anchor" and not self._unchanged():
+        if self.candidate.role == "anchor" and not self._unchanged(self.files.fork):
             raise BrokerError("the anchor runs the standing recipe untouched; undo your edits")
         run = self.files.run(number)
         if not run.fork.exists():
-            change = recorded_change(self.substrate, self.files.fork, self.round.standing)
-            standing = load_recipe(self.round.standing / self.substrate.file.recipe)
-            if unknown := unknown_keys(self.substrate, change, standing):
-                raise BrokerError(f"the recipe has no {', '.join(unknown)}, and no code reads it")
-            self.check()
-            self.substrate.fork(run.fork, [], source=self.files.fork)
+            with self._as_it_is() as fork:
+                change = recorded_change(self.substrate, fork, self.round.standing)
+                standing = load_recipe(self.round.standing / self.substrate.file.recipe)
+                if unknown := unknown_keys(self.substrate, change, standing):
+                    raise BrokerError(
+                        f"the recipe has no {', '.join(unknown)}, and no code reads it"
+                    )
+                self._check(fork)
+                self.substrate.fork(run.fork, [], source=fork)
         self.campaign.verify()
         submit(self.train_spec(number), self.campaign.config.cluster)
         self.trace.note("job", run=number, job=self.train_spec(number).name, seed=self.seed(number))
@@ -197,12 +203,29 @@ class Broker:
     def check(self) -> str:
         """Whether the fork as it is now can be trained, as far as that shows at no cost; an
         untouched one can."""
-        if self._unchanged():
+        with self._as_it_is() as fork:
+            return self._check(fork)
+
+    def _check(self, fork: Path) -> str:
+        if self._unchanged(fork):
             return "your fork equals the standing recipe; nothing to check"
-        recipe = load_recipe(self.files.fork / self.substrate.file.recipe)
+        recipe = load_recipe(fork / self.substrate.file.recipe)
         criterion_of(recipe)
         count = partial(spend_shell, self.trace)
-        return check(self.campaign, self.files.fork, self.candidate.seeds[0], recipe, count)
+        return check(self.campaign, fork, self.candidate.seeds[0], recipe, count)
+
+    @contextmanager
+    def _as_it_is(self) -> Iterator[Path]:
+        """A copy of the fork: what is judged, tried and trained is one state of it, whatever an
+        agent's processes do meanwhile.
+
+        Raises:
+            SubstrateError: the fork holds something that is not a regular file.
+        """
+        with scratch_folder("aevo-fork-") as top:
+            with self.still():
+                self.substrate.copy(self.files.fork, top / "fork")
+            yield top / "fork"
 
     def wait(self, number: int) -> RunStatus:
         """Waits for run `number`; a lost job is submitted again and resumes from its state."""
@@ -369,9 +392,10 @@ class Broker:
             raise BrokerError(f"there is no training run {number}", f"started: {self.runs()}")
         return self.files.run(number)
 
-    def _unchanged(self) -> bool:
+    def _unchanged(self, fork: Path) -> bool:
+        self.substrate.plain_files(fork)
         names = self.substrate.file.mutable
-        return digest.of_tree(self.files.fork, names) == digest.of_tree(self.round.standing, names)
+        return digest.of_tree(fork, names) == digest.of_tree(self.round.standing, names)
 
     def _remark(self, number: int) -> str | None:
         """What an explorer should know of a run that can teach little."""

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from aevo.files import words
 from aevo.files.paths import RunLayout
 from aevo.files.untrusted import read_end
 
@@ -51,11 +52,12 @@ def _values(line: str | bytes) -> dict[str, Any]:
 
 def _point(line: str) -> str:
     """One line of metrics in few characters: `step 12, loss 0.4031`; empty if it is no line."""
-    return ", ".join(
+    said = ", ".join(
         f"{name} {_short(value)}"
         for name, value in _values(line).items()
         if isinstance(value, int | float)
-    )[:WIDTH]
+    )
+    return words.line(said, WIDTH)
 
 
 def _short(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aevo.evaluate.adapters import CONFIG, check_adapter, take_adapter
-from aevo.evaluate.lora import BANNED, REQUIRED
+from aevo.evaluate.lora import BANNED, REQUIRED, check_ranks
 from aevo.evaluate.untrusted import IntegrityError
 from tests.evaluate.test_trusted_checks import BASE, adapter
 
@@ -113,3 +113,14 @@ def test_targets_are_those_of_the_tensors(targets: Any, tmp_path: Path) -> None:
     found = kept(tmp_path, target_modules=targets)["target_modules"]
     assert isinstance(found, list) and all("*" not in name for name in found)
     assert found == kept(tmp_path / "b")["target_modules"]
+
+
+@pytest.mark.parametrize(("alpha", "fits"), [(32.0, True), (16.0, False), (64.0, False)])
+def test_a_rank_of_its_own_is_scaled_as_peft_scales_it(alpha: float, fits: bool) -> None:
+    """With use_rslora over the root of each module's own rank, not over the rank."""
+    config = {"use_rslora": True, "rank_pattern": {"q": 4}, "alpha_pattern": {"q": alpha}}
+    if fits:
+        assert check_ranks(config, 16, 16.0) == {"q": 4}
+        return
+    with pytest.raises(IntegrityError):
+        check_ranks(config, 16, 16.0)

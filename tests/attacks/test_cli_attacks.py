@@ -187,16 +187,20 @@ def test_what_takes_too_much_ends_the_agent_alone(arena: Arena, kind: str) -> No
     assert arena.trusted() == arena.before
 
 
-@pytest.mark.parametrize("what", ["link to the items", "link to the key", "pipe", "folder"])
+@pytest.mark.parametrize(
+    "what", ["link to the items", "link to the key", "link on the way", "pipe", "folder"]
+)
 def test_a_transcript_that_is_no_file_is_not_read(arena: Arena, what: str) -> None:
     """The worker reads it with rights that the agent has not."""
     made = {
         "link to the items": f"ln -s {arena.layout.dev_items} ~/said",
         "link to the key": f"ln -s {arena.words['key_file']} ~/said",
+        "link on the way": f"ln -s {arena.layout.vault} ~/sub",
         "pipe": "mkfifo ~/said",
         "folder": "mkdir ~/said",
     }[what]
-    here = live(arena, f"{made}; sleep 1.5", KINDS[0], transcript_file="said", asks=0)
+    name = "sub/dev.jsonl" if what == "link on the way" else "said"
+    here = live(arena, f"{made}; sleep 1.5", KINDS[0], transcript_file=name, asks=0)
     text = here.trace.read_text()
     assert '"answer"' not in text and SECRET not in text
     assert "asks: it ended 1 times" in text

@@ -161,6 +161,15 @@ def test_a_recorded_change_makes_what_was_trained_or_nothing_is(
         assert digest.of_value(again) == digest.of_value(trained)
 
 
+@pytest.mark.parametrize("line", ["\n", "import json\n", "x = 1\n\n"])
+def test_a_text_that_takes_for_ever_to_compare_is_recorded_whole(line: str, fork: Path) -> None:
+    begun, new = time.monotonic(), line * 60_000 + "# end\n"
+    (fork.parent / "standing" / "data" / "build.py").write_text("import json\n\nx = 1\n\n" * 40)
+    (fork / "data" / "build.py").write_text(new)
+    (edit,) = recorded(fork).edits
+    assert edit.replace == new and time.monotonic() - begun < 20
+
+
 # Life
 
 
@@ -303,6 +312,30 @@ def test_data_hidden_as_a_cache_is_searched(tmp_path: Path) -> None:
     inspector = Inspector(open_substrate(REGRESSION), tmp_path, [items])
     index = Index.of(read_items([items]))
     assert len(inspector._overlaps(tmp_path / "data", index, math.inf)) == 1
+
+
+BESIDE: dict[str, Callable[[Path], object]] = {
+    "many folders": lambda data: list(map(Path.mkdir, (data / str(n) for n in range(100)))),
+    "a long name": lambda data: (data / ("row" * 50)).write_text("x"),
+    "a long name of a folder": lambda data: (data / ("row" * 50)).mkdir(),
+    "an attribute": lambda data: os.setxattr(data / "train.jsonl", "user.rows", b"x"),
+    "an attribute of the folder": lambda data: os.setxattr(data, "user.rows", b"x"),
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_what_no_search_reads_is_no_training_data(what: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.jsonl").write_text("{}\n")
+    inspector, index = Inspector(open_substrate(REGRESSION), tmp_path, []), Index.of([])
+    assert len(inspector._overlaps(data, index, math.inf)) == 1
+    try:
+        BESIDE[what](data)
+    except OSError:
+        pytest.skip("this filesystem has no attributes")
+    with pytest.raises(IntegrityError):
+        inspector._overlaps(data, index, math.inf)
 
 
 @pytest.mark.parametrize("name", ["train/fit.py", "data/rows.txt", "recipe.yaml", "data/.hidden"])

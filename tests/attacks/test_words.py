@@ -1,6 +1,8 @@
 """Every field that a worker or a model can fill, with words made to harm whoever shows them."""
 
 import io
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from aevo.errors import AevoError
 from aevo.evidence import wording
 from aevo.files import roundlog, words
 from aevo.files.documents import read, write_json
+from aevo.files.paths import CandidateLayout
 from aevo.jobs import autopsy
 from aevo.policy import discoveries
 from aevo.policy import document as policies
@@ -24,6 +27,8 @@ from aevo.records.policy import Provenance
 from aevo.records.trace import Trace, Turn
 from aevo.view.report import write_report
 from aevo.view.table import Row, Status, View, _clean
+from aevo.work.answers import RunStatus
+from aevo.work.curve import curve
 from tests.attacks.tables import CASES
 from tests.support.builders import Effect, World, play, start_campaign
 
@@ -99,6 +104,26 @@ def test_a_trace_takes_whatever_a_model_says(attack: str, tmp_path: Path) -> Non
 def test_a_log_is_shown_without_what_a_terminal_obeys(attack: str, tmp_path: Path) -> None:
     (tmp_path / "log.txt").write_bytes(f"x\n{ATTACKS[attack]}\n".encode(errors="surrogatepass"))
     harmless(autopsy.log_text(tmp_path / "log.txt"))
+
+
+@attacks
+def test_a_learning_curve_is_told_in_plain_words(attack: str, tmp_path: Path) -> None:
+    """Its fields are named by worker-written code, and go into an answer that is JSON."""
+    run = CandidateLayout(tmp_path).run(1)
+    run.metrics.parent.mkdir(parents=True)
+    run.metrics.write_text(json.dumps({ATTACKS[attack]: 1, "loss": 0.5}) + "\n")
+    told = curve(run)
+    answer = RunStatus(run=1, status="failed", metrics=told).model_dump_json()
+    harmless(answer)
+    assert len(told) == 1 and len(told[0]) <= 200 and "\n" not in told[0]
+
+
+def test_a_log_of_nothing_but_tracebacks_is_looked_at_soon() -> None:
+    heads = [f"{n} Traceback (most recent call last):" for n in range(15_000)]
+    ends = [f"{n} aevo.errors.E: x" for n in range(15_000)]
+    begun = time.monotonic()
+    assert len(autopsy.ending("\n".join(heads + ends), 12)) <= 12
+    assert time.monotonic() - begun < 5
 
 
 @attacks

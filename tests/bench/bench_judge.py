@@ -1,8 +1,9 @@
 """How often the judge flags an honest run, on runs that really built data and trained.
 
-    python tests/bench/bench_judge.py [--only default|regression] [--steps 2]
+    python tests/bench/bench_judge.py [--only default|regression] [--steps 2] [--pairs]
 
-Every move of both catalogues, with a code edit where it is one, and every edit of
+`--pairs`: a code edit together with a move or with a second edit, as agents make them, in place of
+each alone. Every move of both catalogues, with a code edit where it is one, and every edit of
 tests/evaluate/honest.py: forked, data built, trained for few steps, judged. A move that needs what
 is not here (real rows, another trainer, a base with other modules) is judged by its code and data
 alone where those can be made, and counted apart. Prints a Markdown table. About 12 CPU seconds a
@@ -68,6 +69,20 @@ def changes(stack: str) -> Iterator[tuple[str, Change]]:
             yield f"edit {edit.name}", Change(edits=[made])
 
 
+def pairs(stack: str) -> Iterator[tuple[str, Change]]:
+    """Every code edit with every move, and with every later edit of another file."""
+    single = list(dict(changes(stack)).items())
+    edits = [(name, change) for name, change in single if change.edits]
+    for number, (name, change) in enumerate(edits):
+        moves = [item for item in single if not item[1].edits]
+        for other, second in [*moves, *edits[number + 1 :]]:
+            files = {edit.file for edit in change.edits}
+            if files & {edit.file for edit in second.edits}:
+                continue
+            both = Change(set=change.set | second.set, edits=[*change.edits, *second.edits])
+            yield f"pair {name} + {other}", both
+
+
 def judged(substrate: Substrate, stack: str, change: Change, folder: Path, steps: int) -> Any:
     """Flags of one honest run, and how far it was carried out."""
     standing, run = folder / "standing", RunLayout(folder / "c01", 1)
@@ -104,11 +119,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=sorted(STACKS))
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--pairs", action="store_true")
     given = parser.parse_args()
     table: Counter[tuple[str, str, str, bool]] = Counter()
     for stack in [given.only] if given.only else sorted(STACKS):
         substrate, seen = open_substrate(STACKS[stack]), set()
-        for name, change in changes(stack):
+        for name, change in (pairs if given.pairs else changes)(stack):
             if name in seen:
                 continue
             seen.add(name)

@@ -125,6 +125,16 @@ def test_a_node_of_two_hangs_is_excluded_from_what_is_submitted(tmp_path: Path) 
     assert "#SBATCH --exclude=bad-1,h200-3\n" in made.text(command)
 
 
+def test_one_candidate_does_not_take_the_campaigns_nodes_away(tmp_path: Path) -> None:
+    """Its trainings may hang on purpose, on one node after the other."""
+    spec = training(tmp_path)
+    other = spec.model_copy(update={"name": "c05-train-1"})
+    hung = [("a", "c01-train-2"), ("a", "c01-train-3"), ("b", "c01-train-3"), ("b", "c02-train-1")]
+    for node, name in hung:
+        append_line(tmp_path / "hangs.jsonl", HungNode(node=node, job=name, time=1.0))
+    assert excluded(other) == ["b"]
+
+
 class Clock:
     now = 0.0
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import resource
 import signal
 import socket
 import subprocess
@@ -152,6 +153,8 @@ def test_nothing_else_can_be_read_or_written(cage: Cage) -> None:
     ):
         cage.refused("open(words[0]).read()", path)
     for folder in (cage.vault, cage.top / "base", Path.home(), Path("/"), Path("/usr")):
+        if folder.is_relative_to("/tmp") and folder == Path.home():
+            continue  # bubblewrap has a /tmp of its own there
         cage.refused("open(words[0] + '/made', 'w')", folder)
     cage.run("touch", str(cage.top / "made"))  # with bubblewrap in a /tmp of its own
     assert sorted(path.name for path in cage.top.iterdir()) == ["base", "my work", "vault"]
@@ -475,6 +478,38 @@ HELD = {
 }
 
 
+def test_processes_of_others_can_be_set_nothing(cage: Cage) -> None:
+    """A limit on its processor time would end a trusted process; a priority would starve it."""
+    code = """
+import os, resource, sys
+pid = int(sys.argv[1])
+for what in (lambda: resource.prlimit(pid, resource.RLIMIT_CPU, (1, 1)),
+             lambda: os.setpriority(os.PRIO_PROCESS, pid, 15),
+             lambda: os.setpriority(os.PRIO_USER, 0, 15),
+             lambda: os.sched_setaffinity(pid, {0}),
+             lambda: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))):
+    try:
+        what()
+    except OSError:
+        pass
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50)); os.setpriority(os.PRIO_PROCESS, 0, 16)
+os.sched_setaffinity(0, os.sched_getaffinity(0)); print(os.getpriority(os.PRIO_PROCESS, 0) == 16)
+"""
+    with subprocess.Popen(["sleep", "60"]) as other:
+
+        def known() -> list[object]:
+            limit = resource.prlimit(other.pid, resource.RLIMIT_CPU)
+            mask, policy = os.sched_getaffinity(other.pid), os.sched_getscheduler(other.pid)
+            return [limit, mask, policy, os.getpriority(os.PRIO_PROCESS, other.pid)]
+
+        before = known()
+        try:
+            assert cage.python(code, other.pid) == "True"
+            assert known() == before
+        finally:
+            other.kill()
+
+
 @pytest.mark.parametrize("what", HELD)
 def test_memory_that_no_process_shows_is_counted(cage: Cage, what: str) -> None:
     if cage.bare or (cage.kind == "landlock" and "sockets" in what):
@@ -494,11 +529,19 @@ def test_a_process_of_any_name_is_watched_and_ended(cage: Cage, name: str) -> No
     assert not _cousins(str(cage.work))
 
 
-def test_what_lies_too_deep_to_be_counted_ends_the_command(cage: Cage) -> None:
-    code = (
-        "import os, time\nfor _ in range(17): os.mkdir('d' * 250); os.chdir('d' * 250)\n"
-        "open('x', 'wb').write(bytes(1 << 20)); time.sleep(60)"
-    )
+UNCOUNTED = {
+    "too deep": "for _ in range(17): os.mkdir('d' * 250); os.chdir('d' * 250)\n"
+    "open('x', 'wb').write(bytes(1 << 20))",
+    "no rights": "os.mkdir('d'); f = open('d/x', 'wb'); os.mkdir('d/e'); os.chmod('d', 0)\n"
+    "f.write(bytes(1 << 20)); f.close()",
+}
+
+
+@pytest.mark.parametrize("how", UNCOUNTED)
+def test_what_cannot_be_counted_ends_the_command(cage: Cage, how: str) -> None:
+    if how == "no rights" and (os.geteuid() == 0 or cage.bare):
+        pytest.skip("root looks into it; without namespaces no mode is changed")
+    code = f"import os, time\n{UNCOUNTED[how]}\ntime.sleep(60)"
     done = cage.run(sys.executable, "-c", code, disk_gb=1)
     assert (done.returncode, done.stderr) == (
         STOPPED,

@@ -9,6 +9,7 @@ import pytest
 
 from aevo.config.agent import EndpointSettings
 from aevo.files.documents import read
+from aevo.files.untrusted import remove_tree
 from aevo.llm.model import Reply, ToolSchema
 from aevo.policy.bundles import brief_for
 from aevo.policy.document import read as read_policy
@@ -22,6 +23,7 @@ from aevo.work.loop import run_loop
 from aevo.work.scripted import ScriptedModel
 from aevo.work.tools import FINISHED, Toolbox, shorten
 from aevo.work.worker import build_manifest, build_model, check_command, open_broker
+from tests.attacks.tables import KINDS
 from tests.conftest import REGRESSION, Cli
 from tests.support.fake_faults import overloaded
 from tests.support.fake_openai import FakeOpenAI, says_hello
@@ -89,6 +91,29 @@ def test_mistaken_or_forbidden_call_is_answered_not_raised(
 ) -> None:
     answer = call(toolbox, name, **arguments)
     assert answer.startswith("error: ") and expected in answer
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("binary", "folder")])
+@pytest.mark.parametrize("tool", ["check", "train"])
+def test_what_lies_in_the_fork_holds_nobody_up(toolbox: Toolbox, tool: str, kind: str) -> None:
+    path = toolbox.fork / "data" / "odd.py"
+    KINDS[kind](path)
+    try:
+        assert call(toolbox, tool).startswith("error: ")
+    finally:
+        path.unlink()
+        (toolbox.fork / "data" / "twin-of").unlink(missing_ok=True)
+
+
+def test_folders_in_each_other_without_end_hold_nobody_up(toolbox: Toolbox) -> None:
+    deep = "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')"
+    assert call(toolbox, "run", command=f'cd data; python -c "{deep}"') == "exit code 0\n"
+    assert call(toolbox, "run", command=f'cd $TMPDIR; python -c "{deep}"') == "exit code 0\n"
+    try:
+        for tool in ("check", "train", "list_files"):
+            assert len(call(toolbox, tool)) < 1000
+    finally:
+        remove_tree(toolbox.fork / "data" / "d")
 
 
 def test_link_out_of_the_fork_is_not_followed(toolbox: Toolbox) -> None:

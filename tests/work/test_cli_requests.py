@@ -72,6 +72,54 @@ def test_all_else_is_refused_with_a_reason(method: str, path: str, body: Any, wh
         judge(method, path, body, MODELS)
 
 
+URL = "https://elsewhere.example/?secret"
+FETCH: dict[str, Any] = {
+    "an image": {"type": "image_url", "image_url": {"url": URL}},
+    "an image of Responses": {"type": "input_image", "image_url": URL},
+    "a file of Responses": {"type": "input_file", "file_url": URL},
+    "an image of Messages": {"type": "image", "source": {"type": "url", "url": URL}},
+    "a document in a tool's answer": {
+        "type": "tool_result",
+        "content": [{"type": "document", "source": {"type": "url", "url": "ftp://x"}}],
+    },
+    "a file of Gemini": {"fileData": {"fileUri": "gs://bucket/x"}},
+}
+
+
+@pytest.mark.parametrize("what", FETCH)
+@pytest.mark.parametrize("depth", [0, 1, 30])
+def test_nothing_is_fetched_for_a_message(what: str, depth: int) -> None:
+    part = FETCH[what]
+    for _ in range(depth):
+        part = {"content": [part]}
+    body = {"model": "m-1", "messages": [{"role": "user", "content": [part]}]}
+    with pytest.raises(Refused, match="fetch"):
+        judge("POST", "/v1/messages", body, MODELS)
+
+
+def test_what_a_tool_is_called_with_is_the_agents_own() -> None:
+    parts = [
+        {"type": "tool_use", "name": "fetch", "input": {"source": {"url": URL}, "image_url": URL}},
+        {"functionCall": {"name": "fetch", "args": {"image_url": URL}}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}},
+        {"type": "image", "source": {"type": "base64", "data": "AA"}},
+        {"type": "text", "text": f"see {URL}"},
+    ]
+    body = {"model": "m-1", "messages": [{"role": "user", "content": parts}]}
+    assert judge("POST", "/v1/messages", body, MODELS).costs
+
+
+@pytest.mark.parametrize("name", ["models", "fallbacks", "route", "api_base", "base_url"])
+def test_no_other_model_or_host_is_named(name: str) -> None:
+    with pytest.raises(Refused, match=name):
+        judge("POST", "/v1/chat/completions", {"model": "m-1", name: ["m-2"]}, MODELS)
+
+
+def test_a_request_of_too_many_values_is_refused() -> None:
+    with pytest.raises(Refused, match="values"):
+        judge("POST", "/v1/messages", {"model": "m-1", "messages": [[]] * 300_000}, MODELS)
+
+
 def events(*items: Any) -> bytes:
     return b"".join(f"event: x\ndata: {json.dumps(item)}\n\n".encode() for item in items)
 

@@ -5,7 +5,9 @@ the answer says so, and the same call again gets the same run of it, and in the 
 the trace it is one call with one answer, however often it was asked: polling is no turn and no
 loop. A call that was under way when the worker was killed goes on when the worker does.
 
-Two calls never run at the same time, but for those that only look on.
+Two calls never run at the same time, but for those that only look on, and no two that touch the
+fork. While a file of the fork is read or written for a call, the agent's own processes are held
+still (`still`).
 """
 
 import json
@@ -14,15 +16,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import nullcontext
 from typing import Any
 
 from aevo.llm.model import ToolSchema
 from aevo.records.trace import ToolCall, Trace, Turn, Usage
 from aevo.work.budget import Meter
+from aevo.work.cli.still import RestlessError, Stillness
 from aevo.work.tools import FINISHED, Toolbox
 
 OURS = "mcp-"  # how the numbers of its calls begin; those in a transcript begin otherwise
 BESIDE = ("wait", "logs", "list_files", "read_file", "search")  # may run beside another call
+FILES = ("list_files", "read_file", "search", "write_file", "edit_file", "apply_move")
+FORK = (*FILES, "run", "check", "train")  # never two of these at a time
 MOST_CALLS = 5000  # of one candidate
 STILL = "still running after {seconds:.0f} s; call `{name}` again with the same arguments"
 
@@ -32,9 +38,15 @@ class AgentMeter(Meter):
     again for the result of a tool."""
 
     def taken(self, turns: list[Turn]) -> int:
-        """Calls of the model, without polls; turns where its proxy has counted none."""
-        polls = sum("poll" in event.data for event in self.trace.events)
-        return max(0, self.trace.model_calls() - polls)
+        """Calls of the model, without those that a poll came of, each at most once: many polls at a
+        time buy no turns. Turns where its proxy has counted none."""
+        free, asked = 0, False
+        for event in self.trace.events:
+            if "model_call" in event.data and event.usage is not None:
+                asked = True
+            elif "poll" in event.data and asked:
+                free, asked = free + 1, False
+        return max(0, self.trace.model_calls() - free)
 
 
 class Desk:
@@ -42,14 +54,23 @@ class Desk:
 
     Args:
         wait_s: after so many seconds a call is answered, done or not.
+        still: holds the agent's processes still.
     """
 
-    def __init__(self, toolbox: Toolbox, trace: Trace, meter: Meter, wait_s: float) -> None:
+    def __init__(
+        self,
+        toolbox: Toolbox,
+        trace: Trace,
+        meter: Meter,
+        wait_s: float,
+        still: Stillness | None = None,
+    ) -> None:
+        self.still = still or Stillness()
         self.toolbox, self.trace, self.meter, self.wait_s = toolbox, trace, meter, wait_s
         self.finished = threading.Event()
         self.connected = threading.Event()
         self.active, self.touched = 0, time.monotonic()
-        self._state, self._work = threading.Lock(), threading.Lock()
+        self._state, self._work, self._fork = (threading.Lock() for _ in range(3))
         self._running: dict[str, Future[str]] = {}
         self._threads = ThreadPoolExecutor(thread_name_prefix="call")
         for call in unanswered(trace.turns()):
@@ -106,15 +127,24 @@ class Desk:
         return self._threads.submit(self._run, call)
 
     def _run(self, call: ToolCall) -> str:
-        if call.name in BESIDE:
-            text = self.toolbox.call(call)
-        else:
-            with self._work:
-                text = self.toolbox.call(call)
+        with (
+            nullcontext() if call.name in BESIDE else self._work,
+            self._fork if call.name in FORK else nullcontext(),
+        ):
+            text = self._answer(call)
         self.trace.message(Turn(role="tool", tool_call_id=call.id, content=text), Usage())
         if text == FINISHED and self.toolbox.recall_finish(self.trace.turns()):
             self.finished.set()
         return text
+
+    def _answer(self, call: ToolCall) -> str:
+        if call.name not in FILES:
+            return self.toolbox.call(call)
+        try:
+            with self.still():
+                return self.toolbox.call(call)
+        except RestlessError as error:
+            return f"error: {error}"
 
     def settle(self, patient: Callable[[], bool]) -> None:
         """Waits for the calls under way while `patient` says so: what was asked for is answered on

@@ -12,6 +12,7 @@ an answer that does not tell its tokens is counted by its length.
 
 import hmac
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,13 +33,16 @@ from aevo.work.cli.told import Told, parsed
 LAST_CALLS = 3  # that may pass once a budget is spent
 FREE_CALLS = 2000  # requests of one session that cost nothing: lists of models, counts of tokens
 NOTED = 50  # failures of one session that are put on record one by one
-LONGEST_BODY = 64 << 20
-# Who sent it, how it is packed, how long the connection lives: between two neighbours alone.
-DROPPED = {
-    "authorization", "x-api-key", "x-goog-api-key", "api-key", "cookie", "host", "connection",
-    "content-length", "transfer-encoding", "accept-encoding", "proxy-authorization", "expect",
-    "keep-alive", "te", "upgrade", "forwarded", "x-forwarded-for",
+LONGEST_BODY = 32 << 20
+# What passes of a request's headers: what it holds, who speaks, which protocol. Others are obeyed
+# by some endpoints, or by what stands before them: another method, another host, another account.
+PASSED_ON = {
+    "accept", "content-type", "user-agent", "anthropic-version", "anthropic-beta", "openai-beta",
+    "x-app", "x-goog-api-client",
 }  # fmt: skip
+PASSED_FAMILY = "x-stainless-"
+QUERIES = {"alt", "beta"}  # likewise of its query
+HEADER = re.compile(r"[\x20-\x7e]{0,4000}")
 PASSED_BACK = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "request-id")
 
 
@@ -65,7 +69,7 @@ class ModelProxy:
         self.active, self.touched = 0, time.monotonic()
         self.calls = 0
         self._left, self._free, self._noted, self._out = LAST_CALLS, FREE_CALLS, 0, False
-        self._lock = threading.Lock()
+        self._lock, self.reading = threading.Lock(), threading.Lock()
         self._client = HTTP.Client(
             timeout=HTTP.Timeout(settings.timeout_s, connect=settings.connect_timeout_s),
             follow_redirects=False,
@@ -121,11 +125,20 @@ class ModelProxy:
         self.keys.point_to(endpoint.api_key_file)
         key = self.keys.read() or NO_KEY
         url = (self.settings.upstream or endpoint.base_url).rstrip("/") + passed.path
-        kept = {name: value for name, value in headers.items() if name.lower() not in DROPPED}
+        kept = {
+            name.lower(): value
+            for name, value in headers.items()
+            if (name.lower() in PASSED_ON or name.lower().startswith(PASSED_FAMILY))
+            and HEADER.fullmatch(value)
+        }
         name = self.settings.key_header
         kept[name] = f"Bearer {key}" if name == "authorization" else key
         kept |= {"accept-encoding": "identity", **self.settings.extra_headers}
-        parts = [part for part in query.split("&") if part and not part.startswith("key=")]
+        parts = [
+            part
+            for part in query.split("&")
+            if part.partition("=")[0] in QUERIES and HEADER.fullmatch(part)
+        ]
         method = "POST" if body else "GET"
         asked = "&".join(parts)
         return self._client.build_request(
@@ -183,10 +196,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._pass(b"")
 
     def do_POST(self) -> None:
-        try:
-            length = int(self.headers.get("Content-Length") or -1)
-        except ValueError:
-            length = -1
+        given = self.headers.get_all("Content-Length", [])
+        length = int(given[0]) if len(given) == 1 and given[0].isdecimal() else -1
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             body = self._chunks()
         elif 0 <= length <= LONGEST_BODY:
@@ -201,30 +212,36 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chunks(self) -> bytes | None:
         """A chunked body; None if it is none, or too long."""
-        parts, size = [], 0
+        body = bytearray()
         while True:
             try:
                 length = int(self.rfile.readline(100).split(b";")[0], 16)
             except ValueError:
                 return None
-            size += length
-            if length < 0 or size > LONGEST_BODY:
+            if length < 0 or len(body) + length > LONGEST_BODY:
                 return None
-            parts.append(self.rfile.read(length))
+            body += self.rfile.read(length)
             self.rfile.readline(100)
             if length == 0:
-                return b"".join(parts)
+                return bytes(body)
 
     def _pass(self, body: bytes) -> None:
         proxy = self.proxy
-        parts = urlsplit(self.path)
         proxy.touched = time.monotonic()
+        try:
+            parts = urlsplit(self.path)
+        except ValueError:
+            self._refuse(400, "the request names no path")
+            return
         if not self._let_in(parts.query):
             self._refuse(401, "this is not what the agent was given for a key")
             return
         try:
             models = {*proxy.settings.more_models, locate(proxy.settings).model}
-            passed = judge(self.command, parts.path, parsed(body) if body else None, models)
+            with proxy.reading:  # a parsed body takes twenty times its length
+                given = parsed(body) if body else None
+                passed = judge(self.command, parts.path, given, models)
+                del given
             proxy.admit(passed)
         except Refused as refused:
             self._refuse(403, str(refused))

@@ -23,6 +23,14 @@ OWN_TOOLS = re.compile(
     r"(?:bash|text_editor|memory)_\d+"
 )
 ELSEWHERE = ("mcp_servers", "web_search_options", "plugins", "container", "background")
+# What routers between us and a model obey: another model, another host, another key.
+ROUTES = ("models", "fallbacks", "route", "api_base", "base_url", "api_key", "user_config")
+# Parts of a message whose content an endpoint would fetch, from any host. What a tool is called
+# with is the agent's own, and is fetched by nobody.
+FETCHED = ("image_url", "file_url", "video_url", "audio_url", "source", "fileData", "file_data")
+ADDRESS = ("url", "fileUri", "file_uri")
+CALLED = ("input", "args", "arguments", "input_schema", "parameters", "tools")
+MOST_PARTS = 200_000  # values of a request that are looked at
 
 
 @dataclass(frozen=True)
@@ -66,9 +74,10 @@ def judge(method: str, path: str, body: Any, models: set[str]) -> Passed:
 
 def _no_tools_elsewhere(body: dict[str, Any], gemini: bool) -> None:
     """Refuses tools that the endpoint would run on its side."""
-    for name in ELSEWHERE:
+    for name in (*ELSEWHERE, *ROUTES):
         if body.get(name):
             raise Refused(f"`{name}` is not let through: it works on the endpoint's side")
+    _nothing_fetched(body)
     tools = body.get("tools") or []
     for tool in tools if isinstance(tools, list) else [tools]:
         if gemini:
@@ -79,3 +88,34 @@ def _no_tools_elsewhere(body: dict[str, Any], gemini: bool) -> None:
             foreign = set() if OWN_TOOLS.fullmatch(str(kind)) else {str(kind)}
         if foreign:
             raise Refused(f"tools of the kind {sorted(foreign)} run on the endpoint's side")
+
+
+def _nothing_fetched(body: dict[str, Any]) -> None:
+    """Refuses what the endpoint would fetch for a message: that is a way out of the sandbox."""
+    pending: list[Any] = [body]
+    seen = 0
+    while pending:
+        item = pending.pop()
+        seen += 1
+        if seen > MOST_PARTS:
+            raise Refused(f"the request holds more than {MOST_PARTS} values")
+        if isinstance(item, list):
+            pending += item
+        elif isinstance(item, dict):
+            for name in FETCHED:
+                _check_address(name, item.get(name))
+            of_a_call = "type" in item or "name" in item
+            pending += [
+                value
+                for name, value in item.items()
+                if isinstance(value, dict | list) and not (of_a_call and name in CALLED)
+            ]
+
+
+def _check_address(name: str, value: Any) -> None:
+    given: list[Any] = [value]
+    if isinstance(value, dict):
+        given = [value.get(key) for key in ADDRESS]
+    for address in given:
+        if isinstance(address, str) and not address.lower().startswith("data:"):
+            raise Refused(f"`{name}` may hold data, not what the endpoint would have to fetch")

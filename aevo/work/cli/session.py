@@ -20,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from aevo.work.cli import client, confine, inside, tools
 from aevo.work.cli.desk import OURS, Desk
 from aevo.work.cli.proxy import ModelProxy
 from aevo.work.cli.serving import Http, Tcp, serve
+from aevo.work.cli.still import Stillness
 from aevo.work.cli.watching import Ended, SessionError, Watch
 from aevo.work.loop import Outcome
 from aevo.work.shell import show_frozen
@@ -138,6 +140,7 @@ class Agent:
             ours, theirs = socket.socketpair()
             process = self._spawn(str(scratch), theirs, out, err)
             theirs.close()
+            self.desk.still.root = process.pid
             try:
                 with ours:
                     ports = self._handed(ours, process, errors)
@@ -149,6 +152,7 @@ class Agent:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+                self.desk.still.root = None
                 proxy.close()
 
     def _spawn(self, scratch: str, control: socket.socket, out: Any, err: Any) -> Any:
@@ -248,5 +252,7 @@ def run_agent(broker: Broker, toolbox: Toolbox, opening: list[Turn], meter: Mete
     except ConfigError as error:
         roundlog.tell(broker.round.log, broker.candidate.id, f"the agent cannot work: {error}")
         return Outcome(f"a working agent: {error.what}")
-    desk = Desk(toolbox, broker.trace, meter, settings.wait_s)
+    still = Stillness()
+    toolbox.broker = broker = replace(broker, still=still)
+    desk = Desk(toolbox, broker.trace, meter, settings.wait_s, still)
     return Agent(broker, settings, desk).work(opening)

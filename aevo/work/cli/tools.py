@@ -6,13 +6,14 @@ message a line, by the package `mcp`. Nothing else passes: no resources, no prom
 
 import hmac
 import socketserver
-from io import TextIOWrapper
+from io import BufferedIOBase, TextIOWrapper
 from typing import Any
 
 from aevo.work.cli.desk import Desk
 
 LET_IN_S = 30.0  # for the line that lets a connection in
 TOKEN_BYTES = 200
+LONGEST = 8 << 20  # bytes of a message; one that is longer ends its connection
 
 
 def handler(desk: Desk, token: str) -> type[socketserver.StreamRequestHandler]:
@@ -33,6 +34,23 @@ class _Connection(socketserver.StreamRequestHandler):
         serve(self.rfile, self.wfile, self.desk)
 
 
+class _Bounded(BufferedIOBase):
+    """A stream of lines that ends where one is too long: whoever reads lines reads them whole."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.length = stream, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read1(self, size: int = -1) -> bytes:
+        """The next bytes; none at the end."""
+        data: bytes = self.stream.read1(size)
+        last = data.rfind(b"\n")
+        self.length = len(data) - last - 1 if last >= 0 else self.length + len(data)
+        return data if self.length <= LONGEST else b""
+
+
 def serve(incoming: Any, outgoing: Any, desk: Desk) -> None:
     """Speaks MCP on a pair of binary streams until the client ends it."""
     import anyio
@@ -41,7 +59,8 @@ def serve(incoming: Any, outgoing: Any, desk: Desk) -> None:
     server = _server(desk)
 
     async def run() -> None:
-        read = anyio.wrap_file(TextIOWrapper(incoming, encoding="utf-8", errors="replace"))
+        bounded: Any = _Bounded(incoming)  # has all that is asked of it
+        read = anyio.wrap_file(TextIOWrapper(bounded, encoding="utf-8", errors="replace"))
         write = anyio.wrap_file(TextIOWrapper(outgoing, encoding="utf-8", write_through=True))
         async with stdio_server(read, write) as (received, sent):
             await server.run(received, sent, server.create_initialization_options())

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from aevo.config.agent import CliAgent
 from aevo.errors import AevoError
-from aevo.files.untrusted import IntegrityError, read_bytes
+from aevo.files.untrusted import IntegrityError, open_folder, read_bytes
 from aevo.records.trace import Trace, Turn
 from aevo.work.cli.desk import Desk
 from aevo.work.cli.proxy import ModelProxy
@@ -116,18 +116,23 @@ class Watch:
         if found:
             self.heard = time.monotonic()
         if self.settings.transcript_file:
-            found = self._kept(self.agent.home / self.settings.transcript_file, last)
+            found = self._kept(self.settings.transcript_file, last)
         for line in found:
             self._keep(self.parser.feed(line))
 
-    def _kept(self, path: Path, last: bool) -> list[bytes]:
+    def _kept(self, name: str, last: bool) -> list[bytes]:
         """The agent's own file, if it may have changed since it was read."""
         now = time.monotonic()
         if not last and now - self.looked < LOOK_S:
             return []
         self.looked = now
-        try:
-            text = read_bytes(path, LINE.bytes)
+        where = Path(name)
+        try:  # no folder on the way may be a link: we have rights that the agent has not
+            folder = open_folder(self.agent.home, str(where.parent))
+            try:
+                text = read_bytes(Path(where.name), LINE.bytes, folder)
+            finally:
+                os.close(folder)
         except IntegrityError:
             return []
         if text == self.text:
