@@ -135,7 +135,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=902)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--surfaces", nargs="+", default=SURFACES, choices=SURFACES)
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS + list(ABLATIONS))
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, choices=[*study.METHODS, *ABLATIONS]
+    )
     args, settings = parser.parse_known_args()
     if args.what == "play":
         play(args, settings)
