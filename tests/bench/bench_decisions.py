@@ -27,6 +27,7 @@ from aevo.files.documents import write_text
 from aevo.simulate import default_bench
 from aevo.statistics import paired
 from aevo.studies.simulation import study
+from aevo.studies.simulation.ablation import ABLATIONS
 from aevo.studies.simulation.surface import preset
 
 SURFACES = ["paper", "aligned", "onset", "tiny", "loud", "collapse", "no_effect"]
@@ -73,45 +74,56 @@ def half(values: np.ndarray) -> float:
 
 
 def table(args: argparse.Namespace) -> str:
-    """What there is, as Markdown."""
+    """What there is, as Markdown: gains, then how often it is wrong, with Wilson's intervals."""
     others = [name for name in args.methods if name != "aevo"]
-    names = "".join(f" less {name} |" for name in others)
-    lines = [
-        "| surface | campaigns | aevo stands by | ships | steps, claims false / round "
-        f"| detected, false alarms |{names}",
-        "|---|---|---|---|---|---|" + "---|" * len(others),
+    gains = [
+        "| surface | campaigns | aevo stands by | ships |"
+        + "".join(f" less {name} |" for name in others),
+        "|---|---|---|---|" + "---|" * len(others),
+    ]
+    errors = [
+        "| surface | steps false / round | claims false / round | detected in a round "
+        "| false alarms / campaign |",
+        "|---|---|---|---|---|",
     ]
     for surface in args.surfaces:
         own = read(args, surface, "aevo")
         if not own:
             continue
-        onset = preset(surface).onset
         stood, shipped = (np.array([o[k] for o in own.values()]) for k in ("hidden", "shipped"))
-        rounds = sum(one["rounds"] for one in own.values())
-        false = [
-            sum(one[key] for one in own.values()) / rounds
-            for key in ("false_rounds", "false_claims")
-        ]
-        row = f"| {surface} | {len(own)} | {stood.mean():+.4f} ± {half(stood):.4f} "
-        row += f"| {shipped.mean():+.4f} ± {half(shipped):.4f} | {false[0]:.3f}, {false[1]:.3f} "
-        row += f"| {said(list(own.values()), onset)} |"
+        row = f"| {surface} | {len(own)} | {mean(stood)} | {mean(shipped)} |"
         for name in others:
             theirs = read(args, surface, name)
             both = sorted(own.keys() & theirs.keys())
             less = np.array([own[seed]["shipped"] - theirs[seed]["shipped"] for seed in both])
-            row += f" {less.mean():+.4f} ± {half(less):.4f} |" if both else " |"
-        lines.append(row)
-    return "\n".join(lines)
+            row += f" {mean(less)} |" if both else " |"
+        gains.append(row)
+        errors.append(f"| {surface} | {wrong(list(own.values()), preset(surface).onset)} |")
+    return "\n".join([*gains, "", *errors])
 
 
-def said(own: list[dict[str, Any]], onset: int | None) -> str:
-    """Share of campaigns in which "not evidence" was said in the round of the onset or the next,
-    and before it (on a surface without one: at all)."""
-    early = np.mean(["not_evidence" in one["verdicts"][: onset and onset - 1] for one in own])
-    if onset is None:
-        return f", {early:.3f}"
-    late = np.mean(["not_evidence" in one["verdicts"][onset - 1 : onset + 1] for one in own])
-    return f"{late:.3f}, {early:.3f}"
+def mean(values: np.ndarray) -> str:
+    """With the half width of its 95 % interval."""
+    return f"{values.mean():+.4f} ± {half(values):.4f}"
+
+
+def wrong(own: list[dict[str, Any]], onset: int | None) -> str:
+    """Shares of rounds with false steps and false claims; of campaigns in which "not evidence" was
+    said in the round of the onset or the next, and before it (on a surface without one: at all)."""
+    rounds = sum(one["rounds"] for one in own)
+    cells = [
+        share(sum(one[key] for one in own), rounds) for key in ("false_rounds", "false_claims")
+    ]
+    late = sum("not_evidence" in o["verdicts"][onset - 1 : onset + 1] for o in own if onset)
+    early = sum("not_evidence" in one["verdicts"][: onset and onset - 1] for one in own)
+    cells += [share(late, len(own)) if onset else "", share(early, len(own))]
+    return " | ".join(cells)
+
+
+def share(successes: int, trials: int) -> str:
+    """A rate with Wilson's 95 % interval."""
+    low, high = study.wilson(successes, trials)
+    return f"{successes / trials:.3f} ({max(0.0, low):.3f} to {high:.3f})"
 
 
 def main() -> int:
@@ -123,7 +135,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=902)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--surfaces", nargs="+", default=SURFACES, choices=SURFACES)
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=study.METHODS)
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, choices=[*study.METHODS, *ABLATIONS]
+    )
     args, settings = parser.parse_known_args()
     if args.what == "play":
         play(args, settings)

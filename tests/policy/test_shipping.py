@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from aevo.config.policy import PolicySettings
 from aevo.errors import RecordError
 from aevo.files.documents import read
 from aevo.files.paths import Layout
@@ -13,15 +14,17 @@ from aevo.policy import document as policies
 from aevo.policy.shipping import Option, read_options
 from aevo.records.evidence import Evidence
 from aevo.release import entry
-from tests.support.builders import Effect, World, paper_world, play, start_campaign
+from tests.support.builders import SINGLE, Effect, World, paper_world, play, start_campaign
 
 pytestmark = pytest.mark.usefixtures("claims_only")
 STRONG = Effect(dev=0.06, lb=0.06)
 WEAK = Effect(dev=0.012, lb=0.01)  # below what a promotion asks for
 
 
-def played(root: Path, world: World, rounds: int) -> tuple[Layout, list[Option]]:
-    layout = start_campaign(root)
+def played(
+    root: Path, world: World, rounds: int, settings: PolicySettings | None = None
+) -> tuple[Layout, list[Option]]:
+    layout = start_campaign(root, settings=settings)
     for number in range(1, rounds + 1):
         play(layout, number, world)
     return layout, read_options(layout)
@@ -55,7 +58,7 @@ def test_a_promotion_raises_all_that_stands_on_it(tmp_path: Path) -> None:
 
 @pytest.mark.long(4)
 def test_once_dev_misleads_the_leaderboard_alone_speaks(tmp_path: Path) -> None:
-    layout, found = played(tmp_path / "paper", paper_world(), 4)
+    layout, found = played(tmp_path / "paper", paper_world(), 4, SINGLE)
     assert policies.read(layout, 5).divergence_known
     assert {item.basis for item in found} <= {
         "leaderboard",

@@ -379,7 +379,9 @@ def test_an_anchor_that_stands_by_its_worst_checkpoint_changes_nothing(finished_
         assert honest is not None
         last = max(run for run in broker.runs() if broker.files.run(run).scores.exists())
         worst = min(broker.checkpoint_scores(last), key=lambda item: item.dev)
-        finish = Finish(run=last, checkpoint=worst.name, summary="the worst of the last run")
+        finish = Finish(
+            run=last, checkpoint=worst.name, move=None, title="", summary="the worst of the last"
+        )
         hostile = build_manifest(broker, finish, "ended", "openai").selected
         assert hostile is not None and (last, worst.name) != (honest.run, honest.checkpoint)
         if decides:

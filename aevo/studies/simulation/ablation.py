@@ -101,6 +101,11 @@ def without_stacks(policy: Policy) -> Policy:
     return policy.model_copy(update={"stack_up_to": 0})
 
 
+def without_designs(policy: Policy) -> Policy:
+    """One stack of what is likely a round, single moves beside it."""
+    return policy.model_copy(update={"stacks_per_round": 1, "stack_up_to": 4})
+
+
 def without_threshold(policy: Policy) -> Policy:
     """Whatever is better than the anchor at all is promoted."""
     noise = policy.noise.model_copy(update={"promotion_threshold": 0.0, "prior": 0.0, "alpha": 1.0})
@@ -115,5 +120,6 @@ ABLATIONS: dict[str, Parts] = {
     "without divergence test": Parts(evidence=trusting, judged=False),
     "without leaderboard": Parts(evidence=dev_only, judged=False),
     "without stacks": Parts(policy=without_stacks),
+    "without designs": Parts(policy=without_designs),
     "without rotation": Parts(evidence=unrotated, judged=False),
 }
