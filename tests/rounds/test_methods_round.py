@@ -126,7 +126,8 @@ def check_alike(layout: Layout, number: int = 1) -> None:
     for item in found:
         assert item.status == "ok" and item.selected is not None, item.failure
         (run,) = item.runs
-        assert run.tokens + run.read == pytest.approx(cost, rel=0.15)
+        if methods(item):  # longer rows cost more: an axis of the data is another matter
+            assert run.tokens + run.read == pytest.approx(cost, rel=0.1)
         assert (run.budget is not None) == bool(methods(item)) == bool(run.read)
     names = {item.candidate for item in found}
     evidence = read(Evidence, layout.round(number).evidence)
