@@ -16,7 +16,7 @@ from aevo.records.scores import TrainingResult
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a checkpoint; as the evaluator's
 STATUSES = ("ok", "diverged")
-COUNTS = ("steps", "tokens", "seconds", "trainable_parameters")  # of a result
+COUNTS = ("steps", "tokens", "read", "budget", "seconds", "trainable_parameters")  # of a result
 MOST = 1e15
 RESERVED = frozenset({"base"})  # the evaluator's name for the bare base checkpoint
 
@@ -74,7 +74,7 @@ def read_result(path: Path, max_bytes: int = 1 << 20) -> TrainingResult:
             f"{path}: status={shown(result.status)[:40]} is none of {', '.join(STATUSES)}"
         )
     for name in COUNTS:
-        if not 0 <= getattr(result, name) <= MOST:
+        if not 0 <= (getattr(result, name) or 0) <= MOST:
             raise IntegrityError(f"{path}: {name} is not between 0 and {MOST:g}")
     return result
 

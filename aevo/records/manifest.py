@@ -36,7 +36,9 @@ class TrainingRun(Part):
     """One training run of the candidate, as measured. `job` and `attempt` name what made it
     (the proof is in `checked/<number>/inspection.json`). With `flags`, which are the judge's, it
     counts for nothing until a person has cleared it (`checked/<number>/judgement.json`). `curve` is
-    the loss at a few steps, as its own code wrote it: no figure to decide by."""
+    the loss at a few steps, as its own code wrote it: no figure to decide by. `tokens` were trained
+    on, `read` only read or written; `budget` is for both where a method divides it.
+    """
 
     number: int
     job: str | None = None
@@ -46,6 +48,8 @@ class TrainingRun(Part):
     steps: int
     final_loss: float | None
     tokens: int
+    read: int = 0
+    budget: int | None = None
     seconds: float
     recipe_sha256: str
     data_sha256: str | None

@@ -56,7 +56,11 @@ class Checkpoint(Foreign):
 
 
 class TrainingResult(Foreign):
-    """`train/<k>/result.json`, written last by the substrate's train command."""
+    """`train/<k>/result.json`, written last by the substrate's train command.
+
+    `tokens` were trained on, `read` went through the model without learning (answers sampled for
+    RL); both count against `budget`, which is set where they do.
+    """
 
     schema_version: int = 1
     status: str
@@ -65,6 +69,8 @@ class TrainingResult(Foreign):
     final_loss: float | None = None
     trainable_parameters: int = 0
     tokens: int = 0
+    read: int = 0
+    budget: int | None = None
     seconds: float = 0.0
     resumed_from: list[int] = []
     seed: int

@@ -11,7 +11,7 @@ from aevo.files.documents import write_bytes, write_text
 from aevo.files.paths import Layout
 from aevo.policy.shipping import read_options
 from aevo.records.evidence import CandidateSummary
-from aevo.view import figures
+from aevo.view import figures, subdomains
 from aevo.view.trajectory import Trajectory, read_trajectory
 
 FIGURES = {
@@ -68,6 +68,7 @@ def _render(template: str, trajectory: Trajectory, drawn: dict[str, dict[str, by
         t=trajectory,
         rows=trajectory.table(),
         best=_best_row(trajectory),
+        subdomains=lambda story: subdomains.rows(Layout(trajectory.root), story),
         ship=next(iter(read_options(Layout(trajectory.root))), None),
         figures={name: _data_uris(drawn[name]) for name in FIGURES if name in drawn},
         captions=FIGURES,

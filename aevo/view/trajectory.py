@@ -61,7 +61,8 @@ class Expense:
 class RoundStory:
     """One planned round. `evidence` is None until the collector wrote it, `outcome` (the policy
     that came out of the round) until the meta step did. `curves` are the learning curves of every
-    candidate's runs, by candidate and run; `author` is who proposed the outcome."""
+    candidate's runs, by candidate and run; `divided` says what tokens each candidate's
+    runs trained and read, where a method divides them; `author` is who proposed the outcome."""
 
     number: int
     plan: Plan
@@ -72,6 +73,7 @@ class RoundStory:
     discoveries: list[Discovery]
     spent: Expense
     curves: dict[str, dict[int, list[str]]] = field(default_factory=dict)
+    divided: list[str] = field(default_factory=list)
     author: str = ""
 
     @property
@@ -239,8 +241,26 @@ def _read_round(layout: Layout, found: RoundLayout, log: list[Discovery]) -> Rou
         discoveries=[entry for entry in log if entry.round == number],
         spent=_spent(_manifests(found, plan)) + _control(found, evidence),
         curves={item.candidate: _curves(found, item) for item in _manifests(found, plan)},
+        divided=_divided(list(_manifests(found, plan))),
         author=_author(found),
     )
+
+
+def _divided(manifests: list[Manifest]) -> list[str]:
+    """What each candidate's runs trained and read, a line each; none where no run divides its
+    budget: then all have trained as many tokens as the recipe says."""
+    if not any(run.budget for manifest in manifests for run in manifest.runs):
+        return []
+    lines = []
+    for manifest in manifests:
+        runs = [run for run in manifest.runs if run.status == "ok"]
+        said = [
+            f"{run.tokens:,} trained"
+            + (f", {run.read:,} read or written, of {run.budget:,}" if run.budget else "")
+            for run in runs
+        ]
+        lines += [f"{manifest.candidate}: {'; '.join(said)}"] if said else []
+    return lines
 
 
 def _curves(found: RoundLayout, manifest: Manifest) -> dict[int, list[str]]:

@@ -265,6 +265,8 @@ def training_run(broker: Broker, number: int) -> TrainingRun:
         steps=result.steps if result else 0,
         final_loss=result.final_loss if result else None,
         tokens=result.tokens if result else 0,
+        read=result.read if result else 0,
+        budget=result.budget if result else None,
         seconds=result.seconds if result else 0.0,
         recipe_sha256=recipe_sha256(broker, run.fork),
         data_sha256=found.proof.data_sha256 if found and found.proof else None,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
@@ -58,13 +59,17 @@ def run_round(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str
 
 
 def test_round_with_megatron_on_two_ranks(folder: Path) -> None:
-    """The ranks are in the sandbox and meet over loopback; experts are divided among them."""
+    """The ranks are in the sandbox and meet over loopback; experts are divided among them. Routed
+    experts and the head carry adapters, too, of ranks of their own: the whole way, from the trusted
+    check to the leaderboard's own evaluation."""
     done = run_round(
         folder,
         "trainer=megatron",
         "trainer.processes=2",
         "trainer.options.expert=2",
         "evaluator=hf",
+        "+model.recipe.train.lora.targets=[all,out_proj,experts,lm_head]",
+        "+model.recipe.train.lora.ranks={experts: 2, lm_head: 4}",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     files = Layout(folder / "runs" / NAME).round(1)
@@ -73,6 +78,10 @@ def test_round_with_megatron_on_two_ranks(folder: Path) -> None:
         manifest = read(Manifest, candidate.manifest)
         assert manifest.status == "ok", manifest.failure
         assert manifest.selected is not None and manifest.selected.adapter_sha256
+        adapter = candidate.run(1).adapter(manifest.selected.checkpoint)
+        names = load_file(adapter / "adapter_model.safetensors")
+        assert any(".mixer.experts.1.up_proj.lora_B" in name for name in names)
+        assert names["base_model.model.lm_head.lora_A.weight"].shape[0] == 4
         result = read(TrainingResult, candidate.run(1).result)
         assert result.status == "ok" and result.steps == 4
         raw = json.loads(candidate.run(1).result.read_text())

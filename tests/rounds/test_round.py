@@ -28,6 +28,7 @@ from aevo.records.scores import TrainingResult
 from aevo.records.trace import Event
 from aevo.substrate.catalogue import touches
 from tests.conftest import REGRESSION, REPO, SLOW, Cli, until
+from tests.support.killing import kill_jobs
 from tests.support.outcome import outcome
 
 pytestmark = pytest.mark.long(300)
@@ -246,19 +247,6 @@ def named(layout: Layout, name: str) -> set[Path]:
         for folder, folders, files in os.walk(layout.root)
         if name in files or name in folders
     }
-
-
-def kill_jobs(layout: Layout) -> None:
-    """kill -9 of every process of a campaign's jobs."""
-    for job in job_folders(layout):
-        if observe(job).alive and job.running.exists():
-            running = json.loads(job.running.read_text())
-            for group in (running["pid"], running["child"]):
-                if group:
-                    try:
-                        os.killpg(group, signal.SIGKILL)
-                    except ProcessLookupError:
-                        continue
 
 
 def test_interrupt_ends_all_jobs_and_the_same_command_goes_on(cli: Cli) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -223,6 +224,44 @@ def test_killed_it_goes_on_with_the_same_losses(
     before = (out / "metrics.jsonl").stat().st_mtime_ns
     assert bridge.main(arguments) == 0  # found done
     assert (out / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_with_0_6_the_recipe_for_16_gpus_is_taken_and_its_environment(
+    short_recipe: Recipe,
+    train_path: Path,
+    bases: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """0.6 has a module a machine beside those of 0.5.1, and variables in its configurations. What
+    the process has been given already stays."""
+    from megatron.bridge.recipes.nemotronh import nemotron_3_super as earlier
+
+    package = "megatron.bridge.recipes.nemotronh.h100"
+    module = ModuleType(f"{package}.nemotron_3_super")
+    asked = []
+
+    def nemotron_3_super_peft_16gpu_h100_bf16_config(peft_scheme: str = "lora") -> Any:
+        asked.append(module.NEMOTRON_3_SUPER_HF_MODEL_ID)
+        earlier.NEMOTRON_3_SUPER_HF_MODEL_ID = module.NEMOTRON_3_SUPER_HF_MODEL_ID
+        config = earlier.nemotron_3_super_peft_config(peft_scheme)
+        config.env_vars = {"NVLINK_DOMAIN_SIZE": 8, "USE_MNNVL": 0}
+        return config
+
+    recipe = nemotron_3_super_peft_16gpu_h100_bf16_config
+    recipe.__module__ = module.__name__
+    module.__dict__.update({recipe.__name__: recipe, "NEMOTRON_3_SUPER_HF_MODEL_ID": "hub"})
+    monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setenv("USE_MNNVL", "1")
+    monkeypatch.setenv("NVLINK_DOMAIN_SIZE", "")  # so that it is put back
+    monkeypatch.delenv("NVLINK_DOMAIN_SIZE")
+    base = bases["dense_base"]
+    path = written(tmp_path, short_recipe, steps=2, checkpoints=1)
+    assert bridge.main(words(path, train_path, base, tmp_path / "out", *ONE)) == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["bridge_recipe"] == recipe.__name__ and asked == [str(base)]
+    assert (os.environ["NVLINK_DOMAIN_SIZE"], os.environ["USE_MNNVL"]) == ("8", "1")
 
 
 def test_divergence_is_a_result_and_exit_status_3(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aevo.errors import RecordError
-from aevo.files.documents import append_line, read, write_json, write_text, write_yaml
+from aevo.files.documents import Foreign, append_line, read, write_json, write_text, write_yaml
 from aevo.files.paths import Layout, latest_campaign
 from aevo.records.campaign import Campaign, Pins
 from aevo.records.change import Change, Edit
@@ -26,7 +26,7 @@ from aevo.records.evidence import (
     Prose,
 )
 from aevo.records.leaderboard import Leaderboard, Submission
-from aevo.records.manifest import Claims, Cost, Manifest, TrainingRun
+from aevo.records.manifest import Claims, Cost, Manifest, Selected, TrainingRun
 from aevo.records.plan import Budget, CandidatePlan, Plan
 from aevo.records.policy import (
     AxisBrief,
@@ -39,10 +39,18 @@ from aevo.records.policy import (
     Trial,
 )
 from aevo.records.proposal import Proposal, Session
-from aevo.records.scores import Score, Scores
+from aevo.records.scores import Prediction, Score, Scores
 from aevo.view.report import write_report
 from aevo.view.trajectory import read_trajectory
 from tests.conftest import REPO
+
+
+class _Item(Foreign):
+    """A line of dev.jsonl, as far as the report reads it."""
+
+    id: str
+    meta: dict[str, str] = {}
+
 
 DOMAINS = ["bits", "gravity", "unit", "numeral", "cipher", "equation"]
 AXES = [
@@ -516,6 +524,32 @@ def test_a_change_of_code_is_shown_with_its_words_and_curves(
     assert "- lr = 1</span>" in page and "+ lr = 2</span>" in page
     for shown in (text, page):
         assert "was refused 3 times" in shown
+
+
+def test_sub_domains_of_the_items_are_told_where_they_have_any(tmp_path: Path) -> None:
+    """Of the anchor and of the best; a campaign whose items have none, shows none."""
+    layout = write_campaign(tmp_path / "c", rounds=1)
+    assert "Sub-domain" not in write_report(layout.root).with_name("report.md").read_text()
+    items = [{"id": str(n), "meta": {"subdomain": ("guess", "deduce|x")[n % 2]}} for n in range(8)]
+    for item in [*items, {"id": "8", "domain": "bits"}]:
+        append_line(layout.dev_items, _Item.model_validate(item))
+    best = read_trajectory(layout.root).rounds[0].best
+    assert best is not None
+    for name, right in (("c00", {"0", "1"}), (best.candidate, {"0", "2", "4", "6", "8"})):
+        here = layout.round(1).candidate(name)
+        chosen = Selected(
+            run=1, checkpoint="s", criterion="dev", dev=0.2, domains={}, adapter_sha256="e" * 64
+        )
+        update = {"candidate": name, "selected": chosen}
+        write_json(here.manifest, _manifest(layout, 1).model_copy(update=update))
+        for number in range(9):
+            answer = Prediction(
+                id=str(number), domain="d", output="", answer_given="", correct=str(number) in right
+            )
+            append_line(here.run(1).predictions("s"), answer)
+    text = write_report(layout.root).with_name("report.md").read_text()
+    assert "| guess | 4 | 0.250 | 1.000 |\n" in text
+    assert "| deduce\\|x | 4 | 0.250 | 0.000 |\n" in text
 
 
 def test_same_records_same_report(finished: Path, tmp_path: Path) -> None:

@@ -71,14 +71,16 @@ def tasks(train: dict[str, Any], budget: int, mean: float) -> list[Task]:
             steps = max(1, round(stage.size / (2 * prompts * samples * mean)))
             found.append(Task(len(found), "grpo", "grpo", steps, prompts, 0, 0, steps))
         else:
-            rounds, rows = int(rl["rounds"]), batch if stage.method == "rft" else max(1, batch // 2)
+            rounds = int(rl["rounds"])
             asked = max(1, round(rl["sampled"] * stage.size / rounds / mean / samples))
-            each = batch * mean if stage.method == "rft" else 4 * rows * mean  # dpo: and reference
+            # A step of DPO is batch_size pairs, as NeMo-RL divides pairs over GPUs; its reference
+            # reads them once more.
+            each = batch * mean * (1 if stage.method == "rft" else 4)
             steps = max(1, round((1 - rl["sampled"]) * stage.size / rounds / each))
             for number in range(rounds):
                 found.append(Task(len(found), stage.method, ANSWERS, math.ceil(asked / prompts),
                                   prompts, number))
-                found.append(Task(len(found), stage.method, stage.method, steps, rows, number,
+                found.append(Task(len(found), stage.method, stage.method, steps, batch, number,
                                   number * steps, rounds * steps))
     return found
 
