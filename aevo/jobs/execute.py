@@ -14,23 +14,22 @@ import contextlib
 import importlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from aevo.cli import report
 from aevo.errors import AevoError, JobError
 from aevo.files import lease
-from aevo.files.documents import append_line, read, write_json
+from aevo.files.documents import read
 from aevo.files.lease import Lease
 from aevo.files.untrusted import scratch_folder, there
 from aevo.jobs import slurm
+from aevo.jobs.attempt import TIME_LIMIT, Attempt
 from aevo.jobs.confined import confined
 from aevo.jobs.ending import cancel_owned
 from aevo.jobs.environment import environment, kernels
@@ -40,7 +39,7 @@ from aevo.jobs.nodes import note_hang
 from aevo.jobs.owner import Watch
 from aevo.jobs.progress import Hang, Progress, show_stacks
 from aevo.jobs.state import observe
-from aevo.records.job import JobEnd, JobSpec, LedgerLine, Running, Step
+from aevo.records.job import JobSpec, Step
 
 # A dependency whose process died is given this long to be submitted again before it counts as
 # ended (locally the driver resubmits within a second or two).
@@ -52,7 +51,6 @@ TAKEOVER_S = 600.0
 # A training writes its result last. What goes on after it is ended: it would hold its slot.
 STACKS_S = 60.0  # for all nodes to show them
 RESULT_GRACE_S, RESULT_POLL_S = 30.0, 1.0
-TIME_LIMIT = 124  # exit code of an attempt that reached its time limit
 
 
 class TimeLimit(BaseException):
@@ -61,80 +59,6 @@ class TimeLimit(BaseException):
 
 class Terminated(BaseException):
     """SIGTERM: someone ends the job, or Slurm takes its node away."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One start of a job, in this process: what it leaves on record."""
-
-    job: JobFolder
-    spec: JobSpec
-    number: int
-    started: float
-
-    def note(self, event: Any) -> None:
-        """A line of the job's ledger."""
-        append_line(
-            self.job.ledger,
-            LedgerLine(
-                event=event,
-                name=self.spec.name,
-                attempt=self.number,
-                time=time.time(),
-                job_id=os.environ.get("SLURM_JOB_ID") if self.spec.queue is not None else None,
-            ),
-        )
-
-    def enter(self, phase: Any, child: int | None = None) -> None:
-        """What it does from now on."""
-        write_json(
-            self.job.running,
-            Running(
-                name=self.spec.name,
-                attempt=self.number,
-                pid=os.getpid(),
-                child=child,
-                host=socket.gethostname(),
-                started=self.started,
-                phase=phase,
-            ),
-        )
-
-    def end(self, code: int, message: str = "", requeued: bool = False) -> None:
-        """How it ended; nothing is written after it."""
-        write_json(
-            self.job.end(self.number),
-            JobEnd(
-                name=self.spec.name,
-                attempt=self.number,
-                exit_code=code,
-                seconds=round(time.time() - self.started, 2),
-                host=socket.gethostname(),
-                message=message,
-                requeued=requeued,
-            ),
-        )
-
-    def comes_back(self, code: int) -> bool:
-        """True if Slurm starts this submission again; asks it to where the job may go on."""
-        spec = self.spec
-        if spec.queue is None:
-            return False
-        if code == INTERRUPTED:
-            return True
-        earlier = [
-            end for number in range(1, self.number) if (end := self.job.ended(number)) is not None
-        ]
-        if code == TIME_LIMIT:
-            wanted = sum(end.exit_code == TIME_LIMIT for end in earlier) < spec.resumes
-        elif code == CANCELLED or spec.entry is None:  # a worker decides about its trainings
-            wanted = False
-        else:
-            failed = sum(
-                end.exit_code not in (0, INTERRUPTED, CANCELLED, TIME_LIMIT) for end in earlier
-            )
-            wanted = failed + 1 < spec.attempts
-        return wanted and slurm.requeue(os.environ.get("SLURM_JOB_ID", ""))
 
 
 def run_job(folder: str, attempt: int, slots: list[str]) -> int:

@@ -11,7 +11,7 @@ from aevo.files import words
 from aevo.files.documents import Part, read
 from aevo.files.paths import CandidateLayout, Layout
 from aevo.jobs import autopsy
-from aevo.jobs.execute import TIME_LIMIT
+from aevo.jobs.attempt import TIME_LIMIT
 from aevo.jobs.folder import CANCELLED, HUNG, INTERRUPTED, JobFolder
 from aevo.jobs.usage import Accounted, Accounts, Seen, accounts, fate_unknown, survey
 from aevo.plan.cancel import job_folders

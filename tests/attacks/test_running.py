@@ -25,6 +25,7 @@ from aevo.files.documents import append_line, write_json
 from aevo.files.keys import set_key
 from aevo.files.untrusted import scratch_folder, there
 from aevo.jobs import execute
+from aevo.jobs.attempt import Attempt
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.state import observe
 from aevo.records.change import Change
@@ -173,9 +174,9 @@ def test_a_text_that_takes_for_ever_to_compare_is_recorded_whole(line: str, fork
 # Life
 
 
-def attempt_of(spec: JobSpec) -> execute.Attempt:
+def attempt_of(spec: JobSpec) -> Attempt:
     """The first attempt of a job, begun now."""
-    return execute.Attempt(JobFolder.of(spec), spec, 1, time.time())
+    return Attempt(JobFolder.of(spec), spec, 1, time.time())
 
 
 def job(tmp_path: Path, kind: JobKind = "train") -> JobSpec:
