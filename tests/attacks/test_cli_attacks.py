@@ -35,7 +35,7 @@ from tests.support.brains import researcher
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.role_brains import by_role
 
-pytestmark = pytest.mark.long(60)
+pytestmark = pytest.mark.long(70)
 KINDS = offered()
 # These end the agent, whole, each time; its next session tries the next.
 FATAL = ("kill_others", "fork_bomb", "fill_disk", "memory")
