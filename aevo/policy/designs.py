@@ -127,8 +127,8 @@ def _best(
         best: tuple[float, Option] | None = None
         shared = towards.tolist()
         for one in fitting:
-            whole = variance + 2 * shared[one.row] + own[one.row]
-            moved = whole / math.sqrt(whole + noise**2)
+            whole = max(0.0, variance + 2 * shared[one.row] + own[one.row])
+            moved = whole / math.sqrt(whole + noise**2) if whole else 0.0
             value = gain + mean[one.row] + one.credit + AIM * moved
             if best is None or value > best[0]:
                 best = value, one
