@@ -223,7 +223,7 @@ class Nodes:
             ["ip", "netns", "exec", self.spaces[node], "unshare", "--mount", "--uts", "--",
              "sh", "-c", own, "sh", *command],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            env=os.environ | {
+            env={name: value for name, value in os.environ.items() if name[:5] != "GLOO_"} | {
                 "SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": str(node),
                 "SLURM_STEP_NODELIST": "node-[0-1]", "OMP_NUM_THREADS": "1",
                 "TMPDIR": "/tmp/of-the-first-node-alone",

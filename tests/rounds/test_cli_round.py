@@ -31,7 +31,7 @@ from tests.support.openai_support import KEY
 from tests.support.role_brains import by_role
 
 pytestmark = [
-    pytest.mark.long(60),
+    pytest.mark.long(30),
     pytest.mark.skipif(probe() == "none", reason="no sandbox holds on this machine"),
 ]
 PROGRAMS = {
@@ -42,7 +42,7 @@ PROGRAMS = {
     "gemini_cli": "gemini",
 }
 BOTH = ("opencode", "mini_swe")  # one of npm, one of PyPI, in every kind of round
-ON_TINY = "opencode"  # the one that always works there
+ON_SLURM = "opencode"  # the one that always works there
 PLACES = [REPO / ".agents" / "npm" / "node_modules" / ".bin", REPO / ".agents" / "mini" / "bin"]
 PATH = os.pathsep.join([*map(str, PLACES), os.environ.get("PATH", os.defpath)])
 slow = pytest.mark.skipif("AEVO_SLOW" not in os.environ, reason="slow: AEVO_SLOW=1 runs it")
@@ -96,7 +96,7 @@ def always(names: Iterable[str], quick: Collection[str]) -> list[Any]:
     return [pytest.param(name, marks=() if name in quick else slow) for name in names]
 
 
-@pytest.mark.parametrize("name", always(PROGRAMS, [n for n in PROGRAMS if n != ON_TINY]))
+@pytest.mark.parametrize("name", always(PROGRAMS, [n for n in PROGRAMS if n != ON_SLURM]))
 def test_round_of_an_agent(name: str, cli: Cli, server: FakeOpenAI) -> None:
     done = cli.run("round", "+round=1", *agent(name, server), "worker.anchor_seeds=1", n=2)
     assert done.returncode == 0, done.stderr
@@ -112,7 +112,8 @@ def test_round_of_eight_agents(name: str, cli: Cli, server: FakeOpenAI) -> None:
 
 
 @pytest.mark.together("agents on tiny")
-@pytest.mark.parametrize("name", always(BOTH, [ON_TINY]))
+@slow
+@pytest.mark.parametrize("name", BOTH)
 def test_round_of_an_agent_on_the_tiny_model(name: str, tmp_path: Path, server: FakeOpenAI) -> None:
     given = [*agent(name, server), *FEW_STEPS, f"runs={tmp_path}/runs", "+round=1", "worker.n=2"]
     done = subprocess.run(

@@ -22,7 +22,10 @@ from aevo.records.scores import TrainingResult
 from tests.conftest import REPO, SANDBOX, until
 from tests.support.killing import kill_job, kill_jobs
 
-pytestmark = pytest.mark.long(45)
+pytestmark = [
+    pytest.mark.long(45),
+    pytest.mark.skipif("AEVO_SLOW" not in os.environ, reason="minutes: AEVO_SLOW=1 runs it"),
+]
 
 SMALL = (
     "worker.trainings=1",
@@ -174,7 +177,6 @@ def test_methods_in_one_round_survive_a_kill_in_their_stages(three: Run) -> None
         assert f"- {item.candidate}: {run.tokens:,} trained{read_too}\n" in page
 
 
-@pytest.mark.skipif("AEVO_SLOW" not in os.environ, reason="minutes: AEVO_SLOW=1 runs it")
 def test_two_full_rounds_with_all_methods_end_in_a_release(eight: Run) -> None:
     eight.finish()
     found = [methods(item) for item in manifests(eight.layout)]

@@ -126,12 +126,12 @@ def test_finished_round_is_not_run_again(finished_campaign: Cli) -> None:
     assert digest(finished_campaign.layout().round(1).root) == before
 
 
-def test_later_round_first_runs_the_missing_ones(cli: Cli) -> None:
-    done = cli.run("round", "+round=3", "seed=7", n=2)
+def test_later_round_first_runs_the_missing_one(cli: Cli) -> None:
+    done = cli.run("round", "+round=2", "seed=7", n=2)
     assert done.returncode == 0, done.stderr
     layout = cli.layout("regression-seed7")
-    assert [item.number for item in layout.rounds()] == [1, 2, 3]
-    grown = [len(read(Policy, layout.policy(n)).dont_waste_budget_on) for n in range(1, 5)]
+    assert [item.number for item in layout.rounds()] == [1, 2]
+    grown = [len(read(Policy, layout.policy(n)).dont_waste_budget_on) for n in range(1, 4)]
     assert grown == sorted(grown)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from aevo.sandbox import probe
 from tests.conftest import Cli
-from tests.rounds.test_cli_round import ON_TINY, agent, check, server, slow
+from tests.rounds.test_cli_round import ON_SLURM, agent, check, server, slow
 from tests.support.fake_openai import FakeOpenAI
 
 __all__ = ["server"]  # a fixture, used by its name
@@ -18,8 +18,14 @@ pytestmark = [
 ]
 
 
-@slow
-@pytest.mark.parametrize(("name", "n"), [(ON_TINY, 2), ("opencode", 8), ("mini_swe", 8)])
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [
+        (ON_SLURM, 2),
+        pytest.param("opencode", 8, marks=slow),
+        pytest.param("mini_swe", 8, marks=slow),
+    ],
+)
 def test_round_of_agents_on_slurm(name: str, n: int, slurm_cli: Cli, server: FakeOpenAI) -> None:
     """The key travels in the workers' environment and no further; the proxy that adds it, the
     tools' socket and the sandbox are on the node that the worker runs on."""

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ sys.path.insert(0, str(SUBSTRATE))
 # One thread: the same sums everywhere. Both are read when torch and transformers are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_of_others() -> Iterator[None]:
+    """What the stack sets in its process, as a trainer may (threads, gloo's interface), is not
+    passed on to tests of other rooms, which start processes from the same one."""
+    before = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    yield
+    for name in [name for name in os.environ if not name.startswith("PYTEST")]:
+        if name not in before:
+            del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
