@@ -54,7 +54,7 @@ def run_shell(
                 "read": read,
                 "hide": hide,
                 "write": [str(fork), scratch],
-                "cpu_s": timeout_s,
+                "cpu_s": timeout_s + 2,  # of a process: after the wall, which says what ended it
                 "total_cpu_s": processor_s,
             }
         )
