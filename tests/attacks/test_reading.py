@@ -89,6 +89,7 @@ def test_every_reader_refuses_every_kind_of_file(kind: str, tmp_path: Path) -> N
             plain_tree(tmp_path, ["it"])
 
 
+@pytest.mark.long(3)
 @kinds
 @pytest.mark.parametrize("place", ["recipe.yaml", "data/build.py", "data/new.py", "train"])
 def test_tools_answer_whatever_lies_in_the_fork(kind: str, place: str, fork: Path) -> None:

@@ -207,6 +207,7 @@ def test_a_training_is_finished_when_it_has_ended(
     assert observe(folder).phase == "finished"
 
 
+@pytest.mark.long(8)
 @confined
 @pytest.mark.parametrize(
     "code",
@@ -385,6 +386,7 @@ def test_processor_seconds_end(fork: Path) -> None:
     assert took >= 1
 
 
+@pytest.mark.long(2)
 @confined
 def test_a_command_out_of_time_is_counted_too(fork: Path) -> None:
     command = f"python -c '{SPIN.format(100)}'"
@@ -392,6 +394,7 @@ def test_a_command_out_of_time_is_counted_too(fork: Path) -> None:
     assert ended == "timed out after 2 s" and took > 0.3
 
 
+@pytest.mark.long(3)
 @confined
 def test_room_is_used_up_over_all_shell_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

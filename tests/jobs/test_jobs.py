@@ -134,6 +134,7 @@ def test_simultaneous_submissions_start_one_job(tmp_path: Path, cluster: LocalCl
     assert Path(spec.product).read_text() == "x"
 
 
+@pytest.mark.long(2)
 def test_slots_bound_how_many_compute_at_once(tmp_path: Path, cluster: LocalCluster) -> None:
     code = (
         "import time\nbegin = time.time(); time.sleep(0.3)\n"

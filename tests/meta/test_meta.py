@@ -270,6 +270,7 @@ def test_a_dev_gain_that_the_leaderboard_contradicts_promotes_nothing(tmp_path: 
     assert policy.standing == []
 
 
+@pytest.mark.long(2)
 @pytest.mark.usefixtures("claims_only")
 def test_a_second_trial_promotes_where_the_first_could_not_decide(tmp_path: Path) -> None:
     world = World({"rank/m1": Effect(dev=0.02, lb=0.01)})

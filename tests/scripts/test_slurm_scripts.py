@@ -56,6 +56,7 @@ def test_round_script_refuses_what_is_no_round() -> None:
     assert done.returncode != 0 and len(done.stderr.splitlines()) == 1 and "third" in done.stderr
 
 
+@pytest.mark.long(2)
 def test_tail_shows_all_logs_and_later_attempts(tmp_path: Path) -> None:
     folder = tmp_path / "my runs" / "one" / "round-02"
     first = folder / "jobs" / "c00-train-1" / "attempt_1"

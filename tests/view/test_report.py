@@ -458,6 +458,7 @@ def test_costs_are_summed_over_manifests(finished: Path) -> None:
     assert spent.training_s == pytest.approx(244.0)
 
 
+@pytest.mark.long(2)
 def test_costs_of_collector_and_meta_stand_apart(finished: Path, tmp_path: Path) -> None:
     root = tmp_path / "campaign"
     shutil.copytree(finished, root)
