@@ -25,11 +25,10 @@ from aevo.jobs.confined import confined
 from aevo.jobs.folder import JobFolder
 from aevo.jobs.launch import ranks_of
 from aevo.jobs.progress import show_stacks
-from aevo.jobs.rank import hosts, link
+from aevo.jobs.rank import SCHEDULERS, hosts, link
 from aevo.records.job import JobSpec
 
 LOOK_S = 2.0
-SCHEDULERS = ("SLURM_", "SRUN_", "SBATCH_", "PMI")
 
 
 def run(folder: Path, number: int, port: str) -> int:

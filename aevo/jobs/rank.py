@@ -18,6 +18,7 @@ import struct
 import sys
 
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2); it survives exec
+SCHEDULERS = ("SLURM_", "SRUN_", "SBATCH_", "PMI")  # variables that are no command's business
 GET_ADDRESS = 0x8915  # SIOCGIFADDR of netdevice(7)
 
 
@@ -99,11 +100,7 @@ def main(arguments: list[str]) -> None:
     """Replaces this process by the command, with the rank's environment."""
     port, *command = arguments
     ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    here = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("SLURM_", "SRUN_", "SBATCH_", "PMI"))
-    }
+    here = {name: value for name, value in os.environ.items() if not name.startswith(SCHEDULERS)}
     here |= rank_environment(dict(os.environ), port)
     here |= link(os.environ["SLURM_STEP_NODELIST"], int(os.environ["SLURM_NODEID"]))
     os.execvpe(command[0], command, here)

@@ -39,13 +39,19 @@ def write_report(root: Path, out: Path | None = None) -> Path:
     drawn = figures.draw(trajectory)
     for name, themes in drawn.items():
         write_bytes(folder / f"{name}.png", themes["light"])
-    write_text(folder / "report.md", _render("report.md.j2", trajectory, drawn))
+    parts = subdomains.by_round(Layout(root), trajectory.rounds)
+    write_text(folder / "report.md", _render("report.md.j2", trajectory, drawn, parts))
     page = folder / "index.html"
-    write_text(page, _render("report.html.j2", trajectory, drawn))
+    write_text(page, _render("report.html.j2", trajectory, drawn, parts))
     return page
 
 
-def _render(template: str, trajectory: Trajectory, drawn: dict[str, dict[str, bytes]]) -> str:
+def _render(
+    template: str,
+    trajectory: Trajectory,
+    drawn: dict[str, dict[str, bytes]],
+    parts: dict[int, list[subdomains.Row]],
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("aevo.view"),
         autoescape=template.endswith(".html.j2"),
@@ -68,7 +74,7 @@ def _render(template: str, trajectory: Trajectory, drawn: dict[str, dict[str, by
         t=trajectory,
         rows=trajectory.table(),
         best=_best_row(trajectory),
-        subdomains=lambda story: subdomains.rows(Layout(trajectory.root), story),
+        subdomains=parts,
         ship=next(iter(read_options(Layout(trajectory.root))), None),
         figures={name: _data_uris(drawn[name]) for name in FIGURES if name in drawn},
         captions=FIGURES,

@@ -5,7 +5,7 @@ worker sees it, and nothing is decided by it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,13 @@ class Row:
     best: float | None
 
 
-def rows(layout: Layout, story: RoundStory) -> list[Row]:
-    """A round's sub-domains by name; none where items have none or nobody was scored."""
+def by_round(layout: Layout, stories: Iterable[RoundStory]) -> dict[int, list[Row]]:
+    """Each round's sub-domains by name; none where items have none or nobody was scored."""
     names = named(layout.dev_items)
-    if not names:
-        return []
+    return {story.number: _rows(layout, story, names) if names else [] for story in stories}
+
+
+def _rows(layout: Layout, story: RoundStory, names: Mapping[str, str]) -> list[Row]:
     scored = [_scores(layout, story.number, one, names) for one in (story.anchor, story.best)]
     known = sorted({name for found in scored for name in found})
     return [

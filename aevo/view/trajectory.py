@@ -231,6 +231,7 @@ def _read_round(layout: Layout, found: RoundLayout, log: list[Discovery]) -> Rou
     plan = read(Plan, found.plan)
     outcome, board = layout.policy(number + 1), found.leaderboard
     evidence = read(Evidence, found.evidence) if found.evidence.exists() else None
+    manifests = list(_manifests(found, plan))
     return RoundStory(
         number=number,
         plan=plan,
@@ -239,9 +240,9 @@ def _read_round(layout: Layout, found: RoundLayout, log: list[Discovery]) -> Rou
         evidence=evidence,
         leaderboard=read(Leaderboard, board) if board.exists() else None,
         discoveries=[entry for entry in log if entry.round == number],
-        spent=_spent(_manifests(found, plan)) + _control(found, evidence),
-        curves={item.candidate: _curves(found, item) for item in _manifests(found, plan)},
-        divided=_divided(list(_manifests(found, plan))),
+        spent=_spent(manifests) + _control(found, evidence),
+        curves={item.candidate: _curves(found, item) for item in manifests},
+        divided=_divided(manifests),
         author=_author(found),
     )
 
@@ -284,7 +285,7 @@ def _manifests(found: RoundLayout, plan: Plan) -> Iterator[Manifest]:
             continue  # missing or corrupt is a fact about the candidate, which the evidence states
 
 
-def _spent(manifests: Iterator[Manifest]) -> Expense:
+def _spent(manifests: list[Manifest]) -> Expense:
     whole = Expense()
     for manifest in manifests:
         cost = manifest.cost
